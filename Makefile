@@ -1,0 +1,43 @@
+# The platform's commands. `make help` lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# A machine with an NVIDIA driver gets faiss-gpu (and pip's CUDA build of torch), any other faiss-cpu.
+EXTRA  := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+# The venv's tools come first, for DVC's stages and Prefect's workers too; no tool phones home.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+include infra/local/telemetry-off.env
+export
+
+.PHONY: help install demo test check perf platform down clean
+help:      ## list the commands
+	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+install: $(VENV)/.installed-$(EXTRA)  ## make the virtual environment from the lock
+
+$(VENV)/.installed-$(EXTRA): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch first: pip must find the pinned build before anything that depends on it is resolved
+	$(BIN)/python -m pip install --quiet -c requirements.lock torch setuptools wheel
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[$(EXTRA),dev]'
+	touch $@
+
+demo: install  ## the main job end to end: a web site to compared checkpoints
+	$(BIN)/python -m infra.local.demo
+
+check: install  ## lint, types, walls
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: check  ## every check and test
+	$(BIN)/python -m pytest
+
+perf: install  ## ratios measured on this machine, printed and written to perf/results/
+	$(BIN)/python -m perf
+
+platform: install  ## start Prefect server, worker and MLflow as local processes, and deploy
+	$(BIN)/python -m infra.local.stack up
+
+down:      ## end what 'make platform' started
+	$(BIN)/python -m infra.local.stack down

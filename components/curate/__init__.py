@@ -1,0 +1,1 @@
+"""Curation: from crawled pages to clean, sharded, indexed images."""

@@ -1,0 +1,1 @@
+"""Deduplication and retrieval: copy graph, relative dedup, the curated manifest."""

@@ -1,0 +1,1 @@
+"""Tensors only: the model, heads, losses, schedules, augmentation and the DeepSpeed engine."""

@@ -1,0 +1,1 @@
+"""The student-teacher method, its presets and its run."""

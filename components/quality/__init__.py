@@ -1,0 +1,1 @@
+"""The one door to Great Expectations: a suite per table."""

@@ -1,0 +1,1 @@
+"""Prefect flows: order, retries, cancel, artifacts. No ML code."""

@@ -1,0 +1,41 @@
+"""What every test shares: marks that say why a test was left out, and small real fixtures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+for line in (ROOT / "infra/local/telemetry-off.env").read_text().splitlines():
+    name, _, value = line.partition("=")
+    os.environ.setdefault(name, value)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what this machine cannot run, with the reason in the report (``-ra`` prints it)."""
+    for item in items:
+        if item.get_closest_marker("shared") and not SHARED_DATA.is_dir():
+            item.add_marker(pytest.mark.skip(reason=f"left out: no development data at {SHARED_DATA}"))
+        if item.get_closest_marker("gpu"):
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="left out: no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The development data beside the checkout (tests that ask for it carry the mark ``shared``)."""
+    return SHARED_DATA
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
