@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from components.errors import VitrailError
+from components.executor import ExecutorParams, map_shards
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def die(number: int) -> int:
+    if number == 2:
+        os._exit(9)
+    return number
+
+
+def refuse(number: int) -> int:
+    raise VitrailError(f"shard {number}: unreadable")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_results_come_in_order(workers: int) -> None:
+    assert list(map_shards(square, range(9), ExecutorParams(workers=workers))) == [n * n for n in range(9)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_reaches_the_caller(workers: int) -> None:
+    with pytest.raises(VitrailError, match="shard 0: unreadable"):
+        list(map_shards(refuse, range(3), ExecutorParams(workers=workers)))
+
+
+def test_a_killed_worker_is_one_line() -> None:
+    with pytest.raises(VitrailError, match="a worker process died"):
+        list(map_shards(die, range(6), ExecutorParams(workers=1)))

@@ -1,0 +1,110 @@
+"""One behaviour, two stores: a local folder, and S3 over real HTTP against moto's server."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from components.errors import VitrailError
+from components.storage import LocalStore, S3Store, StorageParams, Store, atomic_dir, atomic_file, open_store
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    if request.param == "local":
+        yield open_store(str(tmp_path), "below")
+    else:
+        endpoint = request.getfixturevalue("s3_endpoint")
+        root = f"s3://vitrail-test/{tmp_path.name}"
+        yield open_store(StorageParams(root=root, endpoint_url=endpoint, region="us-east-1"), "below")
+
+
+def test_writes_reads_ranges_lists_and_deletes(store: Store, tmp_path: Path) -> None:
+    assert store.root.endswith("/below")
+    store.write("a/one", b"0123456789")
+    store.write("a/two", b"")
+    (tmp_path / "file").write_bytes(b"from a file")
+    store.put_file("b/three", tmp_path / "file")
+
+    assert store.read("a/one") == b"0123456789"
+    assert store.read("a/one", 3, 4) == b"3456"
+    assert store.read("a/one", 7) == b"789"
+    assert store.read("a/one", 2, 0) == b""
+    assert store.size("b/three") == 11
+    assert list(store.list()) == ["a/one", "a/two", "b/three"]
+    assert list(store.list("a")) == ["a/one", "a/two"]
+
+    store.get_file("b/three", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"from a file"
+
+    store.write("a/one", b"replaced")
+    assert store.read("a/one") == b"replaced"
+    store.delete("a/one")
+    store.delete("a/one")
+    assert not store.exists("a/one")
+    assert store.exists("a/two")
+
+
+def test_a_missing_name_is_one_line_that_names_it(store: Store, tmp_path: Path) -> None:
+    for call in (lambda: store.read("nope"), lambda: store.get_file("nope", tmp_path / "x")):
+        with pytest.raises(VitrailError, match=r"below/nope.*(no such|NoSuchKey)") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "x").exists()
+
+
+def test_names_cannot_leave_the_root(store: Store) -> None:
+    for name in ("../outside", "/etc/passwd", "a/../../b"):
+        with pytest.raises(VitrailError, match="must be relative"):
+            store.write(name, b"")
+
+
+def test_a_store_travels_to_a_worker(store: Store) -> None:
+    store.write("x", b"1")
+    assert pickle.loads(pickle.dumps(store)).read("x") == b"1"
+
+
+def test_an_unreachable_server_and_a_missing_bucket_are_one_line(s3_endpoint: str) -> None:
+    closed = StorageParams(root="s3://b/p", endpoint_url="http://127.0.0.1:9", region="us-east-1", max_attempts=1)
+    with pytest.raises(VitrailError, match=r"cannot reach S3 at http://127.0.0.1:9"):
+        open_store(closed).read("x")
+    missing = StorageParams(root="s3://no-such-bucket/p", endpoint_url=s3_endpoint, region="us-east-1")
+    with pytest.raises(VitrailError, match="does not exist"):
+        open_store(missing).write("x", b"")
+    with pytest.raises(VitrailError, match="no bucket"):
+        open_store(StorageParams(root="s3:///p"))
+
+
+def test_roots_choose_the_store() -> None:
+    assert isinstance(open_store("data"), LocalStore)
+    assert isinstance(open_store("s3://bucket/prefix"), S3Store)
+
+
+def test_nothing_half_written_keeps_a_name(tmp_path: Path) -> None:
+    (tmp_path / "whole").write_bytes(b"old")
+
+    def fail_in_file() -> None:
+        with atomic_file(tmp_path / "whole") as file:
+            file.write(b"half")
+            raise RuntimeError("stopped")
+
+    def fail_in_dir() -> None:
+        with atomic_dir(tmp_path / "folder") as folder:
+            (folder / "half").write_bytes(b"x")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail_in_file()
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail_in_dir()
+    assert (tmp_path / "whole").read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+    with atomic_dir(tmp_path / "folder") as folder:
+        (folder / "new").write_bytes(b"x")
+    with atomic_dir(tmp_path / "folder") as folder:
+        (folder / "newer").write_bytes(b"x")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["newer"]
