@@ -1,0 +1,72 @@
+"""The projection head of DINO and iBOT: an MLP, then cosine similarities with K prototypes."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.params import Strict
+
+
+class HeadConfig(Strict):
+    """The shape of a projection head (arXiv 2304.07193, table 16 and appendix B)."""
+
+    prototypes: int = Field(gt=1)  # K: 65,536 in the short recipe, 131,072 in the long
+    hidden: int = Field(default=2048, gt=0)
+    bottleneck: int = Field(default=256, gt=0)  # 384 for DINO's head in the long recipe
+    layers: int = Field(default=3, ge=1)
+
+
+class NormalizedLinear(nn.Module):
+    """``x @ (g * v / |v|)^T`` a prototype, without bias: weight normalisation written out.
+
+    torch's ``weight_norm`` computes the weight in a hook or a parametrisation, which ZeRO-3 would run on shards; here
+    both parameters are read in forward only. ``weight_v``: ``[out, in]``, ``weight_g``: ``[out, 1]``, trainable.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.weight_v = nn.Parameter(torch.empty(out_dim, in_dim))
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, g = self.weight_v, self.weight_g
+        # the norm's square sum would overflow in fp16 for long vectors: summed in fp32
+        norm = torch.linalg.vector_norm(v, dim=1, keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
+        return F.linear(x, v * (g / norm).to(v.dtype))
+
+
+class ProjectionHead(nn.Module):
+    """``layers`` linear layers with GELU between, L2-normalised bottleneck, normalised prototypes."""
+
+    def __init__(self, in_dim: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [in_dim] + [config.hidden] * (config.layers - 1) + [config.bottleneck]
+        self.mlp = nn.Sequential()
+        for number, (before, after) in enumerate(pairwise(widths)):
+            if number:
+                self.mlp.append(nn.GELU())
+            self.mlp.append(nn.Linear(before, after))
+        self.last_layer = NormalizedLinear(config.bottleneck, config.prototypes)
+        self.init_weights(torch.Generator().manual_seed(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class or patch tokens ``[..., in_dim]`` to logits ``[..., K]`` within ``[-|g|, |g|]``."""
+        x = self.mlp(x)
+        x = F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12)  # 1e-12 is 0 in fp16
+        out: Tensor = self.last_layer(x)
+        return out
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Weights truncated normal 0.02, biases zero, ``weight_g`` one."""
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02, generator=generator)
+                nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.last_layer.weight_v, std=0.02, generator=generator)
+        nn.init.ones_(self.last_layer.weight_g)

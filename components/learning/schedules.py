@@ -1,0 +1,116 @@
+"""Values per iteration: learning rate, weight decay, EMA momentum, teacher temperature.
+
+Lengths are iterations when whole numbers (``warmup: 1000``) and shares of the run when fractions (``warmup: 0.1``), so
+one preset serves runs of any length.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from components.params import Strict
+
+
+def _length(value: object) -> object:
+    if isinstance(value, bool) or (isinstance(value, int | float) and value < 0):
+        raise ValueError("a length is a whole number of iterations, or a fraction of the run from 0.0 to 1.0")
+    if isinstance(value, float) and value > 1:
+        raise ValueError("a fraction of the run lies between 0.0 and 1.0; iterations are written without a point")
+    return value
+
+
+Length = Annotated[int | float, BeforeValidator(_length)]
+
+
+def iterations_of(length: int | float, total: int) -> int:
+    """A :data:`Length` as iterations of a run of ``total``."""
+    return min(round(length * total) if isinstance(length, float) else length, total)
+
+
+class Schedule(Strict):
+    """A linear warm-up from ``start`` to ``peak``, then a half cosine to ``end``, or ``peak`` to the end."""
+
+    peak: float
+    end: float | None = None  # of the cosine; unused by "constant"
+    start: float = 0.0  # of the warm-up
+    warmup: Length = 0
+    shape: Literal["cosine", "constant"] = "cosine"
+
+    def values(self, total: int) -> np.ndarray:
+        """fp64 ``[total]``, one value an iteration."""
+        warmup = iterations_of(self.warmup, total)
+        if self.shape == "constant" or self.end is None:
+            return constant_schedule(self.peak, total, warmup, self.start)
+        return cosine_schedule(self.peak, self.end, total, warmup, self.start)
+
+
+def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start: float = 0.0) -> np.ndarray:
+    """``end + (peak - end) (1 + cos(pi i / n)) / 2`` for i in [0, n), after a linear warm-up to ``peak``.
+
+    ``n = total - warmup``: the last value lies one step above ``end``, as in DINO's schedule.
+    """
+    rest = np.arange(total - warmup)
+    falling = end + 0.5 * (peak - end) * (1 + np.cos(math.pi * rest / max(len(rest), 1)))
+    return np.concatenate([np.linspace(start, peak, warmup), falling])
+
+
+def constant_schedule(value: float, total: int, warmup: int = 0, start: float = 0.0) -> np.ndarray:
+    """``value`` after a linear warm-up from ``start`` that includes both ends."""
+    return np.concatenate([np.linspace(start, value, warmup), np.full(total - warmup, value)])
+
+
+def scaled_learning_rate(
+    base: float, batch: int, rule: Literal["sqrt", "linear", "none"] = "sqrt", reference: int = 1024
+) -> float:
+    """A rate given for ``reference`` images a batch, for ``batch`` images: times the ratio or its root."""
+    ratio = batch / reference
+    return base * {"sqrt": math.sqrt(ratio), "linear": ratio, "none": 1.0}[rule]
+
+
+class ScheduleParams(Strict):
+    """Every schedule of a run; the defaults are the long recipe's, its lengths as shares of 625,000 iterations."""
+
+    learning_rate: Schedule = Schedule(peak=2e-4, end=1e-6, warmup=0.16)  # for a batch of `reference_batch`
+    learning_rate_rule: Literal["sqrt", "linear", "none"] = "sqrt"
+    reference_batch: int = Field(default=1024, gt=0)  # images
+    weight_decay: Schedule = Schedule(peak=0.04, end=0.2)
+    momentum: Schedule = Schedule(peak=0.994, end=1.0)  # of the teacher's EMA
+    teacher_temperature: Schedule = Schedule(start=0.04, peak=0.07, warmup=0.06, shape="constant")
+    freeze_last_layer: Length = 0.002  # the last layer's rate is 0 for so long: 1 epoch of 500
+
+
+class StepValues(NamedTuple):
+    """What one iteration runs with."""
+
+    learning_rate: float
+    last_layer_learning_rate: float
+    weight_decay: float
+    momentum: float
+    teacher_temperature: float
+
+
+class Schedules:
+    """The values of a run, ``schedules.at(iteration)``; beyond the last iteration the last value holds."""
+
+    def __init__(self, params: ScheduleParams, total: int, batch: int) -> None:
+        """For ``total`` iterations of ``batch`` images over all ranks."""
+        rate = params.learning_rate
+        factor = scaled_learning_rate(1.0, batch, params.learning_rate_rule, params.reference_batch)
+        # the peak grows with the batch; the floor is absolute, as in the original
+        self.learning_rate = rate.model_copy(update={"peak": rate.peak * factor}).values(total)
+        self.last_layer = self.learning_rate.copy()
+        self.last_layer[: iterations_of(params.freeze_last_layer, total)] = 0.0
+        self.weight_decay = params.weight_decay.values(total)
+        self.momentum = params.momentum.values(total)
+        self.teacher_temperature = params.teacher_temperature.values(total)
+        self.total = total
+
+    def at(self, iteration: int) -> StepValues:
+        """The values of ``iteration``, counted from 0."""
+        i = min(max(iteration, 0), self.total - 1)
+        columns = (self.learning_rate, self.last_layer, self.weight_decay, self.momentum, self.teacher_temperature)
+        return StepValues(*(float(column[i]) for column in columns))
