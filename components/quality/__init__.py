@@ -1,1 +1,9 @@
-"""The one door to Great Expectations: a suite per table."""
+"""The one door to Great Expectations: a suite for every table that travels between stages.
+
+``validate(table, index_suite(...), out)`` checks a table, writes Data Docs, and stops the stage when a rule is broken.
+"""
+
+from components.quality.checks import QualityError, validate
+from components.quality.rules import Rule, Suite
+
+__all__ = ["QualityError", "Rule", "Suite", "validate"]

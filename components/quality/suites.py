@@ -1,0 +1,183 @@
+"""The suites of Vitrail's tables: what must hold before the next stage may read one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from components.images.tables import DECISIONS, INDEX, MANIFEST
+from components.quality.rules import (
+    Rule,
+    Suite,
+    between,
+    has_columns,
+    has_rows,
+    holds,
+    matches,
+    one_of,
+    present,
+    unique,
+)
+
+KEPT = 'status == "kept"'
+DROPPED = 'status == "dropped"'
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+def index_suite(
+    reasons: Collection[str],
+    *,
+    min_side: int = 1,
+    max_side: int = 1 << 16,
+    nsfw_threshold: float | None = None,
+    restricted: Collection[str] = (),
+) -> Suite:
+    """The suite of ``tables.INDEX``.
+
+    Args:
+        reasons: every reason that curation may give for dropping a row.
+        min_side, max_side: allowed width and height of kept images, pixels.
+        nsfw_threshold: kept images score at most this, and all have a score; None: the filter was off.
+        restricted: domains (``example.org`` stands for its subdomains too) of which nothing may be kept.
+    """
+    rules: list[Rule] = [
+        has_columns(set(INDEX.names) - {"face_boxes"}, "the index has the columns of its schema"),
+        has_rows("the index is not empty"),
+        unique("key", "every key appears once"),
+        matches("key", r"^[0-9a-f]{20}$", "keys are 20 hex digits"),
+        one_of("status", ["kept", "dropped"], "a row is kept or dropped"),
+        one_of("reason", [""], "kept rows give no reason for dropping", KEPT),
+        one_of("reason", reasons, "dropped rows give a known reason", DROPPED),
+        holds("duplicate_known", "a duplicate names a row of this index"),
+        matches("sha256", SHA256, "kept rows have the SHA-256 of what was crawled", KEPT),
+        matches("stored_sha256", SHA256, "kept rows have the SHA-256 of what is stored", KEPT),
+        matches("shard", r"^.+\.tar$", "kept rows name their shard", KEPT),
+        between("offset", "kept rows have an offset", 0, where=KEPT),
+        between("length", "kept rows have a length", 1, where=KEPT),
+        unique("place", "no two kept rows share bytes", KEPT),
+        between("width", "kept widths are in the allowed range", min_side, max_side, where=KEPT),
+        between("height", "kept heights are in the allowed range", min_side, max_side, where=KEPT),
+        between("faces", "no negative number of faces", 0),
+    ]
+    computed: dict[str, Callable[[pd.DataFrame], Any]] = {
+        "duplicate_known": lambda t: (t["duplicate_of"] == "") | t["duplicate_of"].isin(t["key"]),
+        "place": lambda t: t["shard"].astype(str) + ":" + t["offset"].astype(str),
+    }
+    if nsfw_threshold is not None:
+        rules += [
+            present("nsfw", "kept rows have an NSFW score", KEPT),
+            between("nsfw", "kept rows are under the NSFW threshold", 0.0, nsfw_threshold, where=KEPT),
+        ]
+    if restricted:
+        domains = frozenset(domain.lower().strip(".") for domain in restricted)
+        rules.append(holds("unrestricted", "nothing is kept from a restricted domain", KEPT))
+        computed["unrestricted"] = lambda t: [not _below(url, domains) for url in t["url"]]
+    return Suite("index", "key", rules, computed)
+
+
+def manifest_suite(index: pa.Table, held_out: Collection[str] = ()) -> Suite:
+    """The suite of ``tables.MANIFEST`` over its ``index``; ``held_out`` are keys that copy a benchmark's test image."""
+    kept = index.select(["key", "status", "shard", "offset", "length"]).to_pandas()
+    kept = kept[kept["status"] == "kept"]
+    places = dict(zip(kept["key"], zip(kept["shard"], kept["offset"], kept["length"], strict=True), strict=True))
+    forbidden = frozenset(held_out)
+    rules = [
+        has_columns(MANIFEST.names, "the manifest has the columns of its schema"),
+        has_rows("the manifest selects at least one image"),
+        unique("key", "every key appears once"),
+        holds("indexed", "every row is a kept row of the index"),
+        holds("same_place", "shard, offset and length are the index's"),
+        holds("training", "no image copies a held-out image of a benchmark"),
+        present("weight", "every row has a weight"),
+        between("weight", "weights are positive and finite", 0.0, float(np.finfo(np.float32).max), strict=True),
+        matches("reason", r"^.+$", "every row says why it was selected"),
+    ]
+    computed: dict[str, Callable[[pd.DataFrame], Any]] = {
+        "indexed": lambda t: t["key"].isin(places.keys()),
+        "same_place": lambda t: [
+            places.get(key, place) == place
+            for key, *rest in zip(t["key"], t["shard"], t["offset"], t["length"], strict=True)
+            for place in [tuple(rest)]
+        ],
+        "training": lambda t: ~t["key"].isin(forbidden),
+    }
+    return Suite("manifest", "key", rules, computed)
+
+
+def decisions_suite(index: pa.Table, reasons: Collection[str] | None = None) -> Suite:
+    """The suite of ``tables.DECISIONS``: exactly the kept rows of ``index``, each decided once."""
+    import pyarrow.compute as pc
+
+    kept = index.filter(pc.equal(index["status"], "kept"))["key"].to_pylist()
+    rules = [
+        has_columns(DECISIONS.names, "the decisions have the columns of their schema"),
+        Rule(
+            f"every kept row of the index ({len(kept):,}) is decided",
+            "expect_table_row_count_to_equal",
+            {"value": len(kept)},
+        ),
+        unique("key", "every key is decided once"),
+        holds("indexed", "only kept rows of the index are decided"),
+        one_of("status", ["selected", "dropped"], "a row is selected or dropped"),
+        matches("reason", r"^.+$", "every decision gives its reason"),
+        between("similarity", "similarities are cosines", -1.001, 1.001),
+    ]
+    if reasons is not None:
+        rules.append(one_of("reason", reasons, "dropped rows give a known reason", DROPPED))
+    known = frozenset(kept)
+    return Suite("decisions", "key", rules, {"indexed": lambda t: t["key"].isin(known)})
+
+
+def descriptors_suite(dim: int, *, tolerance: float = 5e-3) -> Suite:
+    """The suite of a :func:`descriptor_table`: unit length within ``tolerance`` (fp16 rounds), no NaN, row-aligned."""
+    rules = [
+        has_rows("there is at least one descriptor"),
+        unique("key", "every key appears once"),
+        one_of("dim", [dim], f"descriptors have {dim} numbers"),
+        holds("finite", "no descriptor holds NaN or infinity"),
+        between("norm", "descriptors have unit length", 1 - tolerance, 1 + tolerance),
+        holds("aligned", "row i describes the image of row i"),
+    ]
+    return Suite("descriptors", "key", rules)
+
+
+def descriptor_table(
+    descriptors: npt.NDArray[np.floating], keys: Sequence[str], expected: Sequence[str], block: int = 65536
+) -> pd.DataFrame:
+    """One row a descriptor: key, dim, finite, norm (fp32), aligned.
+
+    Args:
+        descriptors: [n, d], fp16 or wider; may be memory-mapped, ``block`` rows are read at a time.
+        keys: the keys that stand beside the descriptors.
+        expected: the keys in the order of the table that the descriptors are aligned with.
+    """
+    rows, dim = descriptors.shape
+    norm = np.empty(rows, np.float32)
+    for start in range(0, rows, block):
+        part = np.asarray(descriptors[start : start + block], np.float32)
+        norm[start : start + block] = np.sqrt(np.einsum("nd,nd->n", part, part))
+    length = max(rows, len(keys), len(expected))
+    ours, theirs = [*keys, *[""] * (length - len(keys))], [*expected, *[""] * (length - len(expected))]
+    padded = np.full(length, np.nan, np.float32)
+    padded[:rows] = norm
+    return pd.DataFrame(
+        {
+            "key": [key or f"(row {i}: no key)" for i, key in enumerate(ours)],
+            "dim": np.where(np.arange(length) < rows, dim, 0),
+            "finite": np.isfinite(padded),
+            "norm": padded,
+            "aligned": [a == b and i < rows for i, (a, b) in enumerate(zip(ours, theirs, strict=True))],
+        }
+    )
+
+
+def _below(url: str, domains: frozenset[str]) -> bool:
+    """Whether the host of ``url`` is one of ``domains`` or below one."""
+    parts = (urlsplit(url).hostname or "").lower().split(".")
+    return any(".".join(parts[i:]) in domains for i in range(len(parts)))

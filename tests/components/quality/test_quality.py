@@ -1,0 +1,199 @@
+"""Suites catch planted faults in real tables, and say which rows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from components.errors import VitrailError
+from components.images.tables import DECISIONS, INDEX, MANIFEST
+from components.quality import QualityError, Rule, Suite, validate
+from components.quality.suites import (
+    decisions_suite,
+    descriptor_table,
+    descriptors_suite,
+    index_suite,
+    manifest_suite,
+)
+
+REASONS = ["duplicate", "nsfw", "restricted"]
+
+
+def key(number: int) -> str:
+    return hashlib.sha256(str(number).encode()).hexdigest()[:20]
+
+
+def row(number: int, **changes: Any) -> dict[str, Any]:
+    digest = hashlib.sha256(f"bytes {number}".encode()).hexdigest()
+    base: dict[str, Any] = {
+        "key": key(number), "url": f"http://a.example/{number}.jpg", "page": "", "alt": "", "source": "w",
+        "source_offset": 0, "status": "kept", "reason": "", "duplicate_of": "", "sha256": digest, "format": "jpeg",
+        "width": 300, "height": 200, "pca_hash": "", "nsfw": 0.01, "faces": 0, "face_boxes": [],
+        "shard": "00000.tar", "offset": 512 * number, "length": 100, "stored_sha256": digest,
+    }  # fmt: skip
+    return base | changes
+
+
+def dropped(number: int, **changes: Any) -> dict[str, Any]:
+    return (
+        row(number, status="dropped", reason="duplicate", duplicate_of=key(0), shard="", offset=-1, length=0) | changes
+    )
+
+
+def index(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=INDEX)
+
+
+def suite() -> Suite:
+    return index_suite(REASONS, min_side=64, max_side=4096, nsfw_threshold=0.5, restricted=["closed.example"])
+
+
+def test_a_sound_index_passes_and_leaves_docs(tmp_path: Path) -> None:
+    summary = validate(index(row(0), row(1), dropped(2), dropped(3)), suite(), tmp_path / "docs")
+    assert summary["success"]
+    assert summary["rows"] == 4
+    assert (tmp_path / "docs/index.html").is_file()
+    assert json.loads((tmp_path / "docs/result.json").read_text()) == summary
+    pages = list((tmp_path / "docs/validations").rglob("*.html"))
+    assert any("every key appears once" in page.read_text() for page in pages)
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    (row(0), "every key appears once"),
+    (row(5, status="maybe"), "kept or dropped"),
+    (row(6, reason="nsfw"), "no reason for dropping"),
+    (dropped(7, reason="whim"), "known reason"),
+    (dropped(8, duplicate_of=key(77)), "names a row"),
+    (row(9, shard=""), "name their shard"),
+    (row(10, offset=512), "share bytes"),
+    (row(11, length=0), "have a length"),
+    (row(12, stored_sha256="ab"), "what is stored"),
+    (row(13, width=63), "widths"),
+    (row(14, height=5000), "heights"),
+    (row(15, nsfw=0.9), "NSFW threshold"),
+    (row(16, nsfw=None), "NSFW score"),
+    (row(17, url="https://img.closed.example/x.jpg"), "restricted domain"),
+]
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> QualityError:
+    """What is said of an index that holds every fault at once."""
+    docs = tmp_path_factory.mktemp("faulty") / "docs"
+    with pytest.raises(QualityError) as caught:
+        validate(index(row(0), row(1), dropped(2), *[fault for fault, _ in FAULTS]), suite(), docs)
+    assert (docs / "index.html").is_file()
+    return caught.value
+
+
+def test_the_message_is_one_line_about_the_table(faulty: QualityError) -> None:
+    assert isinstance(faulty, VitrailError)
+    assert "the table 'index' breaks its suite" in str(faulty)
+    assert "\n" not in str(faulty)
+    assert {rule["rule"] for rule in faulty.summary["rules"] if rule["success"]} == {
+        "the index has the columns of its schema",
+        "the index is not empty",
+        "keys are 20 hex digits",
+        "kept rows have the SHA-256 of what was crawled",
+        "kept rows have an offset",
+        "no negative number of faces",
+    }
+
+
+@pytest.mark.parametrize(("fault", "words"), FAULTS, ids=[words for _, words in FAULTS])
+def test_each_fault_of_an_index_is_named_with_its_row(faulty: QualityError, fault: dict[str, Any], words: str) -> None:
+    (rule,) = [rule for rule in faulty.summary["rules"] if words in rule["rule"]]
+    assert fault["key"] in rule["keys"]
+    # Rows 0 and 0 again share key and bytes; row 10 was given the bytes of row 1.
+    assert rule["broken"] == {"every key appears once": 2, "share bytes": 4}.get(words, 1)
+    assert f"'{rule['rule']}' fails in {rule['broken']}" in str(faulty)
+    assert fault["key"] in str(faulty)
+
+
+def test_a_missing_column_is_said_not_raised(tmp_path: Path) -> None:
+    with pytest.raises(QualityError, match="columns of its schema"):
+        validate(index(row(0)).drop_columns(["shard"]), suite(), tmp_path / "docs")
+
+
+def test_a_message_names_only_the_first_rows_but_counts_all(tmp_path: Path) -> None:
+    table = pd.DataFrame({"name": [f"n{i}" for i in range(1000)], "x": np.arange(1000) - 990})
+    rule = Rule("x is not negative", "expect_column_values_to_be_between", {"column": "x", "min_value": 0})
+    with pytest.raises(QualityError, match=r"990 of 1,000 rows \(name n0, n1, n2, n3, n4, \.\.\.\)"):
+        validate(table, Suite("numbers", "name", [rule]), tmp_path / "docs")
+
+
+def manifest(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist([{"weight": 1.0, "reason": "pool"} | r for r in rows], schema=MANIFEST)
+
+
+MANIFEST_FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"key": key(99), "offset": 0}, "kept row of the index"),
+    ({"key": key(2), "offset": 0}, "kept row of the index"),  # it is there, but dropped
+    ({"key": key(4), "offset": 1}, "shard, offset and length"),
+    ({"key": key(5), "weight": 0.0}, "positive"),
+    ({"key": key(6), "weight": None}, "has a weight"),
+    ({"key": key(7), "reason": ""}, "why it was selected"),
+    ({"key": key(3)}, "held-out"),
+]
+
+
+def test_each_fault_of_a_manifest_is_named(tmp_path: Path) -> None:
+    over = index(row(0), row(1), dropped(2), *[row(i) for i in range(3, 8)])
+    good = [
+        {"key": key(i), "offset": 512 * i, "shard": "00000.tar", "length": 100, "width": 300, "height": 200}
+        for i in range(8)
+    ]
+    checks = manifest_suite(over, held_out=[key(3)])
+    assert validate(manifest(good[0], good[1]), checks, tmp_path / "docs")["success"]
+    by_key = {entry["key"]: entry for entry in good}
+    rows = [by_key.get(changes["key"], good[0]) | changes for changes, _ in MANIFEST_FAULTS]
+    with pytest.raises(QualityError) as caught:
+        validate(manifest(good[0], *rows), checks, tmp_path / "docs")
+    for changes, words in MANIFEST_FAULTS:
+        (rule,) = [rule for rule in caught.value.summary["rules"] if words in rule["rule"]]
+        assert changes["key"] in rule["keys"]
+        assert rule["broken"] == sum(words == others for _, others in MANIFEST_FAULTS)
+
+
+def test_decisions_must_cover_the_kept_rows(tmp_path: Path) -> None:
+    over = index(row(0), row(1), dropped(2))
+    entry = {
+        "status": "selected",
+        "reason": "pool",
+        "component": 0,
+        "representative": "",
+        "match": "",
+        "similarity": None,
+    }
+    whole = [entry | {"key": key(0)}, entry | {"key": key(1), "status": "dropped", "reason": "held-out"}]
+    checks = decisions_suite(over, ["held-out"])
+    assert validate(pa.Table.from_pylist(whole, schema=DECISIONS), checks, tmp_path / "docs")["success"]
+    with pytest.raises(QualityError, match=r"every kept row of the index \(2\) is decided"):
+        validate(pa.Table.from_pylist(whole[:1], schema=DECISIONS), checks, tmp_path / "docs")
+
+
+def test_descriptors_of_half_precision_pass_and_faults_are_named(tmp_path: Path) -> None:
+    made = np.random.default_rng(0).normal(size=(50, 32)).astype(np.float32)
+    made = (made / np.linalg.norm(made, axis=1, keepdims=True)).astype(np.float16)
+    keys = [key(i) for i in range(50)]
+    checks = descriptors_suite(32)
+    assert validate(descriptor_table(made, keys, keys, block=7), checks, tmp_path / "docs")["success"]
+    broken = made.copy()
+    broken[3] *= 2
+    broken[4, 0] = np.nan
+    with pytest.raises(QualityError) as caught:
+        validate(descriptor_table(broken, keys, keys), checks, tmp_path / "docs")
+    assert f"unit length' fails in 1 of 50 rows (key {key(3)})" in str(caught.value)
+    assert f"NaN or infinity' fails in 1 of 50 rows (key {key(4)})" in str(caught.value)
+    swapped = [keys[1], keys[0], *keys[2:]]
+    with pytest.raises(QualityError, match="row i describes the image of row i' fails in 2"):
+        validate(descriptor_table(made, swapped, keys), checks, tmp_path / "docs")
+    with pytest.raises(QualityError, match="row i describes the image of row i' fails in 1"):
+        validate(descriptor_table(made[:-1], keys[:-1], keys), checks, tmp_path / "docs")
