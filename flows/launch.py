@@ -1,0 +1,60 @@
+"""What the flows share: run stages here, or one preset in its own workspace; faults of input become one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from components.errors import VitrailError
+from flows.settings import load_pipeline, load_platform
+from flows.stages import stage_name, stage_names
+from flows.tasks import as_flow_state, check, reproduce
+from flows.workspace import workspace_for
+
+P = ParamSpec("P")
+
+
+def _explained(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
+    """A failure is a state with one line; it is logged without the traceback of Prefect's own engine."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
+        try:
+            state = function(*args, **kwargs)
+        except VitrailError as fault:
+            state = Failed(message=f"error: {fault}")
+        if state.is_failed() and os.environ.get("PREFECT__FLOW_RUN_ID"):
+            # This process was started for this one run, and ends with it. Its engine logs every failed state as an
+            # exception, and a hundred lines about Prefect's inside would bury the one that says what to do.
+            sys.tracebacklimit = 0
+        return state
+
+    return call
+
+
+@_explained
+def run_families(*families: str) -> State[Any]:
+    """Run the stages of ``families`` (all, when none is given) in the current directory."""
+    root = Path.cwd()
+    return reproduce(stage_names(load_pipeline(root), *families), root, load_platform(root))
+
+
+@_explained
+def run_preset(family: str, preset: str, teacher: str | None = None) -> State[Any]:
+    """Run ``family@preset``, in the current directory or in a workspace of its own."""
+    root = Path.cwd()
+    platform = load_platform(root)
+    if family == "pretrain":
+        # First of all, and before any file is copied: a machine that cannot train the preset says so in seconds.
+        fits = check(preset, root, platform, return_state=True)
+        if not fits.is_completed():
+            return as_flow_state(fits)
+    workspace = workspace_for(family, preset, root, teacher)
+    return reproduce([stage_name(family, preset)], workspace, platform)

@@ -1,0 +1,61 @@
+"""What the orchestration reads: ``params/platform.yaml`` and ``params/pipeline.yaml``, strict like all params."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from components.params import Strict, load_params
+
+PLATFORM = Path("params/platform.yaml")
+PIPELINE = Path("params/pipeline.yaml")
+
+
+class PlatformParams(Strict):
+    """``params/platform.yaml``: the local stack and how stages are launched and ended."""
+
+    host: str = Field(min_length=1)  # address that the servers listen on
+    prefect_port: int = Field(ge=1, le=65535)
+    mlflow_port: int = Field(ge=1, le=65535)
+    work_pool: str = Field(min_length=1)  # Prefect's process pool
+    runs_at_once: int = Field(ge=1)  # flow runs that the pool works on at the same time
+    start_timeout: float = Field(gt=0)  # seconds that a server gets to become healthy
+    stop_grace: float = Field(gt=0)  # seconds between SIGTERM and SIGKILL for servers and the worker
+    stage_grace: float = Field(gt=0)  # seconds between SIGTERM and SIGKILL for a cancelled stage
+    busy_retries: int = Field(ge=0)  # tries when another process holds DVC's lock
+    busy_delay: float = Field(gt=0)  # seconds between those tries
+
+    @property
+    def prefect_api(self) -> str:
+        """The URL of Prefect's API."""
+        return f"http://{self.host}:{self.prefect_port}/api"
+
+    @property
+    def mlflow_url(self) -> str:
+        """The URL of the MLflow server and its UI."""
+        return f"http://{self.host}:{self.mlflow_port}"
+
+
+class Student(Strict):
+    """One distilled preset: the name of its teacher among the pretrained presets."""
+
+    teacher: str
+
+
+class PipelineParams(Strict):
+    """``params/pipeline.yaml``: what this workspace reproduces. DVC's matrix reads the same file."""
+
+    source: str
+    pretrain: list[str] = Field(min_length=1)
+    distill: dict[str, Student]
+
+
+def load_platform(root: Path = Path()) -> PlatformParams:
+    """``params/platform.yaml`` below ``root``."""
+    return load_params(root / PLATFORM, PlatformParams)
+
+
+def load_pipeline(root: Path = Path()) -> PipelineParams:
+    """``params/pipeline.yaml`` below ``root``."""
+    return load_params(root / PIPELINE, PipelineParams)

@@ -1,0 +1,120 @@
+"""The Prefect tasks: one DVC stage each, and the check that a machine can do what a preset asks.
+
+A task launches a subprocess and says how it went; the work, its caching and its order among files are DVC's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+
+from flows.artifacts import ProgressArtifact, publish_outcome, tracking_link
+from flows.process import run_streaming
+from flows.settings import PlatformParams
+from flows.stages import report_path
+
+# What DVC prints when another DVC process works on the same workspace or the same outputs.
+_BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
+
+
+def is_busy(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed state only says that another process holds DVC's lock, so that trying again makes sense."""
+    return any(sign in (state.message or "") for sign in _BUSY)
+
+
+@task(name="check", task_run_name="check {preset}", cache_policy=NO_CACHE, persist_result=False)
+def check(preset: str, workspace: Path, platform: PlatformParams) -> State[Any]:
+    """Whether this machine can train ``preset``: fails with what is needed, what was found and which preset fits."""
+    command = ["-m", "components.pretrain", "check", "--params", f"params/pretrain/{preset}.yaml"]
+    return _outcome(f"check {preset}", *_run([sys.executable, *command], workspace, platform))
+
+
+@task(
+    name="stage",
+    task_run_name="{stage}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,  # the number and the delay come from params/platform.yaml: see `reproduce`
+    retry_condition_fn=is_busy,
+)
+def reproduce_stage(stage: str, workspace: Path, platform: PlatformParams) -> State[Any]:
+    """``dvc repro --single-item STAGE``: skips the stage where nothing changed; runs nothing upstream."""
+    progress = ProgressArtifact(stage)
+    code, lines = _run(
+        [sys.executable, "-m", "dvc", "repro", "--single-item", stage], workspace, platform, progress.line
+    )
+    progress.close(done=code == 0)
+    if code == 0:
+        publish_outcome(stage, workspace / report_path(stage), tracking_link(lines))
+    return _outcome(stage, code, lines)
+
+
+def reproduce(stages: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:
+    """Run ``stages`` one after another; the first that fails ends the flow run, with its message."""
+    launch = reproduce_stage.with_options(retries=platform.busy_retries, retry_delay_seconds=platform.busy_delay)
+    for stage in stages:
+        state = launch(stage, workspace, platform, return_state=True)
+        if not state.is_completed():
+            return as_flow_state(state)
+    return Completed(message=f"up to date: {', '.join(stages)}")
+
+
+def as_flow_state(state: State[Any]) -> State[Any]:
+    """A task's failure as the flow run's own, with its message; a state passed on as it is becomes "1/1 failed"."""
+    return State(type=state.type, name=state.name, message=state.message)
+
+
+def stage_environment(workspace: Path) -> dict[str, str]:
+    """The environment of a stage: this Python's tools first, and the flow run's id for the tags of MLflow's runs."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
+    env["PYTHONUNBUFFERED"] = "1"
+    env["VITRAIL_FLOW_RUN_ID"] = str(flow_run.id or "")
+    return env
+
+
+def failure_message(lines: Sequence[str], code: int) -> str:
+    """The one line that says why a command failed: the stage's own ``error:``, else DVC's, else its last words."""
+    for sign in ("error: ", "ERROR: "):
+        found = [line for line in lines if line.startswith(sign)]
+        if found:
+            return found[-1]
+    ended = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+    last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
+    return f"error: {ended}; its last line: {last}"
+
+
+def _run(
+    command: Sequence[str], workspace: Path, platform: PlatformParams, on_line: Any = None
+) -> tuple[int, list[str]]:
+    """Run ``command`` in ``workspace``; its lines go to the flow run's log, and are returned."""
+    logger = get_run_logger()
+    lines: list[str] = []
+
+    def take(line: str) -> None:
+        lines.append(line)
+        if on_line is not None:
+            on_line(line)
+        if line.strip():
+            logger.info(line)
+
+    environment = stage_environment(workspace)
+    code = run_streaming(command, cwd=workspace, env=environment, on_line=take, grace=platform.stage_grace)
+    return code, lines
+
+
+def _outcome(what: str, code: int, lines: Sequence[str]) -> State[Any]:
+    if code == 0:
+        return Completed(message=f"{what}: done")
+    return Failed(message=f"{what}: {failure_message(lines, code)}")

@@ -1,0 +1,177 @@
+"""The local platform as plain processes: Prefect server, worker, MLflow server.
+
+    python -m infra.local.stack up | down | status        (make platform, make down)
+
+All listen on loopback. State: ``.prefect/`` (Prefect's database), ``mlflow.db`` and ``mlartifacts/``; pid files and
+logs: ``.platform/``. ``up`` twice is ``up`` once: what runs and is healthy stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.errors import VitrailError, run_cli
+from components.progress import duration
+from flows.settings import PlatformParams, load_platform
+from infra.local.servers import Service, require_free, responds
+
+_SERVICES = ("prefect", "mlflow", "worker")  # in the order of starting
+
+
+class Stack:
+    """The stack of the checkout at ``root``."""
+
+    def __init__(self, root: Path, params: PlatformParams) -> None:
+        self.root = root.resolve()
+        self.params = params
+        self.folder = self.root / ".platform"
+        self.services = {name: Service(name, self.folder) for name in _SERVICES}
+
+    def environment(self) -> dict[str, str]:
+        """What every process of the stack gets: this Python's tools first, the URLs, and no telemetry."""
+        env = dict(os.environ)
+        for line in (self.root / "infra/local/telemetry-off.env").read_text().splitlines():
+            name, _, value = line.partition("=")
+            env[name] = value
+        env |= self.exports()
+        env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
+        env["VITRAIL_ROOT"] = str(self.root)
+        env["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
+        return env
+
+    def exports(self) -> dict[str, str]:
+        """The variables that another terminal needs; prefect.toml holds the first for the shipped port."""
+        return {"PREFECT_API_URL": self.params.prefect_api, "PREFECT_HOME": str(self.root / ".prefect")}
+
+    def healthy(self, name: str) -> bool:
+        """Whether the service runs and answers."""
+        if self.services[name].process() is None:
+            return False
+        if name == "prefect":
+            return responds(f"{self.params.prefect_api}/health")
+        if name == "mlflow":
+            return responds(f"{self.params.mlflow_url}/health")
+        return any(worker["status"] == "ONLINE" for worker in self._api("POST", self._pool("workers/filter"), {}))
+
+    def up(self) -> None:
+        """Start what does not run, wait until all is healthy, deploy everything in prefect.yaml."""
+        began = time.monotonic()
+        here = self.params
+        python = sys.executable
+        for name, port, key in (
+            ("prefect", here.prefect_port, "prefect_port"),
+            ("mlflow", here.mlflow_port, "mlflow_port"),
+        ):
+            if self.services[name].process() is None:
+                require_free(here.host, port, key, name)
+        address = ["--host", here.host, "--port"]
+        self._start("prefect", [python, "-m", "prefect", "server", "start", *address, str(here.prefect_port)])
+        store = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--workers", "1"]
+        artifacts = ["--artifacts-destination", str(self.root / "mlartifacts")]
+        self._start("mlflow", [python, "-m", "mlflow", "server", *store, *artifacts, *address, str(here.mlflow_port)])
+        self._wait("prefect")
+        self._ensure_pool()
+        worker = ["worker", "start", "--pool", here.work_pool, "--type", "process", "--name", "local"]
+        self._start("worker", [python, "-m", "prefect", *worker])
+        self._deploy()
+        self._wait("worker")
+        self._wait("mlflow")
+        exports = "".join(f"export {name}={value}\n" for name, value in self.exports().items())
+        (self.folder / "env").write_text(exports)
+        print(f"the platform is up after {duration(time.monotonic() - began)}")
+        self._describe()
+
+    def down(self) -> None:
+        """End what `up` started, the worker first, so that it can end its flow runs."""
+        for name in reversed(_SERVICES):
+            ended = self.services[name].stop(self.params.stop_grace)
+            print(f"{name}: {'ended' if ended else 'was not running'}", flush=True)
+
+    def status(self) -> bool:
+        """Print one line a service; True when all are healthy."""
+        states = {name: self.healthy(name) for name in _SERVICES}
+        for name, healthy in states.items():
+            process = self.services[name].process()
+            running = f"pid {process.pid}" if process else "not running"
+            print(f"{name}: {'healthy' if healthy else 'down'} ({running})")
+        return all(states.values())
+
+    def _start(self, name: str, command: Sequence[str]) -> None:
+        if self.services[name].process() is None:
+            print(f"starting {name} (log: {self.services[name].log.relative_to(self.root)})", flush=True)
+            self.services[name].start(command, cwd=self.root, env=self.environment())
+
+    def _wait(self, name: str) -> None:
+        self.services[name].wait(lambda: self.healthy(name), self.params.start_timeout)
+
+    def _pool(self, below: str = "") -> str:
+        return f"work_pools/{self.params.work_pool}" + (f"/{below}" if below else "")
+
+    def _ensure_pool(self) -> None:
+        limit = {"concurrency_limit": self.params.runs_at_once}
+        try:
+            self._api("POST", "work_pools/", {"name": self.params.work_pool, "type": "process", **limit})
+        except urllib.error.HTTPError as fault:
+            if fault.code != 409:  # 409: it exists
+                raise
+            self._api("PATCH", self._pool(), limit)
+
+    def _deploy(self) -> None:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, check=False
+        )
+        (self.folder / "deploy.log").write_text(done.stdout + done.stderr)
+        if done.returncode != 0:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["no output"]
+            raise VitrailError(f"prefect deploy failed: {said[-1].strip()} (log: {self.folder / 'deploy.log'})")
+
+    def _api(self, method: str, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(
+            f"{self.params.prefect_api}/{path}",
+            data=json.dumps(body).encode(),
+            method=method,
+            headers={"Content-Type": "application/json"},
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            content = answer.read()
+        return json.loads(content) if content else None
+
+    def _describe(self) -> None:
+        print(f"Prefect  http://{self.params.host}:{self.params.prefect_port}")
+        print(f"MLflow   {self.params.mlflow_url}")
+        with open(self.root / "prefect.toml", "rb") as file:
+            known = tomllib.load(file)["api"]["url"]
+        if known != self.params.prefect_api:
+            print(f"other terminals need:  source {(self.folder / 'env').relative_to(self.root)}")
+        print("next:    prefect deployment run pretrain/vitt --watch   (source .venv/bin/activate first)")
+        print("end it:  make down")
+
+
+def main(argv: Sequence[str]) -> int:
+    """``up``, ``down`` or ``status`` for the checkout in the current directory."""
+    parser = argparse.ArgumentParser(prog="python -m infra.local.stack", description="the local platform")
+    parser.add_argument("action", choices=("up", "down", "status"))
+    action = parser.parse_args(argv).action
+    stack = Stack(Path.cwd(), load_platform())
+    if action == "status":
+        return 0 if stack.status() else 1
+    stack.up() if action == "up" else stack.down()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_cli(main))
