@@ -100,7 +100,7 @@ class Run:
     def ensure_model(
         self, model_id: str | None, name: str, params: Mapping[str, Any] | Strict, tags: Mapping[str, str] | None = None
     ) -> str | None:
-        """``model_id`` if this store has it, else the id of a LoggedModel of equal name and params, else of a new one."""
+        """``model_id`` if this store has it, else the id of a LoggedModel of equal name and params, else a new one."""
         return model_id
 
     def log_scores(
@@ -138,6 +138,8 @@ def run(
     with _explained(uri):
         recording = _MlflowRun(uri, params, stage, name, config, tags or {}, run_id)
     restore = _end_on_sigterm()
+    if recording.url:
+        print(f"MLflow run: {recording.url}", file=sys.stderr, flush=True)  # flows link it
     try:
         yield recording
     except Exception as fault:

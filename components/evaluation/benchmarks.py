@@ -1,0 +1,212 @@
+"""Labelled image sets with held-out images (``params/benchmarks.yaml``): the embedded elpv, and the user's own Parquet.
+
+Images are read when asked for. The digest names labels, keys and split, so scores of the same digest can be compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from components.errors import VitrailError, nearest
+from components.params import Strict
+
+RGB = npt.NDArray[np.uint8]
+
+
+class ElpvParams(Strict):
+    """2,624 photographs of solar cells, 300 x 300 px, from the ``elpv_dataset`` package (Buerhop-Lutz et al. 2018)."""
+
+    kind: Literal["elpv"]
+    test: int = Field(624, ge=1, le=2623)  # held-out images
+    seed: int = Field(0, ge=0)  # of the permutation whose first `test` images are held out
+
+
+class ParquetParams(Strict):
+    """The user's own labelled images: one row an image."""
+
+    kind: Literal["parquet"]
+    path: str
+    image: str = "image"  # column with encoded images: bytes, or Hugging Face's {"bytes", "path"}
+    labels: list[str] = Field(min_length=1)  # columns with a class each: text or whole numbers
+    split: str = "split"  # column that says which side a row is on
+    test: str = "test"  # its value for held-out rows
+    key: str | None = None  # column that names a row; null: its number
+
+
+BenchmarkParams = Annotated[ElpvParams | ParquetParams, Field(discriminator="kind")]
+
+
+class BenchmarksFile(Strict):
+    """``params/benchmarks.yaml``: a name for each benchmark, at the top level of the file."""
+
+    benchmarks: dict[str, BenchmarkParams]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_top_level(cls, content: Any) -> Any:
+        return content if isinstance(content, dict) and set(content) == {"benchmarks"} else {"benchmarks": content}
+
+
+class Images(Protocol):
+    """A lazy sequence of pictures."""
+
+    def __len__(self) -> int: ...
+
+    def bytes(self, row: int) -> bytes:
+        """The encoded file of picture ``row``."""
+
+    def rgb(self, row: int) -> RGB:
+        """Picture ``row`` as uint8 [H, W, 3]."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A labelled set of n images."""
+
+    name: str
+    keys: list[str]  # n of "name/row"
+    images: Images
+    labels: dict[str, npt.NDArray[np.int64]]  # task -> [n]
+    class_names: dict[str, list[str]]  # task -> name of each label
+    test: npt.NDArray[np.bool_]  # [n]: held out
+    digest: str = field(default="")
+
+    def __post_init__(self) -> None:
+        if not self.test.any() or self.test.all():
+            raise VitrailError(
+                f"benchmark {self.name}: {int(self.test.sum())} of {len(self.keys)} images are held out; "
+                "both sides need images: check its split in params/benchmarks.yaml"
+            )
+        content = {
+            "name": self.name,
+            "keys": self.keys,
+            "labels": {task: values.tolist() for task, values in self.labels.items()},
+            "class_names": self.class_names,
+            "test": self.test.tolist(),
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
+
+
+def load_benchmark(name: str, params: ElpvParams | ParquetParams) -> Benchmark:
+    """The benchmark that ``params`` describe, its images unread.
+
+    Raises:
+        VitrailError: the package or file is missing, or a column is not as described.
+    """
+    return _elpv(name, params) if isinstance(params, ElpvParams) else _parquet(name, params)
+
+
+class _Files:
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def bytes(self, row: int) -> bytes:
+        return self._paths[row].read_bytes()
+
+    def rgb(self, row: int) -> RGB:
+        return _decode(self.bytes(row), str(self._paths[row]))
+
+
+class _Column:
+    """Images in an Arrow column, decoded one by one."""
+
+    def __init__(self, column: Any, where: str) -> None:
+        self._column, self._where = column, where
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def bytes(self, row: int) -> bytes:
+        value = self._column[row].as_py()
+        data = value.get("bytes") if isinstance(value, dict) else value
+        if not isinstance(data, bytes):
+            raise VitrailError(f"{self._where}: row {row} holds no image bytes")
+        return data
+
+    def rgb(self, row: int) -> RGB:
+        return _decode(self.bytes(row), f"{self._where}, row {row}")
+
+
+def _decode(data: bytes, where: str) -> RGB:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as fault:
+        raise VitrailError(f"{where}: not a readable image ({fault}); take it out of the benchmark") from None
+
+
+def _elpv(name: str, params: ElpvParams) -> Benchmark:
+    import csv
+    import importlib.util
+
+    found = importlib.util.find_spec("elpv_dataset")
+    if found is None or found.origin is None:
+        raise VitrailError(f"benchmark {name}: the package elpv-dataset is not installed; run make install")
+    folder = Path(found.origin).parent / "data"
+    with open(folder / "labels.csv", newline="") as file:
+        rows = [line.split() for (line,) in csv.reader(file) if line.strip()]
+    # Four levels: 0, 1/3, 2/3 and 1 is the share of experts that called the cell defective.
+    defect = np.array([round(3 * float(probability)) for _, probability, _ in rows], np.int64)
+    kinds = ["mono", "poly"]
+    held_out = np.zeros(len(rows), bool)
+    held_out[np.random.default_rng(params.seed).permutation(len(rows))[: params.test]] = True
+    return Benchmark(
+        name,
+        [f"{name}/{row:05d}" for row in range(len(rows))],
+        _Files([folder / path for path, _, _ in rows]),
+        {"type": np.array([kinds.index(kind) for _, _, kind in rows], np.int64), "defect": defect},
+        {"type": kinds, "defect": ["0", "1/3", "2/3", "1"]},
+        held_out,
+    )
+
+
+def _parquet(name: str, params: ParquetParams) -> Benchmark:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = f"benchmark {name}: {params.path}"
+    columns = [params.image, params.split, *params.labels, *([params.key] if params.key else [])]
+    try:
+        known = pq.read_schema(params.path).names
+        for column in columns:
+            if column not in known:
+                raise VitrailError(f"{where}: no column {column!r}{nearest(column, known)}")
+        table = pq.read_table(params.path, columns=columns, memory_map=True)
+    except FileNotFoundError:
+        raise VitrailError(f"{where}: no such file; check its path in params/benchmarks.yaml") from None
+    except pa.ArrowInvalid as fault:
+        raise VitrailError(f"{where}: not a readable Parquet file ({fault})") from None
+    labels, class_names = {}, {}
+    for column in params.labels:
+        values = table[column].to_pylist()
+        if any(value is None for value in values):
+            raise VitrailError(f"{where}: row {values.index(None)} has no {column!r}; label it or take it out")
+        names = sorted(set(values))
+        numbers = {value: number for number, value in enumerate(names)}
+        labels[column] = np.array([numbers[value] for value in values], np.int64)
+        class_names[column] = [str(value) for value in names]
+    rows = table[params.key].to_pylist() if params.key else [f"{row:05d}" for row in range(len(table))]
+    return Benchmark(
+        name,
+        [f"{name}/{row}" for row in rows],
+        _Column(table[params.image], f"{where}, column {params.image!r}"),
+        labels,
+        class_names,
+        np.array([value == params.test for value in table[params.split].to_pylist()], bool),
+    )
