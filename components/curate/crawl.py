@@ -1,0 +1,131 @@
+"""A breadth-first crawl into one WARC file: pages below the seeds on allowed hosts, and the images they name.
+
+Requests overlap, records do not: responses are written in the order in which their addresses were found, so that two
+crawls of an unchanged site give the same file (but for dates, unless ``date`` is fixed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from components.curate.fetch import Fetched, Fetcher, FetchParams
+from components.curate.links import Page, parse_page
+from components.curate.warc import Response, WarcWriter, decode_text
+from components.params import Strict
+from components.progress import Progress
+
+_PAGE_TYPES = ("text/html", "application/xhtml+xml")
+
+
+class CrawlParams(Strict):
+    """``params/crawl.yaml``: manners and bounds of the crawl."""
+
+    fetch: FetchParams
+    max_pages: int = Field(10_000, ge=1)
+    max_depth: int = Field(8, ge=0)  # links from a seed
+    in_flight: int = Field(32, ge=1)  # requests under way at a time; bounds memory to in_flight x fetch.max_bytes
+
+
+async def crawl(
+    seeds: Iterable[str], hosts: frozenset[str], params: CrawlParams, out: Path, date: str | None = None
+) -> dict[str, int]:
+    """Crawl from ``seeds`` within ``hosts`` into the gzipped WARC ``out``; returns counts by outcome.
+
+    Images may lie on any host that is not restricted; pages are followed on ``hosts`` only.
+    """
+    counts: Counter[str] = Counter()
+    progress = Progress("crawl", None, unit="responses")
+    with open(out, "wb") as file:
+        writer = WarcWriter(file, date)
+        writer.info({"software": "vitrail/0.1", "robots": "obeyed", "http-header-user-agent": ""})
+        async with Fetcher(params.fetch) as fetcher:
+            sink = _Sink(writer, fetcher, counts, progress)
+            wave = list(dict.fromkeys(seeds))
+            seen_pages, seen_images = set(wave), set[str]()
+            for _ in range(params.max_depth + 1):
+                following: list[str] = []
+                images: list[str] = []
+                async for fetched in _ordered(fetcher, wave, params.in_flight):
+                    page = sink.page(fetched)
+                    if page is None:
+                        continue
+                    for link in page.images:
+                        if not link.reason and link.url not in seen_images:
+                            seen_images.add(link.url)
+                            images.append(link.url)
+                    for anchor in () if page.nofollow else page.anchors:
+                        if anchor in seen_pages or (urlsplit(anchor).hostname or "") not in hosts:
+                            continue
+                        if len(seen_pages) < params.max_pages:
+                            seen_pages.add(anchor)
+                            following.append(anchor)
+                        else:
+                            counts["page-limit"] += 1
+                async for fetched in _ordered(fetcher, images, params.in_flight):
+                    sink.image(fetched)
+                wave = following
+                if not wave:
+                    break
+            else:
+                counts["depth-limit"] += len(wave)
+    progress.close()
+    return dict(sorted(counts.items()))
+
+
+async def _ordered(fetcher: Fetcher, urls: list[str], in_flight: int) -> AsyncIterator[Fetched]:
+    """Results in the order of ``urls``, with at most ``in_flight`` requests begun and not yet yielded."""
+    pending: deque[asyncio.Task[Fetched]] = deque()
+    rest = iter(urls)
+    try:
+        while True:
+            while len(pending) < in_flight and (url := next(rest, None)) is not None:
+                pending.append(asyncio.create_task(fetcher.fetch(url)))
+            if not pending:
+                return
+            yield await pending.popleft()
+    finally:
+        for task in pending:
+            task.cancel()
+
+
+class _Sink:
+    """Writes what was fetched, robots.txt of each origin before its first response, and counts outcomes."""
+
+    def __init__(self, writer: WarcWriter, fetcher: Fetcher, counts: Counter[str], progress: Progress) -> None:
+        self._writer, self._fetcher, self._counts, self._progress = writer, fetcher, counts, progress
+        self._robots_written: set[str] = set()
+
+    def page(self, fetched: Fetched) -> Page | None:
+        """Write a page's hops; its links when it is HTML with status 200."""
+        self._write(fetched, "page")
+        last = fetched.hops[-1] if fetched.hops else None
+        if fetched.outcome not in ("ok", "too-large", "timeout") or last is None:
+            return None
+        headers = {name.lower(): value for name, value in last.headers}
+        response = Response(last.url, last.status, headers, last.body, bool(last.cut), 0)
+        if response.content_type not in _PAGE_TYPES:
+            return None
+        return parse_page(decode_text(response), last.url, self._fetcher.params.policy.token)
+
+    def image(self, fetched: Fetched) -> None:
+        """Write an image's hops."""
+        self._write(fetched, "image")
+
+    def _write(self, fetched: Fetched, kind: str) -> None:
+        for site in fetched.origins:
+            if site in self._robots_written:
+                continue
+            self._robots_written.add(site)
+            hop = self._fetcher.robots[site][1]
+            if hop is not None:
+                self._writer.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+        for hop in fetched.hops:
+            self._writer.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+        self._counts[f"{kind}-{fetched.outcome}"] += 1
+        self._progress.advance()

@@ -1,0 +1,160 @@
+"""Second pass: each fetched image decoded within the limits, hashed, and its thumbnail kept for the PCA hash.
+
+Third pass: survivors of all duplicate checks scored, faces blurred, bytes written into shards.
+
+A work item is a chunk of addresses with the place of their bytes; its results go to the work folder, so that a run
+that was killed carries on with the chunks it lacks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.curate.pca_hash import thumbnail
+from components.curate.safety import FaceParams, NsfwParams, blur_faces, find_faces, nsfw_scores
+from components.curate.warc import read_record
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode_probed, encode_jpeg
+from components.images.shards import ShardWriter
+from components.storage import Store, atomic_file
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the bytes of one image are: a WARC record, or a whole file (offset -1)."""
+
+    key: str
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class ChunkItem:
+    """A chunk of images to work on."""
+
+    store: Store
+    kind: str  # "warc" or "images"
+    places: tuple[Place, ...]
+    out: Path
+    limits: DecodeLimits
+
+
+@dataclass(frozen=True)
+class StoreItem:
+    """A chunk of surviving images to make safe and to store."""
+
+    chunk: ChunkItem
+    shards: Store
+    prefix: str  # of the shards' names
+    shard_bytes: int
+    nsfw: NsfwParams
+    faces: FaceParams
+
+
+EXAMINED = pa.schema(
+    [("key", pa.string()), ("reason", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64()),
+     ("format", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("thumbnail", pa.binary())]
+)  # fmt: skip
+STORED = pa.schema(
+    [("key", pa.string()), ("reason", pa.string()), ("nsfw", pa.float32()), ("faces", pa.int32()),
+     ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("shard", pa.string()), ("offset", pa.int64()),
+     ("length", pa.int64()), ("stored_sha256", pa.string())]
+)  # fmt: skip
+
+
+def read_bytes(store: Store, kind: str, place: Place, limits: DecodeLimits) -> bytes:
+    """The image's bytes as crawled.
+
+    Raises:
+        DecodeError: "too-many-bytes", or "truncated" where the record holds less than the response.
+    """
+    if kind == "images":
+        data = store.read(place.file, 0, limits.max_bytes + 1)
+        if len(data) > limits.max_bytes:
+            raise DecodeError("too-many-bytes")
+        return data
+    response = read_record(store.read(place.file, place.offset, place.length), limits.max_bytes)
+    if response is None:
+        raise DecodeError("truncated", "unreadable record")
+    if response.cut:
+        raise DecodeError("too-many-bytes" if len(response.body) >= limits.max_bytes else "truncated")
+    return response.body
+
+
+def examine(item: ChunkItem) -> Path:
+    """Decode every image of the chunk and note what it is; returns the Parquet file (:data:`EXAMINED`)."""
+    if item.out.exists():
+        return item.out
+    rows = [_examined(item, place) for place in item.places]
+    with atomic_file(item.out) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=EXAMINED), file)
+    return item.out
+
+
+def _examined(item: ChunkItem, place: Place) -> dict[str, object]:
+    row: dict[str, object] = {"key": place.key, "reason": "", "sha256": "", "bytes": 0, "format": ""}
+    row |= {"width": 0, "height": 0, "thumbnail": b""}
+    try:
+        data = read_bytes(item.store, item.kind, place, item.limits)
+        row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        rgb, facts = decode_probed(data, item.limits)
+    except DecodeError as fault:
+        return row | {"reason": fault.reason}
+    return row | {
+        "format": facts.format,
+        "width": facts.width,
+        "height": facts.height,
+        "thumbnail": thumbnail(rgb).tobytes(),
+    }
+
+
+def store_chunk(item: StoreItem) -> Path:
+    """Score, blur and store the chunk's images; returns a Parquet file (:data:`STORED`), shards as JSON beside it."""
+    out = item.chunk.out
+    described = out.with_suffix(".json")
+    if out.exists() and all(item.shards.exists(name) for name in json.loads(described.read_text())):
+        return out
+    rows: list[dict[str, object]] = []
+    with ShardWriter(item.shards, item.prefix, item.shard_bytes) as writer:
+        step = max(1, item.nsfw.batch)
+        for start in range(0, len(item.chunk.places), step):
+            rows += _stored(item, item.chunk.places[start : start + step], writer)
+    with atomic_file(described, "w") as file:
+        json.dump(writer.shards, file)
+    with atomic_file(out) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=STORED), file)
+    return out
+
+
+def _stored(item: StoreItem, places: tuple[Place, ...], writer: ShardWriter) -> list[dict[str, object]]:
+    loaded: list[tuple[Place, bytes, RGB, str]] = []
+    for place in places:
+        data = read_bytes(item.chunk.store, item.chunk.kind, place, item.chunk.limits)
+        rgb, facts = decode_probed(data, item.chunk.limits)
+        loaded.append((place, data, rgb, facts.format))
+    scores = (
+        nsfw_scores([rgb for _, _, rgb, _ in loaded], item.nsfw) if item.nsfw.enabled else [float("nan")] * len(loaded)
+    )
+    rows: list[dict[str, object]] = []
+    for (place, data, rgb, kind), score in zip(loaded, scores, strict=True):
+        row: dict[str, object] = {"key": place.key, "reason": "", "nsfw": score, "faces": 0, "face_boxes": []}
+        row |= {"shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+        if score > item.nsfw.threshold:
+            rows.append(row | {"reason": "nsfw"})
+            continue
+        boxes = find_faces(rgb, item.faces) if item.faces.enabled else []
+        if boxes:
+            # The bytes with the face in them are not kept anywhere.
+            data, kind = encode_jpeg(blur_faces(rgb, boxes, item.faces), item.faces.quality), "jpeg"
+        where = writer.add(place.key, "jpg" if kind == "jpeg" else kind, data)
+        row |= {"faces": len(boxes), "face_boxes": [np.asarray(box, np.float32).tolist() for box in boxes]}
+        row |= {"shard": where.shard, "offset": where.offset, "length": where.length}
+        rows.append(row | {"stored_sha256": hashlib.sha256(data).hexdigest()})
+    return rows

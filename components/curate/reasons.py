@@ -1,0 +1,25 @@
+"""Why an image link was dropped: a closed set. What is not here cannot stand in the index."""
+
+from __future__ import annotations
+
+from components.images.decode import DECODE_REASONS
+
+LINK_REASONS = (
+    "restricted-domain",  # image, page or a redirect between them lies in a restricted registrable domain
+    "robots-disallowed",  # robots.txt of the image's host forbids it to us
+    "opt-out",  # noai, noimageai, noindex, noimageindex, noml or a TDM reservation, on page or image
+    "declared-tracker",  # the page declares it 1 pixel wide or high
+    "vector",  # SVG: no pixels of its own
+)
+FETCH_REASONS = (
+    "not-fetched",  # the crawl holds no response for it
+    "http-error",  # the server answered with something other than 200
+    "cut-short",  # the record ends before the response does: byte cap, lost connection, or a cut WARC file
+)
+DUPLICATE_REASONS = (
+    "exact-duplicate",  # same SHA-256 as a kept image
+    "near-duplicate",  # PCA hash within the radius of a kept image's
+)
+SAFETY_REASONS = ("nsfw",)
+
+REASONS: tuple[str, ...] = (*LINK_REASONS, *FETCH_REASONS, *DECODE_REASONS, *DUPLICATE_REASONS, *SAFETY_REASONS)

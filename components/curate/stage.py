@@ -1,0 +1,256 @@
+"""The curate stage: sources -> links -> policy -> decode -> exact and PCA-hash duplicates -> NSFW -> faces -> shards.
+
+Passes are mapped over files or chunks of addresses; their results stand in a work folder beside the output, named by a
+fingerprint of parameters and sources, so that a run that was killed carries on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from components.curate import contact_sheet, pca_hash
+from components.curate.duplicates import mark_exact, mark_near, settle
+from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
+from components.curate.gather import Gathered, Row, gather_images, gather_warc
+from components.curate.pca_hash import HashParams
+from components.curate.policy import Policy, PolicyParams
+from components.curate.reasons import REASONS
+from components.curate.safety import FaceParams, NsfwParams
+from components.curate.scan import iter_rows
+from components.curate.sources import Sources
+from components.errors import VitrailError
+from components.executor import ExecutorParams, map_shards
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+from components.images.tables import INDEX, Shards, write_table
+from components.params import Strict, fingerprint, load_params
+from components.progress import Progress
+from components.storage import StorageParams, Store, atomic_dir, atomic_file, open_store
+
+DEFAULT_ROOT = "data"  # of params/storage.yaml: shards stay inside the stage's output
+FORMAT = 1  # of what the passes leave in the work folder, and of the decoding behind it
+
+
+class CurateParams(Strict):
+    """``params/curate.yaml``."""
+
+    policy: PolicyParams
+    decode: DecodeLimits
+    pca_hash: HashParams
+    nsfw: NsfwParams
+    faces: FaceParams
+    max_page_bytes: int = Field(10_000_000, ge=1)
+    chunk: int = Field(512, ge=1)  # images a work item
+    shard_bytes: int = Field(268_435_456, ge=1)  # a tar shard begins anew above this
+    executor: ExecutorParams
+
+
+def run(
+    params: CurateParams, crawl: Path, out: Path, report_path: Path, storage: StorageParams, tracking: Path
+) -> dict[str, Any]:
+    """Curate what ``crawl/sources.json`` names into ``out``; returns the report, also written to ``report_path``.
+
+    Raises:
+        VitrailError: nothing readable, nothing kept, or a broken quality suite.
+    """
+    from components.tracking import TrackingParams
+    from components.tracking import run as tracked
+
+    began = time.monotonic()
+    sources = Sources.load(crawl)
+    with tracked("curate", "curate", load_params(tracking, TrackingParams), params) as recording:
+        digest = fingerprint(params.model_dump(mode="json", exclude={"executor"}), sources.model_dump(), [FORMAT])[:16]
+        work = _work_folder(out, digest)
+        store = sources.store(crawl, storage)
+        found = _gather(params, sources, store, work)
+        _examine(params, sources, store, found, work)
+        exact = mark_exact(found.rows)
+        hashed = _near_duplicates(params.pca_hash, found.rows)
+        local = storage.root == DEFAULT_ROOT
+        shards_at = open_store(str(work / "shards")) if local else open_store(storage, "curate", digest)
+        shards = _store(params, sources, store, shards_at, found, work)
+        settle(found.rows)
+        for row in found.rows:
+            row["status"] = "dropped" if row["reason"] else "kept"
+        report = _report(found, exact, shards, hashed is not None, time.monotonic() - began)
+        if not report["kept"]:
+            raise VitrailError(
+                f"{crawl}: all {report['links']} images were dropped ({_listed(report['reasons'])}); nothing is left"
+            )
+        index = pa.Table.from_pylist([{k: row[k] for k in INDEX.names} for row in found.rows], schema=INDEX)
+        sheet = contact_sheet.choose(found.rows, lambda row: _show(row, params, sources, store, shards_at, found))
+        with atomic_dir(out) as folder:
+            _validate(index, params, folder / "gx")
+            write_table(folder / "index.parquet", index, INDEX)
+            Shards("" if local else shards_at.root, shards).save(folder)
+            _save_picture(sheet, folder / "contact-sheet.png")
+            if hashed is not None:
+                facts: dict[str, object] = {"radius": params.pca_hash.radius, "seed": params.pca_hash.seed}
+                hashed.save(folder, facts)
+            if local:
+                os.replace(work / "shards", folder / "shards")
+        shutil.rmtree(work.parent)
+        with atomic_file(report_path, "w") as file:
+            json.dump(report, file, indent=1)
+        recording.log_metrics({f"curate.{k}": float(v) for k, v in report.items() if isinstance(v, int | float)})
+        recording.log_metrics({f"curate.dropped.{k}": float(v) for k, v in report["reasons"].items()})
+        recording.log_image(sheet, "contact-sheet")
+        recording.log_dataset("curated", digest, str(out), "curation")
+        if (out / "gx").is_dir():
+            recording.log_artifacts(out / "gx", "gx")
+    return report
+
+
+def _work_folder(out: Path, digest: str) -> Path:
+    """The work folder of these parameters and sources; what others left is removed."""
+    parent = out.parent / f".{out.name}.work"
+    for other in parent.iterdir() if parent.is_dir() else ():
+        if other.name != digest:
+            shutil.rmtree(other)
+    work = parent / digest
+    (work / "shards").mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def _gather(params: CurateParams, sources: Sources, store: Store, work: Path) -> Gathered:
+    if sources.kind == "images":
+        return gather_images(sources)
+    return gather_warc(sources, store, Policy(params.policy), work, params.max_page_bytes, params.executor)
+
+
+def _chunks(params: CurateParams, places: list[Place]) -> list[tuple[Place, ...]]:
+    return [tuple(places[i : i + params.chunk]) for i in range(0, len(places), params.chunk)]
+
+
+def _examine(params: CurateParams, sources: Sources, store: Store, found: Gathered, work: Path) -> None:
+    """Decode everything that policy let through; rows take reason, digest, format, size and thumbnail."""
+    by_key = {row["key"]: row for row in found.rows}
+    chunks = _chunks(params, list(found.places.values()))
+    items = [
+        ChunkItem(store, sources.kind, places, work / f"examined-{number:06d}.parquet", params.decode)
+        for number, places in enumerate(chunks)
+    ]
+    progress = Progress("decode", len(found.places), unit="images")
+    for item, path in zip(items, map_shards(examine, items, params.executor), strict=True):
+        for result in iter_rows(path):
+            by_key[str(result["key"])].update(result)
+        progress.advance(len(item.places))
+    progress.close()
+
+
+def _near_duplicates(params: HashParams, rows: list[Row]) -> pca_hash.PcaHash | None:
+    """Hash what is left and drop near-duplicates; None (and a line that says so) when there is no hash."""
+    left = [row for row in rows if not row["reason"]]
+    thumbnails = np.frombuffer(b"".join(row["thumbnail"] for row in left), np.uint8).reshape(len(left), -1)
+    if params.artifact is not None:
+        hashing: pca_hash.PcaHash | None = pca_hash.load(params.artifact)
+    else:
+        hashing = pca_hash.fit(thumbnails, params) if left else None
+    if hashing is None:
+        print(
+            f"PCA hash: left out, fewer than {params.min_images} of {len(left)} images have contrast"
+            " (pca_hash.min_images); only exact duplicates are dropped",
+            file=sys.stderr,
+        )
+        return None
+    hashes, usable = hashing(thumbnails)
+    with_hash = [row for row, good in zip(left, usable, strict=True) if good]
+    for row, bits in zip(with_hash, hashes[usable], strict=True):
+        row["pca_hash"] = bits.tobytes().hex()
+    mark_near(with_hash, hashes[usable], params.radius)
+    return hashing
+
+
+def _store(
+    params: CurateParams, sources: Sources, store: Store, shards_at: Store, found: Gathered, work: Path
+) -> dict[str, dict[str, object]]:
+    """Score, blur and store the survivors; returns the shards."""
+    survivors = [found.places[row["key"]] for row in found.rows if not row["reason"]]
+    by_key = {row["key"]: row for row in found.rows}
+    items = []
+    for number, places in enumerate(_chunks(params, survivors)):
+        chunk = ChunkItem(store, sources.kind, places, work / f"stored-{number:06d}.parquet", params.decode)
+        items.append(StoreItem(chunk, shards_at, f"{number:06d}", params.shard_bytes, params.nsfw, params.faces))
+    shards: dict[str, dict[str, object]] = {}
+    progress = Progress("NSFW, faces, shards", len(survivors), unit="images")
+    for item, path in zip(items, map_shards(store_chunk, items, params.executor), strict=True):
+        for result in iter_rows(path):
+            by_key[str(result["key"])].update(result)
+        shards.update(json.loads(path.with_suffix(".json").read_text()))
+        progress.advance(len(item.chunk.places))
+    progress.close()
+    return shards
+
+
+def _report(
+    found: Gathered, exact: int, shards: dict[str, dict[str, object]], hashed: bool, seconds: float
+) -> dict[str, Any]:
+    reasons = Counter(row["reason"] for row in found.rows if row["reason"])
+    unknown = set(reasons) - set(REASONS)
+    if unknown:
+        raise AssertionError(f"reasons outside the closed set: {sorted(unknown)}")
+    return {
+        "links": len(found.rows),
+        "kept": sum(not row["reason"] for row in found.rows),
+        "dropped": sum(reasons.values()),
+        "reasons": dict(sorted(reasons.items())),
+        "faces": sum(row["faces"] for row in found.rows),
+        "blurred": sum(row["faces"] > 0 for row in found.rows),
+        "exact-duplicates": exact,
+        "pca-hash": hashed,
+        "shards": len(shards),
+        "shard-bytes": sum(int(str(shard["bytes"])) for shard in shards.values()),
+        **dict(sorted(found.counts.items())),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _listed(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.items())
+
+
+def _validate(index: pa.Table, params: CurateParams, out: Path) -> None:
+    from components.quality import validate
+    from components.quality.suites import index_suite
+
+    suite = index_suite(
+        REASONS,
+        min_side=params.decode.min_side,
+        nsfw_threshold=params.nsfw.threshold if params.nsfw.enabled else None,
+        restricted=Policy(params.policy).restricted,
+    )
+    validate(index, suite, out)
+
+
+def _show(
+    row: Row, params: CurateParams, sources: Sources, store: Store, shards_at: Store, found: Gathered
+) -> RGB | None:
+    """A row's picture for the contact sheet: the stored one, or for a dropped row what was crawled, unless unsafe."""
+    place = found.places.get(row["key"])
+    if place is None or row["reason"] == "nsfw":
+        return None
+    try:
+        if not row["reason"]:
+            data = shards_at.read(row["shard"], row["offset"], row["length"])
+        else:
+            data = read_bytes(store, sources.kind, place, params.decode)
+        return decode(data, params.decode)
+    except DecodeError:
+        return None
+
+
+def _save_picture(sheet: RGB, path: Path) -> None:
+    from PIL import Image
+
+    with atomic_file(path) as file:
+        Image.fromarray(sheet).save(file, "PNG")

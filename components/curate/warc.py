@@ -1,0 +1,264 @@
+"""WARC files: what a crawl wrote, read record by record; faults are counted, never fatal while anything can be read.
+
+A response is found again by the offset and length of its record, so later passes read single records by range, from a
+local file and from S3 alike. Reader: FastWARC. Writer: warcio.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from components.errors import VitrailError
+
+SUFFIXES = (".warc", ".warc.gz")
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_MAX_RESYNCS = 1000  # damaged places in one file after which the rest is left
+
+
+@dataclass
+class Response:
+    """One HTTP response (or WARC resource) of a crawl."""
+
+    url: str
+    status: int
+    headers: dict[str, str]  # lower-case names; repeated ones joined with ", "
+    body: bytes  # content decoded; at most the reader's max_bytes
+    cut: bool  # the record holds less than the response: byte cap of reader or crawler, or a damaged file
+    offset: int  # of the record in the file, bytes
+    length: int = 0  # of the record, bytes (as compressed)
+
+    @property
+    def content_type(self) -> str:
+        """Lower case, without parameters."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass
+class Faults:
+    """What was wrong with the files read, by kind: "warc-truncated", "warc-corrupt", "warc-unreadable"."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def read_warc(path: Path, faults: Faults, max_bytes: int) -> Iterator[Response]:
+    """Every response in the WARC at ``path``, in order; damaged places of a gzipped file are jumped over."""
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        start, resyncs = 0, 0
+        while start < size:
+            previous: Response | None = None
+            at = start
+            try:
+                for record in _iterate(file, start):
+                    at = int(record.stream_pos)
+                    if previous is not None:
+                        previous.length = at - previous.offset
+                        yield previous
+                    previous = _response(record, max_bytes)
+                if previous is not None:
+                    previous.length = size - previous.offset
+                    if previous.cut and previous.headers.get("warc-truncated") is None:
+                        faults.counts["warc-truncated"] += 1
+                    yield previous
+                elif at == start == 0:
+                    faults.counts["warc-unreadable"] += 1
+                return
+            except (OSError, ValueError) as fault:
+                if previous is not None and not previous.cut:
+                    previous.length = size - previous.offset
+                    yield previous
+                resyncs += 1
+                found = _next_member(file, max(at, start) + 1) if resyncs <= _MAX_RESYNCS else None
+                ended = found is None
+                kind = "warc-unreadable" if ended and at == 0 and previous is None else "warc-corrupt"
+                faults.counts["warc-truncated" if ended and _is_cut(fault) else kind] += 1
+                if found is None:
+                    return
+                start = found
+
+
+def read_record(data: bytes, max_bytes: int) -> Response | None:
+    """The response in ``data``, the bytes of one WARC record; None when there is none to be read."""
+    try:
+        for record in _iterate(io.BytesIO(data), 0):
+            return _response(record, max_bytes)
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def decode_text(response: Response) -> str:
+    """The page as text: byte order mark, then HTTP header, then meta element, then UTF-8, else windows-1252.
+
+    The order is the HTML standard's. Undecodable bytes become U+FFFD: a page in a wrong encoding still has links.
+    """
+    body = response.body
+    for mark, name in (
+        (codecs.BOM_UTF8, "utf-8"),
+        (codecs.BOM_UTF16_LE, "utf-16-le"),
+        (codecs.BOM_UTF16_BE, "utf-16-be"),
+    ):
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace")
+    header = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", response.headers.get("content-type", ""), re.I)
+    meta = re.search(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", body[:4096], re.I)
+    for label in (header and header.group(1), meta and meta.group(1).decode("ascii", "replace")):
+        encoding = _codec(label or "")
+        if encoding:
+            return body.decode(encoding, "replace")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return body.decode("windows-1252", "replace")
+
+
+class WarcWriter:
+    """Writes responses as gzipped WARC 1.1 records. With ``date`` fixed, equal responses give equal bytes."""
+
+    def __init__(self, file: BinaryIO, date: str | None = None) -> None:
+        from warcio.warcwriter import WARCWriter
+
+        self._writer: Any = WARCWriter(file, gzip=True, warc_version="1.1")
+        self._date = date
+        self._count = 0
+
+    def info(self, fields: dict[str, str]) -> None:
+        """Write the ``warcinfo`` record that says who crawled."""
+        record = self._writer.create_warcinfo_record(None, fields)
+        record.rec_headers.replace_header("WARC-Record-ID", self._id("warcinfo"))
+        if self._date:
+            record.rec_headers.replace_header("WARC-Date", self._date)
+        self._writer.write_record(record)
+
+    def response(
+        self, url: str, status: int, reason: str, headers: Sequence[tuple[str, str]], body: bytes, cut: str = ""
+    ) -> None:
+        """Write one response; ``cut`` is WARC's reason for a truncated one: "length", "time" or "disconnect"."""
+        from warcio.statusandheaders import StatusAndHeaders
+
+        http = StatusAndHeaders(f"{status} {reason}".strip(), list(headers), protocol="HTTP/1.1")
+        extra = {"WARC-Record-ID": self._id(url)}
+        if self._date:
+            extra["WARC-Date"] = self._date
+        if cut:
+            extra["WARC-Truncated"] = cut
+        self._writer.write_record(
+            self._writer.create_warc_record(
+                url, "response", payload=io.BytesIO(body), http_headers=http, warc_headers_dict=extra
+            )
+        )
+
+    def _id(self, name: str) -> str:
+        if not self._date:
+            return f"<urn:uuid:{uuid.uuid4()}>"
+        self._count += 1
+        return f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{self._date} {self._count} {name}')}>"
+
+
+def is_warc(name: str) -> bool:
+    """Whether a file's name says that it is a WARC."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def require_readable(read: int, faults: Faults, where: str) -> None:
+    """Raise when nothing at all could be read from the WARC files at ``where``."""
+    if not read:
+        found = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.counts.items())) or "no records"
+        raise VitrailError(f"{where}: no HTTP response could be read from it ({found}); are these whole WARC files?")
+
+
+def _iterate(file: Any, start: int) -> Iterator[Any]:
+    from fastwarc.warc import ArchiveIterator
+
+    file.seek(start)
+    yield from ArchiveIterator(file, parse_http=True)
+
+
+def _response(record: Any, max_bytes: int) -> Response | None:
+    from fastwarc.warc import WarcRecordType
+
+    if record.record_type not in (WarcRecordType.response, WarcRecordType.resource):
+        return None
+    headers: dict[str, str] = {}
+    status = 200
+    if record.http_headers is not None:
+        for name, value in record.http_headers.items():
+            key = name.lower()
+            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+        status = int(record.http_headers.status_code or 0)
+    elif record.record_type == WarcRecordType.response:
+        return None
+    else:
+        headers["content-type"] = record.headers.get("Content-Type") or ""
+    mark = record.headers.get("WARC-Truncated")
+    if mark:
+        headers["warc-truncated"] = mark
+    expected = int(record.content_length)
+    raw = record.reader.read(min(expected, max_bytes) + 1)
+    cut = len(raw) < expected or len(raw) > max_bytes or bool(mark)
+    body, whole = _decoded(raw, headers, max_bytes)
+    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+    return Response(url, status, headers, body, cut or not whole, int(record.stream_pos))
+
+
+def _decoded(raw: bytes, headers: dict[str, str], max_bytes: int) -> tuple[bytes, bool]:
+    """``raw`` without transfer and content coding, and whether all of it came out within ``max_bytes``."""
+    if "chunked" in headers.get("transfer-encoding", "").lower() and re.match(
+        rb"[0-9a-fA-F]+[ \t]*(;[^\r\n]*)?\r\n", raw
+    ):
+        from fastwarc.stream_io import ChunkedReader
+
+        try:
+            raw = ChunkedReader(io.BytesIO(raw)).read(max_bytes + 1)
+        except (OSError, ValueError):
+            return b"", False
+    coding = headers.get("content-encoding", "").strip().lower()
+    if coding in ("gzip", "x-gzip", "deflate") and raw:
+        # 32 + 15: gzip or zlib by its header; servers that say deflate may send it bare.
+        for window in (47, -15):
+            inflater = zlib.decompressobj(window)
+            try:
+                body = inflater.decompress(raw, max_bytes + 1)
+            except zlib.error:
+                continue
+            return body[:max_bytes], inflater.eof and len(body) <= max_bytes
+        return (raw[:max_bytes], True) if raw[:2] != _GZIP_MAGIC[:2] else (b"", False)
+    return raw[:max_bytes], len(raw) <= max_bytes
+
+
+def _codec(label: str) -> str:
+    label = label.strip().lower()
+    if label in ("iso-8859-1", "latin1", "latin-1", "ascii", "us-ascii"):
+        return "windows-1252"  # what browsers read these labels as
+    try:
+        info = codecs.lookup(label)
+    except LookupError:
+        return ""
+    return info.name if getattr(info, "_is_text_encoding", True) else ""
+
+
+def _next_member(file: BinaryIO, start: int) -> int | None:
+    """The offset of the next gzip member that could begin at or after ``start``."""
+    file.seek(start)
+    at, tail = start, b""
+    while block := file.read(1 << 20):
+        window = tail + block
+        found = window.find(_GZIP_MAGIC)
+        if found >= 0:
+            return at - len(tail) + found
+        at += len(block)
+        tail = window[-2:]
+    return None
+
+
+def _is_cut(fault: Exception) -> bool:
+    return any(word in str(fault).lower() for word in ("eof", "unexpected end", "truncated", "incomplete"))

@@ -1,0 +1,223 @@
+"""From untrusted bytes to an RGB array, with every limit checked on the header before a pixel is decoded.
+
+JPEG goes through libjpeg-turbo (simplejpeg); whatever it refuses, and every other format, through Pillow, whose plugins
+are restricted to a short list. The faults that data can have are a closed set, :data:`DECODE_REASONS`.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from components.params import Strict
+
+DecodeReason = Literal[
+    "too-many-bytes",  # longer than max_bytes
+    "not-an-image",  # no known image format begins like this
+    "too-many-pixels",  # the header declares more than max_pixels
+    "too-many-frames",  # an animation longer than max_frames
+    "too-small",  # one side below min_side
+    "truncated",  # the data end before the image does
+    "corrupt",  # a decoder gave up for another reason
+    "unsupported-mode",  # floating-point or other samples with no agreed range
+]
+DECODE_REASONS: tuple[DecodeReason, ...] = get_args(DecodeReason)
+
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+_PILLOW_WARNS_AT = 89_478_485  # Pillow's own guard, which ours must not exceed
+_ORIENTATION_TAG = 0x0112
+
+RGB = npt.NDArray[np.uint8]
+
+
+class DecodeLimits(Strict):
+    """What an image may cost and must offer."""
+
+    max_bytes: int = Field(20_000_000, ge=1)
+    max_pixels: int = Field(50_000_000, ge=1, le=_PILLOW_WARNS_AT)
+    max_frames: int = Field(64, ge=1)
+    min_side: int = Field(1, ge=1)  # pixels
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the header says; width and height in pixels as shown, so after EXIF orientation."""
+
+    format: str
+    width: int
+    height: int
+    frames: int
+    orientation: int = 1
+
+
+class DecodeError(Exception):
+    """These bytes are not an image within the limits; ``reason`` says why, from :data:`DECODE_REASONS`."""
+
+    def __init__(self, reason: DecodeReason, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason: DecodeReason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Crosses process boundaries: Exception's own pickling would pass the message as the reason.
+        return (DecodeError, (self.reason,))
+
+
+def probe(data: bytes) -> Probe:
+    """Format, size and frame count from the header of ``data``; no pixel is decoded.
+
+    Raises:
+        DecodeError: "not-an-image", "truncated", "corrupt", or "too-many-pixels" where Pillow's own guard steps in.
+    """
+    with _opened(data) as image:
+        return _probe(image)
+
+
+def decode(data: bytes, limits: DecodeLimits) -> RGB:
+    """``data`` as uint8 RGB ``[H, W, 3]``: first frame, EXIF orientation applied, transparency over white.
+
+    Raises:
+        DecodeError: with the reason, the cheap checks first.
+    """
+    return decode_probed(data, limits)[0]
+
+
+def decode_probed(data: bytes, limits: DecodeLimits) -> tuple[RGB, Probe]:
+    """:func:`decode`, with the header's facts beside the pixels."""
+    if len(data) > limits.max_bytes:
+        raise DecodeError("too-many-bytes", f"{len(data)} > {limits.max_bytes}")
+    with _opened(data) as image:
+        facts = _probe(image)
+        if facts.width * facts.height > limits.max_pixels:
+            raise DecodeError("too-many-pixels", f"{facts.width} x {facts.height}")
+        if min(facts.width, facts.height) < limits.min_side:
+            raise DecodeError("too-small", f"{facts.width} x {facts.height}")
+        if facts.frames > limits.max_frames:
+            raise DecodeError("too-many-frames", f"{facts.frames} > {limits.max_frames}")
+        rgb = _turbo(data) if facts.format == "jpeg" and image.mode in ("RGB", "L") else None
+        if rgb is None:
+            rgb = _pillow(image)
+    return np.ascontiguousarray(_oriented(rgb, facts.orientation)), facts
+
+
+def encode_jpeg(rgb: RGB, quality: int) -> bytes:
+    """``rgb`` ``[H, W, 3]`` uint8 as a JPEG without chroma subsampling."""
+    import simplejpeg
+
+    data: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality=quality, colorsubsampling="444")
+    return data
+
+
+class _opened:
+    """Pillow's lazy image over ``data``; every fault on the way becomes a :class:`DecodeError`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __enter__(self) -> Any:
+        from PIL import Image, UnidentifiedImageError
+
+        if not self._data:
+            raise DecodeError("not-an-image", "no bytes")
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")  # damaged EXIF and the bomb warning: the limits below decide
+        try:
+            self._image = Image.open(io.BytesIO(self._data), formats=_FORMATS)
+        except BaseException as fault:
+            self._warnings.__exit__(None, None, None)
+            if isinstance(fault, UnidentifiedImageError):
+                raise DecodeError("not-an-image") from None
+            if isinstance(fault, Exception):
+                raise _explained(fault) from None
+            raise
+        return self._image
+
+    def __exit__(self, kind: object, fault: BaseException | None, trace: object) -> None:
+        self._image.close()
+        self._warnings.__exit__(None, None, None)
+        # Pillow's plugins let nearly any exception out on hostile data; all of them mean the data are at fault.
+        if isinstance(fault, Exception) and not isinstance(fault, DecodeError):
+            raise _explained(fault) from None
+
+
+def _explained(fault: Exception) -> DecodeError:
+    from PIL import Image
+
+    text = str(fault).lower()
+    if isinstance(fault, Image.DecompressionBombError):
+        return DecodeError("too-many-pixels", text)
+    if isinstance(fault, EOFError) or "truncated" in text or "premature" in text:
+        return DecodeError("truncated", text)
+    return DecodeError("corrupt", text)
+
+
+def _probe(image: Any) -> Probe:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise DecodeError("corrupt", f"{width} x {height}")
+    kind = str(image.format).lower()
+    orientation = _orientation(image)
+    if orientation >= 5:
+        width, height = height, width
+    # A multi-picture JPEG (MPO) is a photograph with a second view: one frame for us.
+    frames = 1 if kind in ("jpeg", "mpo") else int(getattr(image, "n_frames", 1))
+    return Probe("jpeg" if kind == "mpo" else kind, width, height, frames, orientation)
+
+
+def _orientation(image: Any) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # EXIF is a TIFF file inside the image, with every fault of its own: then it says nothing
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turbo(data: bytes) -> RGB | None:
+    """The JPEG through libjpeg-turbo, or None for what it warns about: Pillow then decides."""
+    import simplejpeg
+
+    try:
+        rgb: RGB = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError:
+        return None
+    return rgb
+
+
+def _pillow(image: Any) -> RGB:
+    from PIL import Image
+
+    image.seek(0)
+    image.load()
+    mode = image.mode
+    if mode.startswith("I;16"):
+        return _gray(np.asarray(image).astype(np.uint16) >> 8)
+    if mode == "I":  # 32-bit container; files hold 16-bit samples in it
+        samples = np.asarray(image)
+        return _gray(np.clip(samples >> 8 if samples.max(initial=0) > 255 else samples, 0, 255))
+    if mode == "F":
+        raise DecodeError("unsupported-mode", mode)
+    if "A" in mode or "a" in mode or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _gray(samples: npt.NDArray[Any]) -> RGB:
+    return np.repeat(samples.astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+def _oriented(rgb: RGB, orientation: int) -> RGB:
+    """Undo the camera's rotation (EXIF 2.3, table 5: what row 0 and column 0 of the stored image show)."""
+    if orientation in (5, 6, 7, 8):
+        rgb = rgb.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        rgb = rgb[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        rgb = rgb[::-1]
+    return rgb

@@ -1,0 +1,91 @@
+"""Tar shards that any WebDataset reader opens, written once, with the offset of every image known.
+
+The same tar gives streaming (member after member) and random access (``store.read(shard, offset, length)``). Its bytes
+depend only on what is added: no times, owners or modes of this machine get in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from components.storage import Store
+
+_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where an image's bytes stand: tar name, offset of its first byte, length in bytes."""
+
+    shard: str
+    offset: int
+    length: int
+
+
+class ShardWriter:
+    """Writes ``<prefix>-NN.tar`` files of at most ``max_bytes`` into ``store``, each whole or not at all.
+
+    Use as a context manager: leaving it without an exception commits the last shard; with one, drops it.
+    ``shards`` then holds name -> {"sha256": hex, "bytes": int} of the committed shards.
+    """
+
+    def __init__(self, store: Store, prefix: str, max_bytes: int) -> None:
+        self.shards: dict[str, dict[str, object]] = {}
+        self._store, self._prefix, self._max_bytes = store, prefix, max_bytes
+        self._folder = tempfile.TemporaryDirectory(prefix="vitrail-shard-")
+        self._path = Path(self._folder.name) / "shard.tar"
+        self._tar: tarfile.TarFile | None = None
+
+    def add(self, key: str, extension: str, data: bytes) -> Location:
+        """Append ``data`` as member ``<key>.<extension>``; a shard begins when it would not fit the last one.
+
+        Raises:
+            ValueError: the member's name does not fit one tar header (100 bytes), so its offset would be another.
+        """
+        name = f"{key}.{extension}"
+        if len(name.encode()) > 100:
+            raise ValueError(f"tar member name longer than 100 bytes: {name}")
+        needed = _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
+        if self._tar is not None and self._tar.offset > 0 and self._tar.offset + needed > self._max_bytes:
+            self._commit()
+        if self._tar is None:
+            self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by _commit
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(data), 0o644
+        location = Location(self._name(), self._tar.offset + _BLOCK, len(data))
+        self._tar.addfile(info, io.BytesIO(data))
+        return location
+
+    def _name(self) -> str:
+        return f"{self._prefix}-{len(self.shards):02d}.tar"
+
+    def _commit(self) -> None:
+        if self._tar is None:
+            return
+        self._tar.close()
+        self._tar = None
+        with open(self._path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = self._name()
+        self._store.put_file(name, self._path)
+        self.shards[name] = {"sha256": digest, "bytes": self._path.stat().st_size}
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+            elif self._tar is not None:
+                self._tar.close()
+        finally:
+            self._folder.cleanup()
