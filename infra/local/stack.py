@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import VitrailError, run_cli
+from components.params import load_params
 from components.progress import duration
+from components.tracking import TrackingParams
 from flows.settings import PlatformParams, load_platform
 from infra.local.servers import Service, require_free, responds
 
@@ -48,7 +50,10 @@ class Stack:
         env |= self.exports()
         env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
         env["VITRAIL_ROOT"] = str(self.root)
-        env["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
+        # A local store is reached through the server, so that runs have a page to link to; a store of the user's own
+        # choice (a server in params/tracking.yaml, or the variable) stays.
+        if load_params(self.root / "params/tracking.yaml", TrackingParams).uri.startswith("sqlite"):
+            env.setdefault("MLFLOW_TRACKING_URI", self.params.mlflow_url)
         return env
 
     def exports(self) -> dict[str, str]:
