@@ -1,0 +1,106 @@
+"""What a flow run shows: percentages and links read from a stage's lines, its metrics, and why it failed."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from prefect.client.schemas.objects import State, StateType
+
+from components.errors import VitrailError
+from components.progress import Progress
+from flows import artifacts, launch
+from flows.artifacts import artifact_key, flatten, percent_done, publish_outcome, tracking_link
+from flows.tasks import as_flow_state, failure_message, is_busy, stage_environment
+
+
+def test_percentages_come_from_the_lines_that_progress_prints() -> None:
+    out = io.StringIO()
+    progress = Progress("pretrain", 1200, unit="steps", every=0.0, out=out)
+    progress.advance(300, "loss 7.1, lr 1/2")
+    assert percent_done(out.getvalue()) == 25.0
+
+
+@pytest.mark.parametrize("line", ["", "no count", "read data/3/4.tar", "crawl: 12 pages, 3/s", "x: 1/0 things"])
+def test_a_line_without_a_count_gives_no_percentage(line: str) -> None:
+    assert percent_done(line) is None
+
+
+def test_the_link_is_the_last_mlflow_run() -> None:
+    url = "http://127.0.0.1:5000/#/experiments/1/runs/"
+    assert tracking_link(["a", f"MLflow run: {url}aa11", f"MLflow run: {url}bb22", "b"]) == f"{url}bb22"
+    assert tracking_link(["see http://127.0.0.1:5000"]) is None
+
+
+def test_keys_use_only_the_letters_prefect_allows() -> None:
+    assert re.fullmatch(r"[a-z0-9-]+", artifact_key("pretrain@ViT_t"))
+
+
+def test_metrics_are_published_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, object] = {}
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda table, **rest: made.update(table=table, **rest))
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda markdown, **rest: made.update(md=markdown))
+    monkeypatch.setattr(artifacts, "create_link_artifact", lambda link, **rest: made.update(link=link))
+    (tmp_path / "reports").mkdir()
+    report = tmp_path / "reports/benchmark.json"
+    report.write_text(json.dumps({"type": {"knn": 0.9, "many": [1]}, "n": 3}))
+    (tmp_path / "data/benchmark").mkdir(parents=True)
+    (tmp_path / "data/benchmark/table.md").write_text("| a |")
+    publish_outcome("benchmark", report, "http://x/#/experiments/1/runs/a")
+    assert made["table"] == [
+        {"metric": "type.knn", "value": 0.9},
+        {"metric": "type.many", "value": [1]},
+        {"metric": "n", "value": 3},
+    ]
+    assert made["key"] == "benchmark-metrics"
+    assert made["md"] == "| a |"
+    assert str(made["link"]).endswith("/a")
+    assert flatten({}) == []
+
+
+def test_the_stages_own_error_line_is_the_message() -> None:
+    lines = ["x", "error: params/dedup.yaml: unknown key 'tresh'", "ERROR: failed to reproduce 'dedup'", ""]
+    assert failure_message(lines, 255) == lines[1]
+    assert failure_message(lines[2:], 255) == lines[2]
+    assert failure_message(["Traceback", "ValueError: 3"], 1) == "error: exit code 1; its last line: ValueError: 3"
+    assert "signal 9" in failure_message([], -9)
+
+
+def test_only_a_busy_workspace_is_tried_again() -> None:
+    def failed(message: str) -> State:
+        return State(type=StateType.FAILED, message=message)
+
+    assert is_busy(None, None, failed("x: ERROR: Unable to acquire lock. Most likely another DVC process is running"))
+    assert is_busy(None, None, failed("x: ERROR: '/p' is busy, it is being blocked by:"))
+    assert not is_busy(None, None, failed("x: error: the disk is full"))
+
+
+def test_a_flow_takes_over_the_message_but_not_the_identity_of_its_task() -> None:
+    task = State(type=StateType.FAILED, name="Failed", message="dedup: error: x")
+    task.state_details.task_run_id = "5b9c8d3e-1f0a-4c57-9d0e-0d2f3d5c1a11"  # type: ignore[assignment]
+    own = as_flow_state(task)
+    assert (own.type, own.message, own.state_details.task_run_id) == (task.type, task.message, None)
+
+
+def test_a_fault_of_input_fails_the_run_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def faulty(*_: object) -> None:
+        raise VitrailError("params/pipeline.yaml: unknown key 'pretrian'")
+
+    monkeypatch.setattr(launch, "load_pipeline", faulty)
+    state = launch.run_families("curate")
+    assert state.is_failed()
+    assert state.message == "error: params/pipeline.yaml: unknown key 'pretrian'"
+
+
+def test_a_stage_finds_this_pythons_tools_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    env = stage_environment(tmp_path)
+    first, _, rest = env["PATH"].partition(":")
+    assert (Path(first) / "python").exists()
+    assert rest == "/usr/bin"
+    assert "PYTHONPATH" not in env
+    assert env["VITRAIL_FLOW_RUN_ID"] == ""

@@ -1,0 +1,72 @@
+"""prefect.yaml: every entrypoint imports, the names are the documented ones, and the preset's params load."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.settings import load_pipeline, load_platform
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTENT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = CONTENT["deployments"]
+DOCUMENTED = {
+    "curate/default",
+    "dedup/default",
+    "benchmark/default",
+    "pipeline/demo",
+    "distill/vitxt",
+    *(f"pretrain/{preset}" for preset in ("vitt", "vits", "vitb", "vitl", "vitg")),
+}
+
+
+def flow_of(deployment: dict[str, Any]) -> Any:
+    file, _, name = deployment["entrypoint"].partition(":")
+    return getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+
+
+def full_name(deployment: dict[str, Any]) -> str:
+    return f"{flow_of(deployment).name}/{deployment['name']}"
+
+
+def test_the_deployments_are_the_documented_ones() -> None:
+    assert {full_name(deployment) for deployment in DEPLOYMENTS} >= DOCUMENTED
+    assert len({full_name(deployment) for deployment in DEPLOYMENTS}) == len(DEPLOYMENTS)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=full_name)
+def test_a_deployment_gives_its_flow_what_it_takes(deployment: dict[str, Any]) -> None:
+    flow = flow_of(deployment)
+    inspect.signature(flow.fn).bind(**deployment.get("parameters", {}))
+    assert deployment["work_pool"]["name"] == load_platform(ROOT).work_pool
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+@pytest.mark.parametrize("deployment", [d for d in DEPLOYMENTS if d.get("parameters")], ids=full_name)
+def test_a_deployments_preset_has_a_params_file(deployment: dict[str, Any]) -> None:
+    preset, family = deployment["parameters"]["preset"], flow_of(deployment).name
+    assert deployment["name"].startswith(preset)
+    assert (ROOT / "params" / family / f"{preset}.yaml").is_file()
+
+
+def test_every_listed_preset_has_a_deployment() -> None:
+    pipeline = load_pipeline(ROOT)
+    names = {full_name(deployment) for deployment in DEPLOYMENTS}
+    assert {f"pretrain/{p}" for p in pipeline.pretrain} | {f"distill/{p}" for p in pipeline.distill} <= names
+
+
+def test_the_command_line_finds_the_stack_without_any_variable() -> None:
+    with open(ROOT / "prefect.toml", "rb") as file:
+        assert tomllib.load(file)["api"]["url"] == load_platform(ROOT).prefect_api
+
+
+def test_the_pull_step_holds_no_path_of_any_machine() -> None:
+    assert CONTENT["pull"] == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $VITRAIL_ROOT }}"}}
+    ]

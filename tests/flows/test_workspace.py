@@ -1,0 +1,125 @@
+"""Run workspaces: a preset that the checkout does not list is reproduced beside it, and no tracked file changes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.errors import VitrailError
+from flows.workspace import checkout_files, workspace_for
+
+DVC = """
+vars:
+  - params/pipeline.yaml
+stages:
+  crawl: {cmd: "mkdir -p data && echo pictures > data/crawl", outs: [data/crawl]}
+  curate: {cmd: cp data/crawl data/curate, deps: [data/crawl], outs: [data/curate]}
+  dedup: {cmd: cp data/curate data/dedup, deps: [data/curate], outs: [data/dedup]}
+  pretrain:
+    matrix:
+      preset: ${pretrain}
+    cmd: mkdir -p data/pretrain && cat data/dedup params/pretrain/${item.preset}.yaml > data/pretrain/${item.preset}
+    deps:
+      - data/dedup
+      - params/pretrain/${item.preset}.yaml
+    outs:
+      - data/pretrain/${item.preset}
+"""
+
+
+def sh(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def dvc(folder: Path, *arguments: str) -> str:
+    return sh(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    root = tmp_path / "checkout"
+    (root / "params/pretrain").mkdir(parents=True)
+    for preset in ("small", "big"):
+        (root / f"params/pretrain/{preset}.yaml").write_text(f"name: {preset}\n")
+    (root / "params/pipeline.yaml").write_text("source: here\npretrain:\n  - small\ndistill: {}\n")
+    (root / "dvc.yaml").write_text(DVC)
+    (root / ".gitignore").write_text("/data/\n/runs/\n/scratch/\n")
+    sh(root, "git", "init", "-q")
+    dvc(root, "init", "-q")
+    sh(root, "git", "add", "-A")
+    sh(root, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x")
+    return root
+
+
+def test_a_listed_preset_runs_in_the_checkout(checkout: Path) -> None:
+    assert workspace_for("pretrain", "small", checkout) == checkout
+    assert not (checkout / "runs").exists()
+
+
+def test_another_preset_gets_its_own_workspace_and_its_result_comes_back_through_the_run_cache(checkout: Path) -> None:
+    dvc(checkout, "repro", "-q")
+    clean = sh(checkout, "git", "status", "--porcelain")
+    made = workspace_for("pretrain", "big", checkout)
+    assert made == checkout / "runs/pretrain-big"
+    assert (made / "data/dedup").read_text() == "pictures\n"  # checked out, not made again
+    dvc(made, "repro", "--single-item", "pretrain@big")
+    assert (made / "data/pretrain/big").read_text() == "pictures\nname: big\n"
+    assert sh(checkout, "git", "status", "--porcelain") == clean
+    assert not (checkout / "data/pretrain/big").exists()
+    # Listing the preset in the checkout later brings the result in without doing the work again.
+    (checkout / "params/pipeline.yaml").write_text("source: here\npretrain:\n  - small\n  - big\ndistill: {}\n")
+    assert "is cached - skipping run" in dvc(checkout, "repro", "pretrain@big")
+    assert (checkout / "data/pretrain/big").read_text() == "pictures\nname: big\n"
+
+
+def test_the_next_run_of_a_preset_sees_new_code_and_keeps_its_scratch_state(checkout: Path) -> None:
+    dvc(checkout, "repro", "-q")
+    made = workspace_for("pretrain", "big", checkout)
+    (made / "scratch").mkdir()
+    (made / "scratch/checkpoint").write_text("step 100")
+    (made / "left-over.py").write_text("")
+    (checkout / "params/pretrain/big.yaml").write_text("name: bigger\n")
+    (checkout / "new.py").write_text("1\n")
+    assert workspace_for("pretrain", "big", checkout) == made
+    assert (made / "scratch/checkpoint").read_text() == "step 100"
+    assert (made / "params/pretrain/big.yaml").read_text() == "name: bigger\n"
+    assert (made / "new.py").exists()
+    assert not (made / "left-over.py").exists()
+    assert yaml.safe_load((made / "params/pipeline.yaml").read_text())["pretrain"] == ["big"]
+
+
+def test_stages_that_have_not_run_yet_are_named(checkout: Path) -> None:
+    with pytest.raises(VitrailError, match="pretrain@big: crawl, curate, dedup has not run in"):
+        workspace_for("pretrain", "big", checkout)
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are(checkout: Path) -> None:
+    with pytest.raises(VitrailError, match=r"huge\.yaml: no such preset; there are: big, small"):
+        workspace_for("pretrain", "huge", checkout)
+
+
+def test_a_student_needs_a_teacher_that_is_trained_here(checkout: Path) -> None:
+    (checkout / "params/distill").mkdir()
+    (checkout / "params/distill/tiny.yaml").write_text("")
+    with pytest.raises(VitrailError, match=r"the teacher must be one of .*\(small\)"):
+        workspace_for("distill", "tiny", checkout, teacher="big")
+
+
+def test_files_of_a_checkout_are_tracked_and_new_ones_but_not_ignored_ones(checkout: Path) -> None:
+    (checkout / "new.py").write_text("")
+    (checkout / "data").mkdir()
+    (checkout / "data/ignored").write_text("")
+    files = checkout_files(checkout)
+    assert {"dvc.yaml", "new.py"} <= set(files)
+    assert "data/ignored" not in files
+
+
+def test_no_checkout_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(VitrailError, match="not a git checkout"):
+        checkout_files(tmp_path)
