@@ -1,0 +1,133 @@
+"""Endless batches from tar shards by exact offsets, resumable to the draw, alike for any number of workers and ranks.
+
+The process that trains decides the order and hands workers addresses (shard, offset, length), so workers hold no table.
+Rank r of n takes rows ``r*b ... (r+1)*b`` of each global batch of n*b draws: the stream of global batches depends on n
+only through their size, and a run resumed with another n goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.errors import VitrailError
+from components.images.dataset import ManifestDataset
+from components.images.prepare import Batch, Collate, LoaderParams, Preparer, Task, Transform
+from components.images.sampler import Sampler
+
+__all__ = ["Batch", "Loader", "LoaderParams", "ManifestDataset", "Task"]
+
+
+class Loader:
+    """Endless batches of ``batch_size`` samples for ``rank`` of ``world``.
+
+    ``transform(bytes, generator)`` makes a sample (with ``cache_decoded`` it is given pixels instead) and
+    ``collate(samples)`` a batch; both run in the workers and must survive being sent there. An image that cannot be
+    decoded is reported to ``quarantine`` (a folder) and replaced by another that seed and position decide.
+
+    Raises (while iterating):
+        VitrailError: a shard is missing, or ``params.replacements`` images in a row cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        dataset: ManifestDataset,
+        transform: Transform,
+        batch_size: int,
+        seed: int,
+        workers: int | None = None,
+        rank: int = 0,
+        world: int = 1,
+        quarantine: Path | None = None,
+        *,
+        collate: Collate = list,
+        params: LoaderParams | None = None,
+    ) -> None:
+        if not 0 <= rank < world:
+            raise VitrailError(f"loader: rank {rank} of {world} ranks; expected 0 <= rank < world")
+        if batch_size < 1:
+            raise VitrailError(f"loader: batch size {batch_size}; expected at least 1")
+        params = params or LoaderParams()
+        if workers is not None:
+            params = params.model_copy(update={"workers": workers})
+        self.params, self.batch_size, self.seed, self.rank, self.world = params, batch_size, seed, rank, world
+        self._dataset = dataset
+        self._sampler = Sampler(len(dataset), seed, dataset.weights(), params.block)
+        self._preparer = Preparer(dataset, transform, collate, seed, params, quarantine)
+        self._epoch = self._position = self._consumed = 0
+        self._workers: Any = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches from the current state on. The state moves as each batch is handed out, not as it is prepared."""
+        size = self.batch_size * self.world
+        tasks = self._tasks(self._epoch, self._position)
+        if self.params.workers == 0:
+            prepared: Iterator[Batch | VitrailError] = (self._preparer(batch) for batch in tasks)
+        else:
+            prepared = iter(self._start(tasks))
+        for batch in prepared:
+            if isinstance(batch, VitrailError):
+                raise batch
+            self._epoch, self._position = self._sampler.after(self._epoch, self._position, size)
+            self._consumed += size
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the stream stands: plain numbers, the same on every rank."""
+        return {
+            "seed": self.seed,
+            "rows": self._sampler.rows,
+            "epoch": self._epoch,
+            "position": self._position,
+            "consumed": self._consumed,  # draws by all ranks since the beginning
+        }
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from ``state``, whatever the number of ranks or workers was.
+
+        Raises:
+            VitrailError: the state is of another seed or another manifest.
+        """
+        for name, own in (("seed", self.seed), ("rows", self._sampler.rows)):
+            if state[name] != own:
+                raise VitrailError(
+                    f"loader: the saved state has {name} {state[name]}, this run {own};"
+                    " resume with the params and manifest it was saved under"
+                )
+        self._epoch, self._position, self._consumed = state["epoch"], state["position"], state["consumed"]
+
+    def _tasks(self, epoch: int, position: int) -> Iterator[list[Task]]:
+        size = self.batch_size * self.world
+        first = self.rank * self.batch_size
+        while True:
+            draws = self._sampler.draws(epoch, position, size)[first : first + self.batch_size]
+            addresses = self._dataset.addresses([row for _, _, row in draws])
+            yield [Task(e, p, address) for (e, p, _), address in zip(draws, addresses, strict=True)]
+            epoch, position = self._sampler.after(epoch, position, size)
+
+    def _start(self, tasks: Iterator[list[Task]]) -> Any:
+        from torch.utils.data import DataLoader
+
+        return DataLoader(
+            self._preparer,  # type: ignore[arg-type]  # asked for whole batches only, by __getitems__
+            batch_sampler=_Once(tasks),
+            num_workers=self.params.workers,
+            prefetch_factor=self.params.prefetch,
+            collate_fn=_as_is,  # type: ignore[arg-type]
+            multiprocessing_context="forkserver",
+        )
+
+
+class _Once:
+    """An iterator as the batch sampler that DataLoader asks for."""
+
+    def __init__(self, tasks: Iterator[list[Task]]) -> None:
+        self._tasks = tasks
+
+    def __iter__(self) -> Iterator[list[Task]]:
+        return self._tasks
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,211 @@
+"""Multi-crop augmentation: two global and several local views of one image, as uint8 until the batch is made.
+
+The operations and their order are those of DINO and DINOv2 (Oquab et al. 2023, appendix B): random resized crop, flip,
+colour jitter, grayscale, blur, solarize. An image is decoded once for all its crops, and shrunk by the JPEG decoder
+itself when every crop has pixels to spare.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from components.images.decode import DecodeLimits, decode
+from components.learning import color
+from components.learning.crops import Box, Draws, Image, reduction, resize, sample_box, shrink_box
+from components.params import Strict
+
+Probability = float
+
+
+class JitterParams(Strict):
+    """Colour jitter: factors uniform in 1 +- strength (hue: a turn uniform in +- strength), in random order."""
+
+    probability: float = Field(0.8, ge=0, le=1)
+    brightness: float = Field(0.4, ge=0, le=1)
+    contrast: float = Field(0.4, ge=0, le=1)
+    saturation: float = Field(0.2, ge=0, le=1)
+    hue: float = Field(0.1, ge=0, le=0.5)
+
+
+class AugmentParams(Strict):
+    """Everything the views depend on. Lists of three hold (first global crop, second global crop, local crops).
+
+    ``blur`` says plainly how often a view is blurred: ``[0.0, 0.9, 0.5]`` is what the released DINOv2 models saw (their
+    code passes the complement of what its configuration names), ``[1.0, 0.1, 0.5]`` is BYOL's and DINO's paper's.
+    """
+
+    global_size: int = Field(224, ge=8)  # pixels
+    local_size: int = Field(98, ge=8)
+    locals: int = Field(8, ge=0)  # local crops an image; 0: only the two global ones
+    global_scale: tuple[float, float] = (0.32, 1.0)  # share of the image's area
+    local_scale: tuple[float, float] = (0.05, 0.32)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, log-uniform
+    hflip: float = Field(0.5, ge=0, le=1)
+    vflip: float = Field(0.0, ge=0, le=1)  # for pictures without an up and a down: cells, tissue, the ground from above
+    rot90: float = Field(0.0, ge=0, le=1)  # how often a view takes a quarter turn, left or right
+    jitter: JitterParams = JitterParams()
+    grayscale: float = Field(0.2, ge=0, le=1)
+    blur: tuple[float, float, float] = (0.0, 0.9, 0.5)
+    blur_kernel: int = Field(9, ge=1)  # taps, odd
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the crop, uniform
+    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    solarize_threshold: int = Field(128, ge=0, le=255)
+    gray: bool = False  # treat every image as gray: a third of the work, and nothing lost where images are gray
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 ... 1
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("global_scale", "local_scale", "ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name}: expected 0 < low <= high, found [{low}, {high}]")
+        for name in ("global_scale", "local_scale"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name}: a crop cannot exceed the image; the upper end must be at most 1")
+        for name in ("blur", "solarize"):
+            if not all(0 <= p <= 1 for p in getattr(self, name)):
+                raise ValueError(f"{name}: probabilities must lie in 0 ... 1")
+        if self.blur_kernel % 2 == 0:
+            raise ValueError(f"blur_kernel: must be odd, found {self.blur_kernel}")
+        if min(self.std) <= 0:
+            raise ValueError("std: must be positive")
+        return self
+
+
+class Sample(NamedTuple):
+    """The views of one image: uint8, planar. C is 1 when the parameters say ``gray``, else 3."""
+
+    globals: npt.NDArray[np.uint8]  # [2, C, G, G]
+    locals: npt.NDArray[np.uint8]  # [L, C, l, l]
+
+
+class MultiCrop:
+    """Bytes of an image, or its pixels, to a :class:`Sample`. Equal generators give equal views.
+
+    Raises (when called):
+        components.images.decode.DecodeError: the bytes are no whole image within ``limits``.
+    """
+
+    def __init__(self, params: AugmentParams, limits: DecodeLimits | None = None) -> None:
+        self.params = params
+        self.limits = limits or DecodeLimits()
+
+    def __call__(self, source: bytes | Image, generator: np.random.Generator) -> Sample:
+        params, draws = self.params, Draws(generator)
+        channels = 1 if params.gray else 3
+        sides = [params.global_size] * 2 + [params.local_size] * params.locals
+        scales = [params.global_scale] * 2 + [params.local_scale] * params.locals
+        if isinstance(source, np.ndarray):
+            height, width = source.shape[:2]
+            boxes = [sample_box(width, height, scale, params.ratio, draws) for scale in scales]
+            image = source
+        else:
+            image, boxes = self._decode(source, sides, scales, draws)
+        if params.gray:
+            image = color.grayscale(image)
+        sample = Sample(
+            np.empty((2, channels, params.global_size, params.global_size), np.uint8),
+            np.empty((params.locals, channels, params.local_size, params.local_size), np.uint8),
+        )
+        for i, (box, side) in enumerate(zip(boxes, sides, strict=True)):
+            crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
+            view = augment(resize(crop, side), min(i, 2), params, draws)
+            _planar(view, sample.globals[i] if i < 2 else sample.locals[i - 2])
+        return sample
+
+    def _decode(
+        self, data: bytes, sides: list[int], scales: list[tuple[float, float]], draws: Draws
+    ) -> tuple[Image, list[Box]]:
+        """Pixels, perhaps shrunk, and the boxes on them."""
+        header = jpeg_header(data, self.limits)
+        if header is not None:
+            import simplejpeg
+
+            height, width, space = header
+            boxes = [sample_box(width, height, scale, self.params.ratio, draws) for scale in scales]
+            factor = reduction(list(zip(boxes, sides, strict=True)))
+            try:
+                image = simplejpeg.decode_jpeg(
+                    data,
+                    colorspace=space,
+                    min_height=-(-height // factor) if factor > 1 else 0,
+                    min_width=-(-width // factor) if factor > 1 else 0,
+                )
+            except ValueError:
+                image = decode(data, self.limits)  # its verdict: lenient where that is safe, else the reason
+            image = image[..., 0] if image.shape[-1] == 1 else image
+            return image, [shrink_box(box, image.shape[1], image.shape[0], width, height) for box in boxes]
+        image = decode(data, self.limits)
+        height, width = image.shape[:2]
+        return image, [sample_box(width, height, scale, self.params.ratio, draws) for scale in scales]
+
+
+def augment(view: Image, kind: int, params: AugmentParams, draws: Draws) -> Image:
+    """Everything after the resize, for a view of ``kind`` 0 (first global), 1 (second global) or 2 (local)."""
+    import cv2
+
+    turned = draws.chance(params.rot90)
+    if turned:
+        view = np.rot90(view, 1 if draws.chance(0.5) else 3)
+    horizontal, vertical = draws.chance(params.hflip), draws.chance(params.vflip)
+    if horizontal or vertical:
+        view = cv2.flip(view, -1 if horizontal and vertical else 1 if horizontal else 0)  # type: ignore[assignment]
+    elif turned:
+        view = np.ascontiguousarray(view)
+    if draws.chance(params.jitter.probability):
+        view = jitter(view, params.jitter, draws)
+    if draws.chance(params.grayscale):
+        view = color.grayscale(view)
+    if draws.chance(params.blur[kind]):
+        view = color.blur(view, params.blur_kernel, draws.uniform(*params.blur_sigma))
+    if draws.chance(params.solarize[kind]):
+        view = color.solarize(view, params.solarize_threshold)
+    return view
+
+
+def jitter(view: Image, params: JitterParams, draws: Draws) -> Image:
+    """The four colour jitters in a random order."""
+    strengths = (params.brightness, params.contrast, params.saturation, params.hue)
+    order = [0, 1, 2, 3]
+    for last in (3, 2, 1):  # Fisher-Yates
+        other = draws.below(last + 1)
+        order[last], order[other] = order[other], order[last]
+    for which in order:
+        strength = strengths[which]
+        if strength > 0:
+            centre = 0.0 if which == 3 else 1.0
+            view = color.JITTERS[which](view, draws.uniform(centre - strength, centre + strength))
+    return view
+
+
+def jpeg_header(data: bytes, limits: DecodeLimits) -> tuple[int, int, str] | None:
+    """Height, width and colour space ("RGB" or "GRAY") of a plain JPEG; None for what the general decoder must see.
+
+    That is anything else than a JPEG, CMYK, an image above the limits, and one that may carry an EXIF orientation.
+    """
+    if data[:2] != b"\xff\xd8" or b"Exif" in data[:4096]:
+        return None
+    import simplejpeg
+
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if height * width > limits.max_pixels or space not in ("YCbCr", "RGB", "Gray"):
+        return None
+    return height, width, "GRAY" if space == "Gray" else "RGB"
+
+
+def _planar(view: Image, out: npt.NDArray[np.uint8]) -> None:
+    """Write [H, W] or [H, W, 3] into ``out`` [C, H, W]; a gray view fills every channel."""
+    import cv2
+
+    if view.ndim == 2:
+        out[:] = view
+    else:
+        cv2.split(view, [out[0], out[1], out[2]])
