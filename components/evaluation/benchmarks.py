@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from components.errors import VitrailError, nearest
-from components.params import Strict
+from components.params import Strict, load_params
 
 RGB = npt.NDArray[np.uint8]
 
@@ -107,6 +107,14 @@ def load_benchmark(name: str, params: ElpvParams | ParquetParams) -> Benchmark:
     return _elpv(name, params) if isinstance(params, ElpvParams) else _parquet(name, params)
 
 
+def load_named(path: Path, name: str) -> Benchmark:
+    """The benchmark ``name`` of the file ``path`` (``params/benchmarks.yaml``)."""
+    known = load_params(path, BenchmarksFile).benchmarks
+    if name not in known:
+        raise VitrailError(f"{path}: no benchmark {name!r}; there are {', '.join(known)}{nearest(name, list(known))}")
+    return load_benchmark(name, known[name])
+
+
 class _Files:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
@@ -146,7 +154,7 @@ def _decode(data: bytes, where: str) -> RGB:
 
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as fault:
         raise VitrailError(f"{where}: not a readable image ({fault}); take it out of the benchmark") from None
 

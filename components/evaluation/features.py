@@ -1,0 +1,117 @@
+"""Frozen features of a benchmark's images: every image is decoded once, for all extractors together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from components.evaluation.benchmarks import RGB, Images
+from components.learning.collate import normalize
+from components.learning.crops import resize
+from components.learning.vit import VisionTransformer
+from components.params import Strict
+from components.progress import Progress
+
+Rows = npt.NDArray[np.float32]
+Tokens = Literal["cls", "patches", "cls+patches"]
+
+
+class FeatureParams(Strict):
+    """How images become features."""
+
+    image_size: int | None = Field(None, ge=16)  # px of the square fed to a network; None: the size it was trained at
+    crop: float = Field(1.0, gt=0, le=1)  # share of the shorter side that the centre crop keeps
+    tokens: Tokens = "cls"  # class token, mean of the patch tokens, or both
+    batch_size: int = Field(64, ge=1)
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """What turns a batch of squares, uint8 [B, size, size, 3], into features, float32 [B, D]."""
+
+    size: int
+    crop: float
+    features: Callable[[npt.NDArray[np.uint8]], Rows]
+
+
+def network(
+    model: VisionTransformer,
+    mean: Sequence[float],
+    std: Sequence[float],
+    trained_at: int,
+    params: FeatureParams,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """The extractor of a frozen network; ``mean`` and ``std`` are of its training's normalisation.
+
+    Both halves of ``cls+patches`` have unit length, so that each has the same say in a cosine.
+    """
+    size = params.image_size or trained_at
+    size = max(1, size // model.config.patch_size) * model.config.patch_size
+
+    @torch.inference_mode()
+    def features(batch: npt.NDArray[np.uint8]) -> Rows:
+        out = model(normalize(torch.from_numpy(batch).permute(0, 3, 1, 2), mean, std, device))
+        halves = {"cls": out.cls, "patches": out.patches.mean(1)}
+        wanted = [halves[name].float() for name in params.tokens.split("+")]
+        if len(wanted) > 1:
+            wanted = [torch.nn.functional.normalize(half, dim=1) for half in wanted]
+        joined: Rows = torch.cat(wanted, 1).cpu().numpy()
+        return joined
+
+    return Extractor(size, params.crop, features)
+
+
+def raw_pixels(side: int, crop: float = 1.0) -> Extractor:
+    """The extractor that learns nothing: pixels of a ``side`` x ``side`` picture in 0 ... 1, [B, side * side * 3]."""
+
+    def features(batch: npt.NDArray[np.uint8]) -> Rows:
+        return batch.reshape(len(batch), -1).astype(np.float32) / np.float32(255)
+
+    return Extractor(side, crop, features)
+
+
+def without_equal_channels(pixels: Rows) -> Rows:
+    """Raw pixels [n, side * side * 3] of which all pictures are gray as [n, side * side], others as they are."""
+    channels = pixels.reshape(len(pixels), -1, 3)
+    gray = (channels[..., 0] == channels[..., 1]).all() and (channels[..., 0] == channels[..., 2]).all()
+    return np.ascontiguousarray(channels[..., 0]) if gray else pixels
+
+
+def untrained(model: VisionTransformer, seed: int) -> VisionTransformer:
+    """A network of the same shape that has seen nothing: fresh weights drawn with ``seed``."""
+    fresh = VisionTransformer(model.config)
+    fresh.init_weights(torch.Generator().manual_seed(seed))
+    return fresh.eval()
+
+
+def extract(
+    extractors: Mapping[str, Extractor], images: Images, batch_size: int, label: str = "features"
+) -> dict[str, Rows]:
+    """Features of all ``images`` by each of ``extractors``, float32 [n, D]; no more than a batch of pixels is held."""
+    found: dict[str, list[Rows]] = {name: [] for name in extractors}
+    views = sorted({(extractor.size, extractor.crop) for extractor in extractors.values()})
+    progress = Progress(label, len(images), unit="images")
+    for start in range(0, len(images), batch_size):
+        pictures = [images.rgb(row) for row in range(start, min(start + batch_size, len(images)))]
+        squares = {view: np.stack([square(rgb, *view) for rgb in pictures]) for view in views}
+        for name, extractor in extractors.items():
+            found[name].append(extractor.features(squares[extractor.size, extractor.crop]))
+        progress.advance(len(pictures))
+    progress.close()
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def square(rgb: RGB, size: int, crop: float = 1.0) -> RGB:
+    """The centre square of ``rgb``, ``crop`` of its shorter side, at ``size`` x ``size`` (antialiased bicubic)."""
+    height, width = rgb.shape[:2]
+    side = max(1, round(min(height, width) * crop))
+    top, left = (height - side) // 2, (width - side) // 2
+    picture: Any = resize(np.ascontiguousarray(rgb[top : top + side, left : left + side]), size)
+    return np.asarray(picture, np.uint8)

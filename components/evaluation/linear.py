@@ -1,0 +1,80 @@
+"""A linear probe: logistic regression on standardised frozen features, its strength chosen on the training side."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from components.errors import VitrailError
+from components.params import Strict
+
+
+class LinearParams(Strict):
+    """The probe's own numbers."""
+
+    costs: list[float] = Field(min_length=1)  # inverse strengths of the L2 penalty to choose from
+    folds: int = Field(3, ge=2)  # of the training side, to choose by cross-validation
+    max_iterations: int = Field(300, ge=1)  # of L-BFGS
+    seed: int = Field(0, ge=0)  # of the folds
+
+
+class Probed(NamedTuple):
+    """Predictions [M] for the test side, the chosen cost, and the cross-validated accuracy it was chosen by."""
+
+    predicted: npt.NDArray[np.int64]
+    cost: float
+    validation: float
+
+
+def linear_probe(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    params: LinearParams,
+) -> Probed:
+    """Fit on ``train`` [N, D] and predict ``test`` [M, D]; the test side has no part in any choice.
+
+    The cost with the best mean accuracy over the folds wins (the smallest of equals), then all of ``train`` is fitted.
+
+    Raises:
+        VitrailError: fewer than two classes, or a class with fewer images than folds.
+    """
+    cost, validation = choose_cost(train, labels, params)
+    return Probed(_fit(train, labels, cost, params).predict(test).astype(np.int64), cost, validation)
+
+
+def choose_cost(
+    train: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], params: LinearParams
+) -> tuple[float, float]:
+    """The cost that cross-validation on ``train`` prefers, and its mean accuracy there."""
+    from sklearn.model_selection import StratifiedKFold
+
+    if len(params.costs) == 0 or len(np.unique(labels)) < 2:
+        raise VitrailError("linear probe: the training side has fewer than two classes")
+    if np.bincount(labels).max() < params.folds:
+        raise VitrailError(f"linear probe: too few training images for {params.folds} folds; lower linear.folds")
+    folds = StratifiedKFold(params.folds, shuffle=True, random_state=params.seed)
+    right = dict.fromkeys(sorted(params.costs), 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rare class may miss a fold; it is scored all the same
+        splits = list(folds.split(train, labels))
+    for fit, held in splits:
+        for cost in right:
+            right[cost] += int((_fit(train[fit], labels[fit], cost, params).predict(train[held]) == labels[held]).sum())
+    best = max(right, key=lambda cost: (right[cost], -cost))
+    return best, right[best] / len(train)
+
+
+def _fit(features: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], cost: float, params: LinearParams) -> Any:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    regression = LogisticRegression(C=cost, max_iter=params.max_iterations)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weak penalties stop at max_iterations; validation judges them all the same
+        return make_pipeline(StandardScaler(), regression).fit(features, labels)
