@@ -1,0 +1,85 @@
+"""The distill stage: from a frozen teacher and the manifest to the exported student."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
+from components.evaluation.online import observe
+from components.learning.capability import count_parameters, require
+from components.learning.export import BACKBONE, HEADS, load_card
+from components.learning.loop import train
+from components.learning.session import (
+    data_digest,
+    export_average,
+    open_checkpoints,
+    open_loader,
+    start,
+    summary,
+)
+from components.storage import StorageParams, atomic_file
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What the stage reads and writes."""
+
+    params: Path  # the preset, and the folder of its siblings
+    curated: Path
+    manifest: Path
+    teacher: Path
+    out: Path
+    report: Path
+    scratch: Path
+    tracking: Path | None
+    benchmarks: Path | None
+
+
+def distill(params: DistillParams, paths: Paths, storage: StorageParams) -> dict[str, Any]:
+    """Train the student, export to ``paths.out``, write and return the report.
+
+    Raises:
+        VitrailError: the machine cannot train this preset, or an input is missing, damaged or does not fit.
+        components.learning.loop.Stopped: a signal came; the training state is kept.
+    """
+    card = load_card(paths.teacher)
+    check_teacher(params, card, paths.teacher)
+    digest = data_digest(paths.curated, paths.manifest)
+    world = start(params)
+    teacher = load_teacher(paths.teacher)
+    require(paths.params, params, world.size, sum(p.numel() for p in teacher.parameters()))
+    label, preset = f"distill {paths.out.name}", paths.out.name
+    fingerprint = params.fingerprint(digest, *(_digest(paths.teacher / name) for name in (BACKBONE, HEADS)))
+    loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
+    checkpoints = open_checkpoints(paths.scratch / preset, params, fingerprint, world)
+    learner = Distillation(params, teacher, world)
+    with observe(
+        "distill", preset, params, learner.engine, paths.tracking, paths.benchmarks, (str(paths.manifest), digest)
+    ) as observer:
+        curves = train(learner, loader, params, checkpoints, observer, world, label)
+        model_id = observer.register(params.run.iterations)
+        export_average(
+            paths.out, learner.engine, params, "distill", fingerprint, digest, curves, card.preset, model_id=model_id
+        )
+        report = {
+            "preset": preset,
+            "teacher": card.preset,
+            "parameters": count_parameters(params),
+            **summary(params, world, curves),
+        }
+        if world.main:
+            with atomic_file(paths.report, "w") as file:
+                file.write(json.dumps(report, indent=1) + "\n")
+            observer.finish(paths.out, report)
+    if not params.run.keep_state:
+        checkpoints.remove()
+    return report
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,180 @@
+"""Can this machine train this preset? Rough memory arithmetic, in milliseconds, before any data is touched."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import VitrailError
+from components.learning.blocks import swiglu_hidden
+from components.learning.heads import HeadConfig
+from components.learning.training import TrainingParams
+from components.learning.vit import ViTConfig
+from components.params import load_params
+
+GB = 1e9
+CUDA_CONTEXT = 1.5 * GB  # driver, libraries and allocator slack of a process on a GPU
+CPU_PROCESS = 1.0 * GB  # interpreter, torch and DeepSpeed
+BUCKET = 50_000_000  # elements reduced at a time on GPUs (components.learning.engine)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run finds."""
+
+    gpus: int
+    gpu_bytes: int  # of the smallest; 0 without
+    gpu_name: str
+    cores: int
+    memory: int  # bytes
+
+    def __str__(self) -> str:
+        what = f"{self.gpus} x {self.gpu_name} of {self.gpu_bytes / GB:.0f} GB" if self.gpus else "no CUDA device"
+        return f"{what}, {self.cores} cores, {self.memory / GB:.0f} GB of memory"
+
+
+def this_machine() -> Machine:
+    """The CUDA devices, cores and memory here (a container's limit goes before the machine's)."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    sizes = [torch.cuda.get_device_properties(i) for i in range(count)]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            limit = file.read().strip()
+        memory = min(memory, int(limit)) if limit.isdigit() else memory
+    except OSError:
+        limit = "max"  # no control group: the machine's own memory counts
+    return Machine(
+        count,
+        min((s.total_memory for s in sizes), default=0),
+        sizes[0].name if sizes else "",
+        len(os.sched_getaffinity(0)),
+        memory,
+    )
+
+
+def count_backbone(vit: ViTConfig) -> int:
+    """Parameters of the backbone."""
+    d = vit.embed_dim
+    hidden = swiglu_hidden(d, vit.mlp_ratio) if vit.ffn == "swiglu" else int(d * vit.mlp_ratio)
+    ffn = d * 2 * hidden + 2 * hidden + hidden * d + d if vit.ffn == "swiglu" else 2 * d * hidden + hidden + d
+    attention = d * 3 * d + (3 * d if vit.qkv_bias else 0) + d * d + d
+    block = attention + ffn + 4 * d + (0 if vit.layerscale_init is None else 2 * d)
+    patches = (vit.image_size // vit.patch_size) ** 2
+    embeddings = d * vit.in_channels * vit.patch_size**2 + d + d * (1 + patches) + d + d + vit.registers * d
+    return embeddings + vit.depth * block + 2 * d
+
+
+def count_head(in_dim: int, head: HeadConfig) -> int:
+    """Parameters of a projection head."""
+    widths = [in_dim] + [head.hidden] * (head.layers - 1) + [head.bottleneck]
+    mlp = sum(a * b + b for a, b in itertools.pairwise(widths))
+    return mlp + head.prototypes * head.bottleneck + head.prototypes
+
+
+def count_parameters(params: TrainingParams) -> dict[str, int]:
+    """Parameters of backbone and heads."""
+    dim = params.vit.embed_dim
+    counts = {"backbone": count_backbone(params.vit), "dino_head": count_head(dim, params.heads.dino)}
+    if params.heads.ibot is not None:
+        counts["ibot_head"] = count_head(dim, params.heads.ibot)
+    return counts
+
+
+def tokens_per_rank(params: TrainingParams) -> int:
+    """Tokens of the student's crops in a micro-batch."""
+    extra, patch, crops = 1 + params.vit.registers, params.vit.patch_size, params.augment
+    one_global = extra + (crops.global_size // patch) ** 2
+    one_local = extra + (crops.local_size // patch) ** 2
+    return params.run.batch * (2 * one_global + crops.locals * one_local)
+
+
+def memory_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool, teacher: int = 0) -> dict[str, float]:
+    """Bytes a rank needs, by part; the states are exact (ZeRO-3 cuts them evenly), the rest is an estimate.
+
+    Args:
+        teacher: parameters of a frozen teacher, which is held besides the moving average.
+    """
+    count = sum(count_parameters(params).values())
+    width = 2 if sixteen_bit else 4
+    weights = 2 * width + (4 if sixteen_bit else 0)  # student and average; masters are the weights themselves in fp32
+    vit, batch, crops = params.vit, params.run.batch, params.augment
+    # Tensors of a block that backward needs, in widths of a token: norms 2, qkv 3, attention 2, scales and residuals
+    # 4, feed-forward about 9.
+    stored = (2 if params.run.activation_checkpointing else 20) * vit.depth
+    activations = tokens_per_rank(params) * vit.embed_dim * stored * width * (1 - vit.drop_path)
+    masked = 2 * batch * params.masks.probability * (params.masks.ratio_min + params.masks.ratio_max) / 2
+    masked *= (crops.global_size // vit.patch_size) ** 2
+    ibot = params.heads.ibot or params.heads.dino
+    # student's logits, their fp32 form and gradient, the teacher's logits and targets
+    logits = (batch * (4 + crops.locals) * params.heads.dino.prototypes + 2 * masked * ibot.prototypes) * (width + 8)
+    largest = max(count_head(vit.embed_dim, params.heads.dino), count_backbone(vit) // max(vit.depth, 1))
+    # One process keeps student and average gathered; several gather a layer at a time and reduce by buckets.
+    gathered = 2 * width * count if ranks == 1 else 2 * width * largest + 2 * width * BUCKET
+    return {
+        "weights, masters, average": weights * count / ranks + 4 * count / ranks,
+        "AdamW moments": 8 * count / ranks,
+        "gradients": 4 * count / ranks,
+        "frozen teacher": width * teacher / ranks,
+        "gathered layers and buckets": gathered,
+        "activations": activations,
+        "prototypes' logits": logits,
+        "process": CUDA_CONTEXT if sixteen_bit else CPU_PROCESS,
+    }
+
+
+def misfit(params: TrainingParams, machine: Machine, ranks: int = 1, teacher: int = 0) -> str:
+    """Why ``params`` cannot be trained on ``machine`` with ``ranks`` processes; "" when they can."""
+    on_gpu = params.engine.device.startswith("cuda") or (params.engine.device == "auto" and machine.gpus > 0)
+    sixteen = params.engine.precision in ("fp16", "bf16") or (params.engine.precision == "auto" and on_gpu)
+    need = sum(memory_per_rank(params, ranks, sixteen, teacher).values())
+    if not on_gpu:
+        return "" if need <= 0.9 * machine.memory else f"needs about {need / GB:.1f} GB of memory"
+    alone, eight = (sum(memory_per_rank(params, n, sixteen, teacher).values()) / GB for n in (1, 8))
+    wanted = f"needs CUDA GPUs: one of {alone:.0f} GB, or {eight:.0f} GB on each of 8"
+    if not machine.gpus:
+        return wanted
+    return "" if need <= 0.95 * machine.gpu_bytes else f"{wanted} (this run has {ranks})"
+
+
+def fitting(presets: Mapping[str, TrainingParams], machine: Machine, ranks: int = 1) -> list[str]:
+    """Names of the presets that can be trained on ``machine``."""
+    return [name for name, params in presets.items() if not misfit(params, machine, ranks)]
+
+
+def require(path: Path, params: TrainingParams, ranks: int = 1, teacher: int = 0) -> None:
+    """Nothing when this machine can train the preset ``params`` of file ``path``.
+
+    Args:
+        teacher: parameters of a frozen teacher.
+
+    Raises:
+        VitrailError: it cannot; the line says what is needed, what was found and which presets beside ``path`` fit.
+    """
+    machine = this_machine()
+    ranks = max(ranks, machine.gpus, 1)
+    fault = misfit(params, machine, ranks, teacher)
+    if fault:
+        presets = {p.stem: load_params(p, type(params)) for p in sorted(path.parent.glob("*.yaml"))}
+        fits = ", ".join(fitting(presets, machine, ranks)) or "none"
+        raise VitrailError(f"{path}: {fault}; found {machine}; presets that fit here: {fits}")
+
+
+def flops_per_step(params: TrainingParams, ranks: int) -> float:
+    """Floating-point operations of a step on all ranks: student forward and backward, teacher forward, heads."""
+    vit, crops, batch = params.vit, params.augment, params.run.batch
+    per_token = 2.0 * (count_backbone(vit) - vit.embed_dim * (crops.global_size // vit.patch_size) ** 2)
+
+    def forward(size: int) -> float:
+        tokens = 1 + vit.registers + (size // vit.patch_size) ** 2
+        return tokens * per_token + 4.0 * vit.depth * vit.embed_dim * tokens**2
+
+    student = batch * (2 * forward(crops.global_size) + crops.locals * forward(crops.local_size))
+    teacher = batch * 2 * forward(crops.global_size)
+    head = 2.0 * count_head(vit.embed_dim, params.heads.dino) * batch * (2 + crops.locals)
+    return ranks * params.engine.accumulation * (3 * (student * (1 - vit.drop_path) + head) + teacher + head / 3)

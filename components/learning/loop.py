@@ -1,0 +1,239 @@
+"""The training loop of every method: schedules, micro-batches, moving average, curves, checkpoints, clean stops.
+
+A step's randomness is drawn from (seed, step, micro-batch, rank) alone, so that a resumed run needs no generator's
+state to go on bit by bit.
+"""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.errors import VitrailError
+from components.images.loader import Batch, Loader
+from components.learning.checkpoint import Checkpoint, Checkpoints
+from components.learning.collate import Crops, normalize_crops
+from components.learning.distributed import World, anywhere, sum_
+from components.learning.engine import Engine, StepReport
+from components.learning.objective import Centering, Losses
+from components.learning.schedules import Schedules, StepValues
+from components.learning.training import TrainingParams
+from components.progress import Progress
+
+
+class Learner(Protocol):
+    """A method: who teaches, what the student is shown, which losses result."""
+
+    engine: Engine
+    centering: Centering
+
+    def losses(
+        self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        """The losses of a micro-batch; with ``detail``, also figures for the curves."""
+
+    def seed_step(self, seed: int) -> None:
+        """Start whatever the networks draw at random anew."""
+
+
+class Observer(Protocol):
+    """What is told of a run; called on every rank, and must do the same collectives on each."""
+
+    def begin(self, crops: Crops, step: int) -> None:
+        """The first micro-batch, normalised."""
+
+    def point(self, step: int, figures: Mapping[str, float]) -> None:
+        """A point of the curves."""
+
+    def probe(self, step: int) -> Mapping[str, float]:
+        """Score the averaged network after ``step`` steps."""
+
+
+@dataclass
+class Curves:
+    """The curves of a run, kept with its checkpoints."""
+
+    points: list[dict[str, float]] = field(default_factory=list)
+    probes: list[dict[str, float]] = field(default_factory=list)
+    skipped: int = 0
+    seconds: float = 0.0  # training time, over all resumptions
+
+
+class Stopped(VitrailError):
+    """The run was asked to end; its state is on disk."""
+
+
+class Signals:
+    """SIGTERM and SIGINT noted while the block runs, to be obeyed between two steps."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.name = signal.Signals(number).name
+
+
+def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
+    """A 63-bit seed of its own for every step, micro-batch and rank."""
+    return int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def train(
+    learner: Learner,
+    loader: Loader,
+    params: TrainingParams,
+    checkpoints: Checkpoints,
+    observer: Observer,
+    world: World,
+    label: str,
+) -> Curves:
+    """Train to ``params.run.iterations``, from the newest good checkpoint if there is one.
+
+    Raises:
+        Stopped: a signal came; a checkpoint was written first.
+        VitrailError: training diverged, or data or disk failed.
+    """
+    run, engine = params.run, learner.engine
+    schedules = Schedules(params.schedule, run.iterations, run.batch * world.size * params.engine.accumulation)
+    curves, step = _resume(learner, loader, checkpoints, world)
+    probes = {max(1, round(share * run.iterations)) for share in params.probe.at} if params.probe.benchmark else set()
+    progress = Progress(label, run.iterations - step, unit="steps", out=None if world.main else io.StringIO())
+    window = _Window(world)
+    saved = step
+    with Signals() as signals:
+        batches: Iterator[Batch] | None = None
+        while step < run.iterations:
+            started = time.monotonic()
+            batches = batches or iter(loader)
+            values = schedules.at(step)
+            engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
+            detail = (step + 1) % run.log_every == 0 or step + 1 == run.iterations
+            keys: list[str] = []
+            for micro in range(params.engine.accumulation):
+                batch = next(batches)
+                keys += batch.keys
+                crops = normalize_crops(batch.data, params.augment, world.device)
+                if step == 0 and micro == 0:
+                    observer.begin(crops, step)
+                seed = step_seed(run.seed, step, micro, world.rank)
+                learner.seed_step(seed)
+                found, figures = learner.losses(crops, values, np.random.default_rng(seed), detail)
+                engine.backward(found.total)
+                window.add(found, figures)
+                if micro + 1 < params.engine.accumulation:
+                    engine.micro_step()
+            report = engine.step()
+            if report.skipped:
+                curves.skipped += 1
+                _tell_skipped(step, report, found, keys, world)
+            else:
+                engine.ema.update(values.momentum)
+            step += 1
+            curves.seconds += time.monotonic() - started
+            if detail:
+                point = window.close(step, values, report, run.batch * world.size * params.engine.accumulation)
+                curves.points.append(point)
+                observer.point(step, point)
+            progress.advance(1, window.note)
+            if step in probes:
+                curves.probes.append({"step": step, **observer.probe(step)})
+            stop = anywhere(bool(signals.name), world.device)
+            if stop or step % run.checkpoint_every == 0 or step == run.iterations:
+                _save(learner, loader, checkpoints, curves, step)
+                saved = step
+            if stop and step < run.iterations:
+                by = signals.name or "a signal to another rank"
+                raise Stopped(
+                    f"{label}: stopped by {by} after step {saved}; the checkpoint is in {checkpoints.folder}: "
+                    "run the same command again to resume"
+                )
+    progress.close(window.note)
+    return curves
+
+
+def _resume(learner: Learner, loader: Loader, checkpoints: Checkpoints, world: World) -> tuple[Curves, int]:
+    lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
+    state = checkpoints.load(lengths)
+    if state is None:
+        return Curves(), 0
+    learner.engine.load(state.shards, state.shared["engine"])
+    loader.load_state_dict(state.shared["loader"])
+    for name, center in state.whole.items():
+        learner.centering.centers[name] = center.to(world.device)
+    if world.main:
+        print(f"resuming after step {state.step} from {checkpoints.folder}", file=sys.stderr, flush=True)
+    return Curves(**state.shared["curves"]), state.step
+
+
+def _save(learner: Learner, loader: Loader, checkpoints: Checkpoints, curves: Curves, step: int) -> None:
+    shards, rest = learner.engine.state()
+    shared = {"engine": rest, "loader": loader.state_dict(), "curves": vars(curves)}
+    checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
+
+
+def _tell_skipped(step: int, report: StepReport, found: Losses, keys: list[str], world: World) -> None:
+    bad = [name for name, term in found.terms.items() if not bool(torch.isfinite(term))]
+    if bad or world.main:
+        what = f"non-finite {', '.join(bad)}" if bad else "non-finite gradients"
+        where = f"; images {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" if bad else ""
+        print(
+            f"step {step + 1}, rank {world.rank}: {what}, step skipped (loss scale now {report.loss_scale:g}){where}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class _Window:
+    """Means over the steps since the last point."""
+
+    def __init__(self, world: World) -> None:
+        self.note = ""
+        self._world = world
+        self._sums: dict[str, Tensor] = {}
+        self._micro = 0
+        self._steps_from = 0
+        self._since = time.monotonic()
+        self._figures: dict[str, Tensor] = {}
+
+    def add(self, found: Losses, figures: Mapping[str, Tensor]) -> None:
+        for name, term in {"loss": found.total, **found.terms}.items():
+            value = term.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._micro += 1
+        self._figures = dict(figures)
+
+    def close(self, step: int, values: StepValues, report: StepReport, images: int) -> dict[str, float]:
+        names = list(self._sums)
+        means = torch.stack([self._sums[name] for name in names]) / self._micro
+        extra = list(self._figures)
+        row = torch.cat([means, torch.stack([self._figures[name].float() for name in extra])]) if extra else means
+        row = sum_(row.clone()) / self._world.size
+        point: dict[str, float] = {"step": step, **dict(zip(names + extra, row.tolist(), strict=True))}
+        now = time.monotonic()
+        point["images_per_second"] = (step - self._steps_from) * images / max(now - self._since, 1e-9)
+        point |= {f"grad_norm_{name}": norm for name, norm in report.norms.items()}
+        point |= {"learning_rate": values.learning_rate, "momentum": values.momentum, "loss_scale": report.loss_scale}
+        self.note = ", ".join(f"{name} {point[name]:.3f}" for name in names)
+        self.note += f", {point['images_per_second']:.0f} images/s"
+        self._sums, self._micro, self._figures, self._steps_from, self._since = {}, 0, {}, step, now
+        return point

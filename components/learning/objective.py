@@ -1,0 +1,194 @@
+"""The network of a self-supervised learner (backbone and heads) and its losses: DINO, iBOT and KoLeo.
+
+Pretraining and distillation differ in who the teacher is and what the student is shown; what is computed is here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.learning.heads import HeadConfig, ProjectionHead
+from components.learning.losses.centering import centered_softmax, update_center
+from components.learning.losses.dino import dino_loss
+from components.learning.losses.ibot import ibot_loss
+from components.learning.losses.koleo import koleo_loss
+from components.learning.losses.sinkhorn import sinkhorn_knopp
+from components.learning.vit import VisionTransformer, ViTConfig
+from components.params import Strict
+
+
+class HeadsParams(Strict):
+    """The projection heads; ``ibot: null`` shares the DINO head (the short recipe)."""
+
+    dino: HeadConfig
+    ibot: HeadConfig | None = None
+
+
+class ObjectiveParams(Strict):
+    """Weights and temperatures of the losses (arXiv 2304.07193, section 4 and table 16)."""
+
+    dino_weight: float = Field(1.0, ge=0)
+    ibot_weight: float = Field(1.0, ge=0)
+    koleo_weight: float = Field(0.1, ge=0)
+    koleo_over: Literal["rank", "all"] = "rank"  # where nearest neighbours are sought: DINOv2 a GPU, DINOv3 all
+    student_temperature: float = Field(0.1, gt=0)
+    centering: Literal["sinkhorn", "softmax"] = "sinkhorn"  # long recipe: sinkhorn, short: softmax centring
+    sinkhorn_iterations: int = Field(3, ge=1)
+    center_momentum: float = Field(0.9, ge=0, le=1)  # of softmax centring
+
+
+class Output(NamedTuple):
+    """What the network says about a batch of B images."""
+
+    cls: Tensor  # [2B, D] class tokens of the global crops
+    dino_global: Tensor  # [2B, K] logits
+    dino_local: Tensor | None  # [L*B, K] logits
+    ibot: Tensor | None  # [M, K'] logits of the chosen patches
+
+
+class Network(nn.Module):
+    """A backbone with its DINO head, and an iBOT head unless that is shared."""
+
+    def __init__(
+        self, backbone: VisionTransformer, dino_head: ProjectionHead, ibot_head: ProjectionHead | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dino_head = dino_head
+        self.ibot_head = ibot_head
+
+    def forward(
+        self,
+        global_crops: Tensor,
+        local_crops: Tensor | None = None,
+        masks: Tensor | None = None,
+        patches: Tensor | None = None,
+    ) -> Output:
+        """One packed pass.
+
+        Args:
+            global_crops: ``[2B, 3, G, G]``.
+            local_crops: ``[L*B, 3, l, l]``.
+            masks: bool ``[2B, N]``: patches hidden from the network.
+            patches: int64 ``[M]`` into ``[2B * N]``: patch tokens that get iBOT logits.
+        """
+        if local_crops is None:
+            globals_, locals_ = self.backbone(global_crops, masks), None
+        else:
+            globals_, locals_ = self.backbone([global_crops, local_crops], [masks, None])
+        tokens = [globals_.cls] if locals_ is None else [globals_.cls, locals_.cls]
+        chosen = None if patches is None else globals_.patches.flatten(0, 1).index_select(0, patches)
+        if chosen is not None and self.ibot_head is None:
+            tokens.append(chosen)
+        # One call a head: its weights are gathered once, and one large product is made instead of three.
+        parts = list(self.dino_head(torch.cat(tokens)).split([len(part) for part in tokens]))
+        ibot = None
+        if chosen is not None:
+            ibot = parts.pop() if self.ibot_head is None else self.ibot_head(chosen)
+        return Output(globals_.cls, parts[0], parts[1] if len(parts) > 1 else None, ibot)
+
+
+def build_network(vit: ViTConfig, heads: HeadsParams, seed: int) -> Network:
+    """A network with start values drawn from ``seed``, equal on every rank."""
+    backbone = VisionTransformer(vit)
+    dino = ProjectionHead(vit.embed_dim, heads.dino)
+    ibot = None if heads.ibot is None else ProjectionHead(vit.embed_dim, heads.ibot)
+    generator = torch.Generator().manual_seed(seed)
+    for module in (backbone, dino, ibot):
+        if module is not None:
+            module.init_weights(generator)
+    return Network(backbone, dino, ibot)
+
+
+class Targets(NamedTuple):
+    """The teacher's probabilities, fp32, without gradient."""
+
+    dino: Tensor  # [2B, K]
+    ibot: Tensor | None  # [M, K']
+
+
+class Centering:
+    """Turns the teacher's logits into targets, and holds the running centres when centring by softmax."""
+
+    def __init__(self, params: ObjectiveParams, heads: HeadsParams, device: torch.device, group: object = None) -> None:
+        self.params = params
+        self.group: dist.ProcessGroup | None = group  # type: ignore[assignment]
+        ibot = heads.ibot or heads.dino
+        self.centers: dict[str, Tensor] = {}
+        if params.centering == "softmax":
+            self.centers = {
+                "dino": torch.zeros(heads.dino.prototypes, device=device),
+                "ibot": torch.zeros(ibot.prototypes, device=device),
+            }
+
+    @torch.no_grad()
+    def targets(self, output: Output, temperature: float) -> Targets:
+        """Probabilities of both crops' class tokens jointly, and of the chosen patches."""
+        return Targets(
+            self._center("dino", output.dino_global, temperature),
+            None if output.ibot is None else self._center("ibot", output.ibot, temperature),
+        )
+
+    def _center(self, name: str, logits: Tensor, temperature: float) -> Tensor:
+        if self.params.centering == "sinkhorn":
+            return sinkhorn_knopp(logits, temperature, self.params.sinkhorn_iterations, self.group)
+        probabilities = centered_softmax(logits, self.centers[name], temperature)
+        # the centre of a batch counts from the next one on, as in the original
+        self.centers[name] = update_center(self.centers[name], logits, self.params.center_momentum, self.group)
+        return probabilities
+
+
+class Losses(NamedTuple):
+    """Weighted terms; ``total`` is their sum."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def losses(
+    student: Output, targets: Targets, weights: Tensor, params: ObjectiveParams, group: dist.ProcessGroup | None = None
+) -> Losses:
+    """All losses of a batch.
+
+    Args:
+        student: of the student's crops.
+        targets: of the teacher's.
+        weights: ``[M]``, 1 / number of chosen patches in the patch's image.
+        params: weights and temperature.
+        group: ranks that KoLeo looks for neighbours on, where ``koleo_over`` is "all".
+    """
+    dino = dino_loss(student.dino_global, student.dino_local, targets.dino, params.student_temperature)
+    terms = {"dino_global": params.dino_weight * dino.global_crops}
+    if student.dino_local is not None:
+        terms["dino_local"] = params.dino_weight * dino.local_crops
+    if student.ibot is not None and targets.ibot is not None:
+        crops = student.dino_global.shape[0]
+        ibot = ibot_loss(student.ibot, targets.ibot, weights, crops, params.student_temperature)
+        terms["ibot"] = params.ibot_weight * ibot
+    if params.koleo_weight:
+        crops_cls = student.cls.reshape(2, -1, student.cls.shape[-1])
+        koleo = koleo_loss(crops_cls, group if params.koleo_over == "all" else None)
+        terms["koleo"] = params.koleo_weight * koleo
+    return Losses(torch.stack([term.float() for term in terms.values()]).sum(), terms)
+
+
+@torch.no_grad()
+def health(output: Output, targets: Targets) -> dict[str, Tensor]:
+    """Signs of collapse: shares of ln K, 0 when all images share a target, 1 when a target says nothing.
+
+    ``target_entropy``: mean entropy of a target; ``prototype_usage``: entropy of the mean target; ``feature_std``: mean
+    standard deviation of the L2-normalised class token's entries times sqrt(D), near 1 when directions are all used.
+    """
+    log_k = torch.log(torch.tensor(float(targets.dino.shape[-1])))
+    mean = targets.dino.mean(0)
+    cls = nn.functional.normalize(output.cls.float(), dim=-1)
+    return {
+        "target_entropy": torch.special.entr(targets.dino).sum(-1).mean() / log_k,
+        "prototype_usage": torch.special.entr(mean).sum() / log_k,
+        "feature_std": cls.std(0).mean() * cls.shape[-1] ** 0.5,
+    }

@@ -1,0 +1,149 @@
+"""What stands around the training loop in every stage: data, checkpoints, export, and the figures of the report."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from components.errors import VitrailError
+from components.images.loader import Loader, ManifestDataset
+from components.images.tables import Shards
+from components.learning.augment import MultiCrop
+from components.learning.checkpoint import Checkpoints
+from components.learning.collate import collate_bytes
+from components.learning.distributed import World, gather_shards, join, pick_device
+from components.learning.engine import Engine
+from components.learning.export import ModelCard, export_model
+from components.learning.loop import Curves
+from components.learning.training import TrainingParams
+from components.storage import StorageParams
+
+
+def data_digest(curated: Path, manifest: Path) -> str:
+    """SHA-256 (hex) over the manifest's bytes and the digests of the shards it points into.
+
+    Raises:
+        VitrailError: the manifest or ``shards.json`` is not there.
+    """
+    try:
+        digest = hashlib.sha256(manifest.read_bytes())
+    except FileNotFoundError:
+        raise VitrailError(f"{manifest}: the manifest is not there; run the dedup stage first") from None
+    for name, entry in sorted(Shards.load(curated).shards.items()):
+        digest.update(f"{name}={entry['sha256']}\n".encode())
+    return digest.hexdigest()
+
+
+def start(params: TrainingParams) -> World:
+    """Join the ranks on the device that ``params`` name, with the asked number of threads."""
+    if params.run.threads:
+        torch.set_num_threads(params.run.threads)
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+    return join(pick_device(params.engine.device))
+
+
+def open_loader(
+    params: TrainingParams, curated: Path, manifest: Path, storage: StorageParams, world: World, quarantine: Path
+) -> Loader:
+    """Endless batches of uint8 crops of the manifest's images.
+
+    Raises:
+        VitrailError: the manifest is missing, or holds fewer images than one batch of all ranks.
+    """
+    dataset = ManifestDataset(curated, manifest, storage)
+    needed = params.run.batch * world.size
+    if len(dataset) < needed:
+        raise VitrailError(
+            f"{manifest}: {len(dataset)} images, less than a batch of {needed}; lower run.batch or select more images"
+        )
+    return Loader(
+        dataset,
+        MultiCrop(params.augment),
+        params.run.batch,
+        params.run.seed,
+        rank=world.rank,
+        world=world.size,
+        quarantine=quarantine,
+        collate=collate_bytes,
+        params=params.loader,
+    )
+
+
+def open_checkpoints(folder: Path, params: TrainingParams, fingerprint: str, world: World) -> Checkpoints:
+    """The run's checkpoints; those of other params or data are refused or set aside, as ``run.on_mismatch`` says."""
+    checkpoints = Checkpoints(folder, fingerprint, world, params.run.keep, params.run.keep_every)
+    message = checkpoints.check_fingerprint(params.run.on_mismatch)
+    if message and world.main:
+        print(message, flush=True)
+    return checkpoints
+
+
+def gather_average(engine: Engine) -> dict[str, Tensor]:
+    """The moving average, whole, fp32, on the CPU of rank 0 (empty elsewhere), one parameter at a time."""
+    shapes = engine.shapes()
+    whole = {}
+    for name, shard in engine.ema.state().items():
+        full = gather_shards(shard)
+        if engine.world.main:
+            whole[name] = full[: shapes[name].numel()].view(shapes[name]).cpu().clone()
+    return whole
+
+
+def export_average(
+    out: Path,
+    engine: Engine,
+    params: TrainingParams,
+    kind: Literal["pretrain", "distill"],
+    fingerprint: str,
+    digest: str,
+    curves: Curves,
+    teacher: str | None = None,
+    model_id: str | None = None,
+) -> None:
+    """Write the averaged network to ``out`` with ``curve.json`` (rank 0; the others help to gather)."""
+    whole = gather_average(engine)
+    if not engine.world.main:
+        return
+    card = ModelCard(
+        kind=kind,
+        preset=out.name,
+        vit=params.vit,
+        mean=params.augment.mean,
+        std=params.augment.std,
+        image_size=params.augment.global_size,
+        dino_head=params.heads.dino,
+        ibot_head=params.heads.ibot,
+        step=params.run.iterations,
+        params_fingerprint=fingerprint,
+        data_digest=digest,
+        teacher=teacher,
+        model_id=model_id,
+    )
+    backbone = {k.removeprefix("backbone."): v for k, v in whole.items() if k.startswith("backbone.")}
+    heads = {k: v for k, v in whole.items() if not k.startswith("backbone.")}
+    export_model(out, backbone, card, heads, {"curve.json": vars(curves)})
+
+
+def summary(params: TrainingParams, world: World, curves: Curves) -> dict[str, Any]:
+    """The figures of ``reports/*.json``."""
+    last: Mapping[str, float] = curves.points[-1] if curves.points else {}
+    images = params.run.iterations * params.run.batch * world.size * params.engine.accumulation
+    terms = ("loss", "dino_global", "dino_local", "ibot", "koleo", "prototype_usage", "feature_std")
+    return {
+        "iterations": params.run.iterations,
+        "images_seen": images,
+        "minutes": round(curves.seconds / 60, 2),
+        "images_per_second": round(images / max(curves.seconds, 1e-9), 1),
+        "skipped_steps": curves.skipped,
+        "final": {name: round(last[name], 4) for name in terms if name in last},
+        "probe": {k: round(v, 4) for k, v in curves.probes[-1].items() if k != "step"} if curves.probes else {},
+        "ranks": world.size,
+        "cores": os.cpu_count(),
+    }

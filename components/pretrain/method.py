@@ -1,0 +1,65 @@
+"""Pretraining: the student is shown masked crops, its moving average teaches (DINOv2, arXiv 2304.07193, section 4).
+
+The class token that the DINO loss sees on the global crops is of the *masked* crops, as in the released training; the
+teacher sees them whole. Teacher and student heads run on hidden patches only.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.learning.collate import Crops
+from components.learning.distributed import World
+from components.learning.engine import Engine
+from components.learning.losses.ibot import masked_patches
+from components.learning.masks import sample_masks
+from components.learning.objective import Centering, Losses, build_network, health, losses
+from components.learning.param_groups import param_groups
+from components.learning.schedules import StepValues
+from components.learning.training import TrainingParams
+
+
+class Pretraining:
+    """A student, its EMA teacher, and the losses between them."""
+
+    def __init__(self, params: TrainingParams, world: World) -> None:
+        self.params, self.world = params, world
+        network = build_network(params.vit, params.heads, params.run.seed)
+        network.backbone.checkpoint_blocks = params.run.activation_checkpointing
+        self.network = network
+        self.engine = Engine(
+            network,
+            copy.deepcopy(network),
+            param_groups(network, params.groups.layer_decay, params.groups.patch_embed_multiplier),
+            params.engine,
+            world,
+            params.run.batch,
+            clipped=("backbone", "dino_head", "ibot_head"),
+        )
+        self._group = torch.distributed.group.WORLD if world.size > 1 else None
+        self.centering = Centering(params.objective, params.heads, world.device, self._group)
+
+    def seed_step(self, seed: int) -> None:
+        """Start stochastic depth's draws anew."""
+        self.network.backbone.seed_drop_path(seed)
+
+    def losses(
+        self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool = False
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        """See :class:`components.learning.loop.Learner`."""
+        dtype = self.engine.dtype
+        masks = sample_masks(len(crops.globals), self.params.grid(), self.params.masks, generator)
+        masks = masks.to(self.world.device)
+        hidden = masked_patches(masks)
+        globals_ = crops.globals.to(dtype)
+        locals_ = crops.locals.to(dtype) if len(crops.locals) else None
+        with torch.no_grad():
+            teacher = self.engine.average(globals_, patches=hidden.positions)
+            targets = self.centering.targets(teacher, values.teacher_temperature)
+        student = self.engine.student(globals_, locals_, masks, hidden.positions)
+        found = losses(student, targets, hidden.weights, self.params.objective, self._group)
+        return found, health(teacher, targets) if detail else {}

@@ -1,0 +1,73 @@
+"""python -m components.pretrain run --params params/pretrain/vitt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --out data/pretrain/vitt --report reports/pretrain-vitt.json
+
+Also ``check --params ...`` (does this machine fit the preset?) and ``plan --params ... --gpus 96 --gpu h100-80gb``.
+Under torchrun or Slurm the same command trains on all ranks.
+"""  # noqa: E501 - the command to copy
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.errors import VitrailError
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    top = argparse.ArgumentParser(prog="python -m components.pretrain", description="DINO + iBOT + KoLeo pretraining.")
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train and export")
+    run.add_argument("--curated", type=Path, required=True, help="folder of index, shards.json and shards")
+    run.add_argument("--manifest", type=Path, required=True, help="Parquet table of the images to train on")
+    run.add_argument("--out", type=Path, required=True, help="folder of the exported model")
+    run.add_argument("--report", type=Path, required=True, help="JSON of the run's figures")
+    run.add_argument("--scratch", type=Path, default=Path("scratch/pretrain"), help="training state")
+    run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
+    run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
+    run.add_argument("--no-tracking", action="store_true", help="record nothing in MLflow")
+    run.add_argument("--benchmarks", type=Path, default=Path("params/benchmarks.yaml"))
+    check = commands.add_parser("check", help="does this machine fit the preset?")
+    plan = commands.add_parser("plan", help="memory, FLOPs and time on a cluster")
+    plan.add_argument("--gpus", type=int, default=8)
+    plan.add_argument("--gpu", default="h100-80gb")
+    plan.add_argument("--utilisation", type=float, default=0.35, help="share of peak FLOP/s that training reaches")
+    for command in (run, check, plan):
+        command.add_argument("--params", type=Path, required=True)
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="lay a value over the file"
+        )
+    return top
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    args = parser().parse_args(argv)
+    from components.learning.training import TrainingParams
+    from components.params import load_params
+
+    params = load_params(args.params, TrainingParams, args.set)
+    if args.command == "check":
+        from components.pretrain.check import check
+
+        print(check(args.params, params))
+    elif args.command == "plan":
+        from components.pretrain.check import plan
+
+        if args.gpus < 1:
+            raise VitrailError(f"--gpus {args.gpus}: at least 1")
+        print(plan(args.params, params, args.gpus, args.gpu, args.utilisation))
+    else:
+        from components.learning.capability import require
+
+        require(args.params, params)  # before the imports and the data: seconds, not minutes
+        from components.pretrain.stage import Paths, pretrain
+        from components.storage import StorageParams
+
+        storage = load_params(args.storage, StorageParams)
+        tracking = None if args.no_tracking else args.tracking
+        paths = Paths(
+            args.params, args.curated, args.manifest, args.out, args.report, args.scratch, tracking, args.benchmarks
+        )
+        pretrain(params, paths, storage)
+    return 0
