@@ -1,1 +1,1 @@
-"""Checkpoints compared on labelled images."""
+"""Checkpoints compared on labelled images: ``python -m components.benchmark run``."""

@@ -1,0 +1,98 @@
+"""Who is compared: raw pixels, networks that have seen nothing, and every exported checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from components.errors import VitrailError
+from components.evaluation.features import Extractor, FeatureParams, network, raw_pixels, untrained
+from components.learning.export import ModelCard, load_backbone, load_card
+from components.learning.vit import VisionTransformer
+from components.params import Strict, fingerprint
+
+CARD = "model.json"
+
+
+class BaselineParams(Strict):
+    """What checkpoints are held against."""
+
+    raw_side: int = Field(32, ge=4)  # px
+    untrained_seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of the comparison."""
+
+    name: str  # "raw pixels", "untrained vitt", "pretrain vitt"
+    kind: Literal["raw", "untrained", "checkpoint"]
+    extractor: Extractor
+    facts: dict[str, Any]  # what identifies it, for MLflow
+    model: VisionTransformer | None = None
+    card: ModelCard | None = None
+    baselines: tuple[str, ...] = field(default=())  # names of the contenders it is held against
+
+
+def find_checkpoints(folders: Sequence[Path]) -> list[Path]:
+    """Every exported model that is one of ``folders`` or directly in one, in order of name.
+
+    Raises:
+        VitrailError: a folder is missing, or none holds a model.
+    """
+    found = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise VitrailError(f"{folder}: no such folder of checkpoints; run the stage that makes it first")
+        inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        found += [path for path in [folder, *inside] if (path / CARD).is_file()]
+    if not found:
+        named = ", ".join(str(folder) for folder in folders)
+        raise VitrailError(f"no {CARD} in {named}: there is no checkpoint to compare; run pretrain or distill first")
+    return found
+
+
+def gather(folders: Sequence[Path], features: FeatureParams, baselines: BaselineParams, device: str) -> list[Contender]:
+    """All contenders, baselines first; networks of equal shape share one untrained twin."""
+    side = baselines.raw_side
+    raw = Contender("raw pixels", "raw", raw_pixels(side, features.crop), {"features": "raw pixels", "side": side})
+    twins: dict[str, Contender] = {}
+    checkpoints: list[Contender] = []
+    for path in find_checkpoints(folders):
+        model, card = load_backbone(path, device, load_card(path))
+        # Depth dropped in training and the table's interpolation at its own size change no untrained weight.
+        shape = fingerprint(card.vit.model_copy(update={"drop_path": 0.0}), [card.image_size, card.mean, card.std])
+        if shape not in twins:
+            fresh = untrained(model, baselines.untrained_seed).to(device)
+            twins[shape] = Contender(
+                f"untrained {card.preset}",
+                "untrained",
+                _extractor(fresh, card, features, device),
+                {"features": "untrained network", "vit": card.vit.model_dump(), "seed": baselines.untrained_seed},
+                fresh,
+            )
+        checkpoints.append(
+            Contender(
+                _name(path, card, {contender.name for contender in checkpoints}),
+                "checkpoint",
+                _extractor(model, card, features, device),
+                card.model_dump(mode="json", exclude={"model_id"}),
+                model,
+                card,
+                (raw.name, twins[shape].name),
+            )
+        )
+    return [raw, *twins.values(), *checkpoints]
+
+
+def _extractor(model: VisionTransformer, card: ModelCard, features: FeatureParams, device: str) -> Extractor:
+    return network(model, card.mean, card.std, card.image_size, features, device)
+
+
+def _name(path: Path, card: ModelCard, taken: set[str]) -> str:
+    name = f"{card.kind} {card.preset}"
+    return name if name not in taken else f"{name} ({path})"

@@ -1,0 +1,43 @@
+"""The benchmark stage's command.
+
+python -m components.benchmark run --params params/benchmark.yaml --benchmarks params/benchmarks.yaml \\
+    --checkpoints data/pretrain data/distill --out data/benchmark --report reports/benchmark.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.params import load_params
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse ``argv`` and run the stage."""
+    parser = argparse.ArgumentParser(prog="components.benchmark", description="Compare checkpoints on labelled images.")
+    stages = parser.add_subparsers(dest="stage", required=True)
+    run = stages.add_parser("run", help="kNN and linear probe of every checkpoint and baseline; PCA pictures")
+    run.add_argument("--params", type=Path, required=True)
+    run.add_argument("--benchmarks", type=Path, required=True)
+    run.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="exported models, or folders of them")
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--report", type=Path, required=True)
+    run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    arguments = parser.parse_args(argv)
+
+    from components.benchmark import stage
+    from components.evaluation.benchmarks import BenchmarksFile
+    from components.tracking import TrackingParams
+
+    table = stage.run(
+        load_params(arguments.params, stage.BenchmarkStageParams, arguments.set),
+        load_params(arguments.benchmarks, BenchmarksFile),
+        arguments.checkpoints,
+        arguments.out,
+        arguments.report,
+        load_params(arguments.tracking, TrackingParams),
+    )
+    print(table)
+    return 0

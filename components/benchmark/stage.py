@@ -1,0 +1,150 @@
+"""The benchmark stage: features of every contender, their scores with intervals, PCA pictures, and the comparison.
+
+Held-out images serve for nothing but the final scores: what could be chosen (the probe's cost) is chosen on the
+training side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from components import tracking
+from components.benchmark.contenders import BaselineParams, Contender, gather
+from components.benchmark.pictures import PcaParams, examples, photographs, picture, save_png
+from components.benchmark.scoring import IntervalParams, KnnParams, Score, majority, outcomes, scores
+from components.benchmark.tables import flat, markdown, nested
+from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
+from components.evaluation.features import FeatureParams, extract
+from components.evaluation.linear import LinearParams
+from components.params import Strict
+from components.progress import track
+from components.storage import atomic_dir, atomic_file
+
+
+class BenchmarkStageParams(Strict):
+    """``params/benchmark.yaml``."""
+
+    device: str = "auto"  # auto, cpu or cuda
+    features: FeatureParams
+    knn: KnnParams
+    linear: LinearParams
+    baselines: BaselineParams
+    intervals: IntervalParams
+    pca: PcaParams
+
+
+def run(
+    params: BenchmarkStageParams,
+    benchmarks: BenchmarksFile,
+    checkpoints: Sequence[Path],
+    out: Path,
+    report: Path,
+    tracking_params: tracking.TrackingParams,
+) -> str:
+    """Compare all ``checkpoints`` on all ``benchmarks``; write ``out`` and ``report``; return the table.
+
+    ``out`` holds ``scores.json``, ``scores.parquet``, ``table.md`` and ``pca/*.png``.
+
+    Raises:
+        VitrailError: no checkpoint, a damaged one, a benchmark that is missing, an unreachable MLflow.
+    """
+    device = _device(params.device)
+    contenders = gather(checkpoints, params.features, params.baselines, device)
+    with tracking.run("benchmark", "benchmark", tracking_params, params) as run:
+        loaded = [load_benchmark(name, spec) for name, spec in benchmarks.benchmarks.items()]
+        found = [score for benchmark in loaded for score in _measure(contenders, benchmark, params, device)]
+        majorities = {benchmark.name: majority(benchmark) for benchmark in loaded}
+        table = markdown(found, loaded, majorities, params.knn.shown, params.intervals.confidence)
+        with atomic_dir(out) as folder:
+            _write(folder, found, loaded, majorities, table)
+            _pictures(folder / "pca", contenders, loaded, params.pca, device, run)
+            run.log_artifacts(folder, "benchmark")
+        _record(run, contenders, found, loaded)
+        with atomic_file(report, "w") as file:
+            json.dump(nested(found), file, indent=1)
+    return table
+
+
+def _measure(
+    contenders: Sequence[Contender], benchmark: Benchmark, params: BenchmarkStageParams, device: str
+) -> list[Score]:
+    """The scores of all contenders on one benchmark."""
+    extractors = {contender.name: contender.extractor for contender in contenders}
+    features = extract(extractors, benchmark.images, params.features.batch_size, f"{benchmark.name} features")
+    right = {
+        contender.name: outcomes(contender, features[contender.name], benchmark, params.knn, params.linear, device)
+        for contender in track(contenders, f"{benchmark.name} kNN and probes", len(contenders), unit="models")
+    }
+    return scores(contenders, right, benchmark, params.intervals)
+
+
+def _write(
+    folder: Path,
+    found: Sequence[Score],
+    benchmarks: Sequence[Benchmark],
+    majorities: Mapping[str, Mapping[str, float]],
+    table: str,
+) -> None:
+    import pyarrow.parquet as pq
+
+    content = {
+        "benchmarks": {
+            benchmark.name: {
+                "digest": benchmark.digest,
+                "train": int((~benchmark.test).sum()),
+                "test": int(benchmark.test.sum()),
+                "majority": majorities[benchmark.name],
+            }
+            for benchmark in benchmarks
+        },
+        "scores": [score.plain() for score in found],
+    }
+    (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
+    pq.write_table(flat(found), folder / "scores.parquet")
+    (folder / "table.md").write_text(table)
+
+
+def _pictures(
+    folder: Path,
+    contenders: Sequence[Contender],
+    benchmarks: Sequence[Benchmark],
+    params: PcaParams,
+    device: str,
+    run: tracking.Run,
+) -> None:
+    folder.mkdir()
+    groups = {"photographs": (photographs(params.photographs), params.foreground)}
+    groups |= {benchmark.name: (examples(benchmark, params.labelled), False) for benchmark in benchmarks}
+    for contender in contenders:
+        if contender.model is None or contender.card is None:
+            continue
+        for group, (images, foreground) in groups.items():
+            if images:
+                name = f"{contender.name.replace(' ', '-').replace('/', '-')}-{group}"
+                made = picture(contender.model, contender.card, images, params, device, foreground)
+                save_png(str(folder / f"{name}.png"), made)
+                run.log_image(made, f"pca/{name}")
+
+
+def _record(
+    run: tracking.Run, contenders: Sequence[Contender], found: Sequence[Score], benchmarks: Sequence[Benchmark]
+) -> None:
+    """Scores go to each contender's LoggedModel, under metric names that are the same for all."""
+    for benchmark in benchmarks:
+        run.log_dataset(benchmark.name, benchmark.digest, f"params/benchmarks.yaml#{benchmark.name}", "benchmark")
+    for contender in contenders:
+        known = contender.card.model_id if contender.card else None
+        model = run.ensure_model(known, contender.name, contender.facts, {"vitrail.kind": contender.kind})
+        for benchmark in benchmarks:
+            ours = [s for s in found if s.model == contender.name and s.benchmark == benchmark.name]
+            run.log_scores(model, {s.metric: s.accuracy for s in ours}, (benchmark.name, benchmark.digest))
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted

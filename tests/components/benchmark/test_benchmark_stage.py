@@ -1,0 +1,193 @@
+"""The stage on a few real photographs and tiny networks: files, table, LoggedModels, and its error lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from components.benchmark.contenders import find_checkpoints
+from components.benchmark.pictures import SHIPPED
+from components.benchmark.run import main
+from components.benchmark.stage import BenchmarkStageParams
+from components.errors import VitrailError, run_cli
+from components.evaluation.benchmarks import ElpvParams, load_benchmark
+from components.learning.export import ModelCard, export_model
+from components.learning.vit import VisionTransformer, ViTConfig
+from components.params import load_params
+
+ROOT = Path(__file__).resolve().parents[3]
+VIT = ViTConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, heads=2)
+
+
+def export(folder: Path, kind: str, preset: str, vit: ViTConfig = VIT, poison: bool = False) -> None:
+    model = VisionTransformer(vit)
+    model.init_weights(torch.Generator().manual_seed(len(preset)))
+    if poison:
+        with torch.no_grad():
+            model.norm.bias[0] = float("nan")
+    card: dict[str, Any] = {"kind": kind, "preset": preset, "vit": vit, "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    export_model(
+        folder / preset,
+        model.state_dict(),
+        ModelCard(**card, image_size=32, step=10, params_fingerprint="f", data_digest="d"),
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three checkpoints, two of one shape, and 120 solar cells as a user's Parquet."""
+    root = tmp_path_factory.mktemp("benchmark")
+    export(root / "pretrain", "pretrain", "vitt")
+    export(root / "pretrain", "pretrain", "other")
+    export(root / "distill", "distill", "vitxt", VIT.model_copy(update={"depth": 1}))
+    cells = load_benchmark("elpv", ElpvParams(kind="elpv"))
+    rows = np.random.default_rng(0).permutation(2624)[:120]
+    pq.write_table(
+        pa.table(
+            {
+                "image": [cells.images.bytes(int(row)) for row in rows],
+                "type": [cells.class_names["type"][cells.labels["type"][row]] for row in rows],
+                "split": ["test"] * 40 + ["train"] * 80,
+            }
+        ),
+        root / "cells.parquet",
+    )
+    benchmarks = {"cells": {"kind": "parquet", "path": str(root / "cells.parquet"), "labels": ["type"]}}
+    (root / "benchmarks.yaml").write_text(yaml.safe_dump(benchmarks))
+    (root / "tracking.yaml").write_text(
+        f"uri: sqlite:///{root}/mlflow.db\nexperiment: vitrail\nsystem_metrics: false\n"
+    )
+    return root
+
+
+def command(workspace: Path, *more: str, checkpoints: tuple[str, ...] = ("pretrain", "distill")) -> list[str]:
+    return [
+        "run",
+        *("--params", str(ROOT / "params/benchmark.yaml"), "--benchmarks", str(workspace / "benchmarks.yaml")),
+        *("--checkpoints", *[str(workspace / folder) for folder in checkpoints]),
+        *("--out", str(workspace / "out"), "--report", str(workspace / "reports/benchmark.json")),
+        *("--tracking", str(workspace / "tracking.yaml")),
+        *("--set", "pca.image_size=64", "--set", "pca.photographs=[coffee]", "--set", "pca.labelled=2"),
+        *("--set", "linear.costs=[0.01]"),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def compared(workspace: Path) -> Path:
+    patch = pytest.MonkeyPatch()
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(command(workspace)) == 0
+    patch.undo()
+    return workspace
+
+
+MODELS = ["raw pixels", "untrained other", "untrained vitxt", "pretrain other", "pretrain vitt", "distill vitxt"]
+
+
+def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
+    content = json.loads((compared / "out/scores.json").read_text())
+    assert content["benchmarks"]["cells"]["test"] == 40
+    scores = content["scores"]
+    assert list(dict.fromkeys(score["model"] for score in scores)) == MODELS
+    assert {score["method"] for score in scores} == {"knn10", "knn20", "linear"}
+    for score in scores:
+        assert score["test_images"] == 40
+        assert score["low"] <= score["accuracy"] <= score["high"]
+        against = [gap["against"] for gap in score["differences"]]
+        if score["kind"] == "checkpoint":
+            twin = "untrained vitxt" if "vitxt" in score["model"] else "untrained other"
+            assert against == ["raw pixels", twin]
+        else:
+            assert against == []
+    by_name = {(s["model"], s["method"]): s for s in scores}
+    ours, raw = by_name["pretrain vitt", "knn20"], by_name["raw pixels", "knn20"]
+    assert ours["differences"][0]["value"] == pytest.approx(ours["accuracy"] - raw["accuracy"], abs=0.002)
+
+
+def test_the_same_scores_stand_in_table_parquet_and_report(compared: Path) -> None:
+    scores = json.loads((compared / "out/scores.json").read_text())["scores"]
+    flat = pq.read_table(compared / "out/scores.parquet").to_pandas()
+    report = json.loads((compared / "reports/benchmark.json").read_text())
+    table = (compared / "out/table.md").read_text()
+    assert len(flat) == sum(max(1, len(score["differences"])) for score in scores)
+    for score in scores:
+        same = flat[(flat["model"] == score["model"]) & (flat["method"] == score["method"])]
+        assert (same["accuracy"] == score["accuracy"]).all()
+        assert report[score["model"]]["cells"]["type"][score["method"]] == score["accuracy"]
+        if score["method"] == "knn20":
+            assert f"{score['accuracy']:.1f} ({score['low']:.1f} to {score['high']:.1f})" in table
+    assert "type, 20-NN" in table
+    assert "pretrain vitt - untrained other" in table
+
+
+def test_pictures_are_made_of_every_checkpoint_and_untouched_by_others(compared: Path) -> None:
+    found = {path.name: np.asarray(Image.open(path)) for path in (compared / "out/pca").iterdir()}
+    assert sorted(found) == sorted(
+        f"{model.replace(' ', '-')}-{group}.png" for model in MODELS[3:] for group in ("photographs", "cells")
+    )
+    assert found["pretrain-vitt-photographs.png"].shape == (128, 64, 3)
+    assert found["distill-vitxt-cells.png"].shape == (128, 128, 3)
+    assert all(len(np.unique(image[64:].reshape(-1, 3), axis=0)) > 5 for image in found.values())
+
+
+def test_each_contender_is_one_logged_model_with_the_same_metrics(
+    compared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    client = MlflowClient(tracking_uri=f"sqlite:///{compared}/mlflow.db")
+    experiment = client.get_experiment_by_name("vitrail").experiment_id
+    first = client.search_logged_models([experiment])
+    assert {model.name for model in first} == set(MODELS)
+    digest = json.loads((compared / "out/scores.json").read_text())["benchmarks"]["cells"]["digest"]
+    for model in first:
+        assert {m.key for m in model.metrics} == {"cells/type/knn10", "cells/type/knn20", "cells/type/linear"}
+        assert {m.dataset_digest for m in model.metrics} == {digest[:36]}
+    (run,) = client.search_runs([experiment])
+    assert {a.path for a in client.list_artifacts(run.info.run_id, "benchmark")} >= {"benchmark/table.md"}
+
+    before = (compared / "out/scores.json").read_bytes()
+    assert main(command(compared)) == 0  # again: the same files, no further models
+    assert (compared / "out/scores.json").read_bytes() == before
+    assert len(client.search_logged_models([experiment])) == len(first)
+    assert "pretrain vitt" in capsys.readouterr().out
+
+
+def test_no_checkpoint_is_one_clear_line(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (workspace / "empty").mkdir(exist_ok=True)
+    assert run_cli(main, command(workspace, checkpoints=("empty",))) == 1
+    assert "no model.json in" in capsys.readouterr().err
+    assert run_cli(main, command(workspace, checkpoints=("pretrain", "gone"))) == 1
+    assert "gone: no such folder of checkpoints" in capsys.readouterr().err
+    assert find_checkpoints([workspace / "pretrain/vitt"]) == [workspace / "pretrain/vitt"]
+
+
+def test_a_diverged_checkpoint_is_named_and_nothing_is_written(
+    workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    export(workspace / "diverged", "pretrain", "nan", poison=True)
+    arguments = command(workspace, checkpoints=("diverged",))
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "out")
+    assert run_cli(main, arguments) == 1
+    assert "pretrain nan: its features hold NaN" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_parameters_hold() -> None:
+    params = load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams)
+    assert params.knn.shown == 20
+    assert set(params.pca.photographs) <= set(SHIPPED)
+    with pytest.raises(VitrailError, match="shown: 7 is not among k"):
+        load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams, ["knn.shown=7"])
