@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
+from components.curate.demo_markup import base_tag, based, figure
 from components.curate.demo_server import Resource
 from components.errors import VitrailError
 from components.images.decode import RGB, DecodeLimits, decode
@@ -77,8 +78,10 @@ def build(params: DemoSite) -> Planted:
     pages = [cells[i : i + params.per_page] for i in range(0, len(cells), params.per_page)]
     names = []
     for number, page in enumerate(pages):
-        body = "\n".join(_figure(planted, url, number + i) for i, url in enumerate(page))
-        names.append(_page(planted, CELLS, f"/gallery/{number:03d}.html", _based(body, number), head=_base_tag(number)))
+        body = "\n".join(figure(url, CELLS, number + i) for i, url in enumerate(page))
+        names.append(
+            _page(planted, CELLS, f"/gallery/{number:03d}.html", based(body, number), head=base_tag(CELLS, number))
+        )
     copies = _copies(planted, params, cells)
     for number in range(0, len(copies), params.per_page):
         body = "\n".join(f'<img src="{url}" alt="copy">' for url in copies[number : number + params.per_page])
@@ -214,37 +217,6 @@ def _forbidden_page(planted: Planted) -> str:
     page = _page(planted, PHOTOS, "/forbidden/index.html", f'<img src="{url}">')
     planted.plant(page, "forbidden-page", "never-fetched")
     return page
-
-
-def _figure(planted: Planted, url: str, number: int) -> str:
-    """One cell's markup, in one of eight ways; each names exactly one image to take."""
-    path = url.removeprefix(f"http://{CELLS}/")  # relative to <base href="/"> or made so by _based
-    name = path.rpartition("/")[2].partition(".")[0]
-    ways = (
-        f'<img src="{path}" alt="{name}">',
-        f'<img src="//{CELLS}/{path}" alt="{name}">',
-        f'<img src="thumbs/{name}.jpg" srcset="thumbs/{name}.jpg 150w, {path} 300w" alt="{name}">',
-        f'<img src="{path}" srcset="thumbs/{name},s.jpg 0.5x" alt="{name}">',
-        f'<picture><source type="image/avif" srcset="avif/{name}.avif 900w"><source srcset="{path} 300w,'
-        f' thumbs/{name}.jpg 150w"><img src="thumbs/{name}.jpg" alt="{name}"></picture>',
-        f'<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw=" data-src="{path}" alt="{name}">',
-        f'<img src="img/spacer.gif" data-srcset="{path} 2x, thumbs/{name}.jpg 1x" alt="{name}">',
-        f'<img class="lazy" alt="{name}"><noscript><img src="{path}" alt="{name}"></noscript>',
-    )
-    return f"<figure>{ways[number % len(ways)]}</figure>"
-
-
-def _base_tag(number: int) -> str:
-    return ("", '<base href="/">', f'<base href="http://{CELLS}/gallery/../">')[number % 3]
-
-
-def _based(body: str, number: int) -> str:
-    """Without a <base>, relative addresses of a page in /gallery/ begin one folder up."""
-    if number % 3:
-        return body
-    for folder in ("cells/", "thumbs/", "img/", "avif/"):
-        body = body.replace(f'"{folder}', f'"../{folder}').replace(f", {folder}", f", ../{folder}")
-    return body
 
 
 def _page(planted: Planted, host: str, path: str, body: str, head: str = "") -> str:

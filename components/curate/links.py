@@ -98,7 +98,10 @@ def resolve(base: str, address: str) -> str:
     if not address:
         return ""
     try:
-        absolute = urldefrag(urljoin(base, address.replace(" ", "%20")))[0]
+        address = address.replace(" ", "%20")
+        # urljoin would take "http://" without a host for the base itself.
+        whole = address[:8].lower().startswith(("http://", "https://"))
+        absolute = urldefrag(address if whole else urljoin(base, address))[0]
         parts = urlsplit(absolute)
         host, _ = parts.hostname, parts.port
     except ValueError:  # malformed IPv6 host, port out of range

@@ -2,9 +2,9 @@
 
 The paper says "PCA hash" and no more (DINOv2, section 3); this is our definition. A thumbnail is 32 x 32 luma, each
 pixel the mean of an area. It is mean-centred and scaled to unit length, so brightness and contrast do not matter;
-projected on the leading principal components of the set; mixed by a fixed random rotation, so that each bit carries a like share of the variance
-(iterative quantisation's starting point); and each coordinate gives its sign. Hashes compare by Hamming distance.
-Thumbnails without contrast have no direction, and no hash.
+projected on the leading principal components of the set; mixed by a fixed random rotation, so that each bit carries a
+like share of the variance (where iterative quantisation begins); and each coordinate gives its sign. Hashes compare by
+Hamming distance. Thumbnails without contrast have no direction, and no hash.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from components.curate.gather import Gathered, Row, gather_images, gather_warc
 from components.curate.pca_hash import HashParams
 from components.curate.policy import Policy, PolicyParams
 from components.curate.reasons import REASONS
+from components.curate.report import listed, save_picture, summary
 from components.curate.safety import FaceParams, NsfwParams
 from components.curate.scan import iter_rows
 from components.curate.sources import Sources
@@ -82,10 +82,10 @@ def run(
         settle(found.rows)
         for row in found.rows:
             row["status"] = "dropped" if row["reason"] else "kept"
-        report = _report(found, exact, shards, hashed is not None, time.monotonic() - began)
+        report = summary(found, exact, shards, hashed is not None, time.monotonic() - began)
         if not report["kept"]:
             raise VitrailError(
-                f"{crawl}: all {report['links']} images were dropped ({_listed(report['reasons'])}); nothing is left"
+                f"{crawl}: all {report['links']} images were dropped ({listed(report['reasons'])}); nothing is left"
             )
         index = pa.Table.from_pylist([{k: row[k] for k in INDEX.names} for row in found.rows], schema=INDEX)
         sheet = contact_sheet.choose(found.rows, lambda row: _show(row, params, sources, store, shards_at, found))
@@ -93,7 +93,7 @@ def run(
             _validate(index, params, folder / "gx")
             write_table(folder / "index.parquet", index, INDEX)
             Shards("" if local else shards_at.root, shards).save(folder)
-            _save_picture(sheet, folder / "contact-sheet.png")
+            save_picture(sheet, folder / "contact-sheet.png")
             if hashed is not None:
                 facts: dict[str, object] = {"radius": params.pca_hash.radius, "seed": params.pca_hash.seed}
                 hashed.save(folder, facts)
@@ -151,7 +151,9 @@ def _examine(params: CurateParams, sources: Sources, store: Store, found: Gather
 def _near_duplicates(params: HashParams, rows: list[Row]) -> pca_hash.PcaHash | None:
     """Hash what is left and drop near-duplicates; None (and a line that says so) when there is no hash."""
     left = [row for row in rows if not row["reason"]]
-    thumbnails = np.frombuffer(b"".join(row["thumbnail"] for row in left), np.uint8).reshape(len(left), -1)
+    thumbnails = np.frombuffer(b"".join(row["thumbnail"] for row in left), np.uint8).reshape(
+        len(left), pca_hash.SIDE**2
+    )
     if params.artifact is not None:
         hashing: pca_hash.PcaHash | None = pca_hash.load(params.artifact)
     else:
@@ -192,33 +194,6 @@ def _store(
     return shards
 
 
-def _report(
-    found: Gathered, exact: int, shards: dict[str, dict[str, object]], hashed: bool, seconds: float
-) -> dict[str, Any]:
-    reasons = Counter(row["reason"] for row in found.rows if row["reason"])
-    unknown = set(reasons) - set(REASONS)
-    if unknown:
-        raise AssertionError(f"reasons outside the closed set: {sorted(unknown)}")
-    return {
-        "links": len(found.rows),
-        "kept": sum(not row["reason"] for row in found.rows),
-        "dropped": sum(reasons.values()),
-        "reasons": dict(sorted(reasons.items())),
-        "faces": sum(row["faces"] for row in found.rows),
-        "blurred": sum(row["faces"] > 0 for row in found.rows),
-        "exact-duplicates": exact,
-        "pca-hash": hashed,
-        "shards": len(shards),
-        "shard-bytes": sum(int(str(shard["bytes"])) for shard in shards.values()),
-        **dict(sorted(found.counts.items())),
-        "seconds": round(seconds, 1),
-    }
-
-
-def _listed(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in reasons.items())
-
-
 def _validate(index: pa.Table, params: CurateParams, out: Path) -> None:
     from components.quality import validate
     from components.quality.suites import index_suite
@@ -247,10 +222,3 @@ def _show(
         return decode(data, params.decode)
     except DecodeError:
         return None
-
-
-def _save_picture(sheet: RGB, path: Path) -> None:
-    from PIL import Image
-
-    with atomic_file(path) as file:
-        Image.fromarray(sheet).save(file, "PNG")

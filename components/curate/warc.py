@@ -50,40 +50,45 @@ class Faults:
 
 
 def read_warc(path: Path, faults: Faults, max_bytes: int) -> Iterator[Response]:
-    """Every response in the WARC at ``path``, in order; damaged places of a gzipped file are jumped over."""
+    """Every response in the WARC at ``path``, in order; damaged places of a gzipped file are jumped over.
+
+    One damaged place counts once in ``faults``, however many members have to be tried to get past it.
+    """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        start, resyncs = 0, 0
+        start, resyncs, damaged = 0, 0, False
         while start < size:
             previous: Response | None = None
             at = start
             try:
                 for record in _iterate(file, start):
-                    at = int(record.stream_pos)
+                    at, damaged = int(record.stream_pos), False
                     if previous is not None:
                         previous.length = at - previous.offset
                         yield previous
+                        previous = None
                     previous = _response(record, max_bytes)
                 if previous is not None:
                     previous.length = size - previous.offset
-                    if previous.cut and previous.headers.get("warc-truncated") is None:
+                    if previous.cut and len(previous.body) < max_bytes and "warc-truncated" not in previous.headers:
                         faults.counts["warc-truncated"] += 1
                     yield previous
                 elif at == start == 0:
                     faults.counts["warc-unreadable"] += 1
                 return
             except (OSError, ValueError) as fault:
-                if previous is not None and not previous.cut:
-                    previous.length = size - previous.offset
-                    yield previous
                 resyncs += 1
                 found = _next_member(file, max(at, start) + 1) if resyncs <= _MAX_RESYNCS else None
-                ended = found is None
-                kind = "warc-unreadable" if ended and at == 0 and previous is None else "warc-corrupt"
-                faults.counts["warc-truncated" if ended and _is_cut(fault) else kind] += 1
+                if previous is not None:
+                    previous.length = (size if found is None else found) - previous.offset
+                    yield previous
+                if found is None and _is_cut(fault):
+                    faults.counts["warc-truncated"] += 1
+                elif not damaged:
+                    faults.counts["warc-corrupt" if at or found is not None or previous else "warc-unreadable"] += 1
                 if found is None:
                     return
-                start = found
+                start, damaged = found, True
 
 
 def read_record(data: bytes, max_bytes: int) -> Response | None:

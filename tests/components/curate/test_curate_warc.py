@@ -1,0 +1,156 @@
+"""WARC files: round trip, range reads, and every kind of damage counted while the rest is read."""
+
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import pytest
+
+from components.curate.warc import Faults, Response, WarcWriter, decode_text, read_record, read_warc
+
+BODIES = [bytes([65 + i]) * 3000 + bytes(range(256)) * 4 for i in range(6)]
+
+
+def write(path: Path, bodies: list[bytes] = BODIES, **headers: str) -> list[int]:
+    offsets = []
+    with open(path, "wb") as file:
+        writer = WarcWriter(file, "2026-01-01T00:00:00Z")
+        writer.info({"software": "test"})
+        for number, body in enumerate(bodies):
+            offsets.append(file.tell())
+            sent = [("Content-Type", "image/png"), *((k.replace("_", "-"), v) for k, v in headers.items())]
+            writer.response(f"http://h.test/{number}", 200, "OK", sent, body)
+    return offsets
+
+
+def read(path: Path, max_bytes: int = 1 << 20) -> tuple[list[Response], dict[str, int]]:
+    faults = Faults()
+    return list(read_warc(path, faults, max_bytes)), dict(faults.counts)
+
+
+def test_round_trip_and_range_reads(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.gz"
+    offsets = write(path)
+    found, faults = read(path)
+    assert faults == {}
+    assert [r.body for r in found] == BODIES
+    assert [r.offset for r in found] == offsets
+    data = path.read_bytes()
+    for response in found:
+        alone = read_record(data[response.offset : response.offset + response.length], 1 << 20)
+        assert alone is not None
+        assert (alone.url, alone.body, alone.cut) == (response.url, response.body, False)
+
+
+def test_the_same_crawl_gives_the_same_bytes(tmp_path: Path) -> None:
+    write(tmp_path / "a.warc.gz")
+    write(tmp_path / "b.warc.gz")
+    assert (tmp_path / "a.warc.gz").read_bytes() == (tmp_path / "b.warc.gz").read_bytes()
+
+
+def test_uncompressed(tmp_path: Path) -> None:
+    write(tmp_path / "a.warc.gz")
+    raw = gzip.decompress((tmp_path / "a.warc.gz").read_bytes())
+    (tmp_path / "a.warc").write_bytes(raw)
+    found, faults = read(tmp_path / "a.warc")
+    assert faults == {}
+    assert [r.body for r in found] == BODIES
+    last = found[3]
+    assert read_record(raw[last.offset : last.offset + last.length], 1 << 20).body == BODIES[3]
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.77, 0.95])
+def test_cut_anywhere_counts_one_fault_and_keeps_what_is_whole(tmp_path: Path, share: float, compressed: bool) -> None:
+    path = tmp_path / ("a.warc.gz" if compressed else "a.warc")
+    write(tmp_path / "whole.warc.gz")
+    data = (tmp_path / "whole.warc.gz").read_bytes()
+    if not compressed:
+        data = gzip.decompress(data)
+    path.write_bytes(data[: int(len(data) * share)])
+    found, faults = read(path)
+    whole = [r for r in found if not r.cut]
+    assert [r.body for r in whole] == BODIES[: len(whole)]
+    assert len(whole) >= int(6 * share) - 1
+    assert faults == {"warc-truncated": 1}
+
+
+def test_a_corrupt_record_is_jumped_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.warc.gz"
+    offsets = write(path)
+    data = bytearray(path.read_bytes())
+    for place in (offsets[1] + 3, offsets[3] + 60):
+        data[place : place + 30] = b"\xee" * 30
+    path.write_bytes(data)
+    found, faults = read(path)
+    good = {r.url[-1]: r.body for r in found if not r.cut}
+    assert good == {str(i): BODIES[i] for i in (0, 2, 4, 5)}
+    assert faults == {"warc-corrupt": 2}
+
+
+@pytest.mark.parametrize("content", [b"", b"not a WARC at all, but text\n" * 50, b"\x1f\x8b\x08" + bytes(50)])
+def test_no_warc_at_all(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.warc.gz").write_bytes(content)
+    found, faults = read(tmp_path / "x.warc.gz")
+    assert found == []
+    assert sum(faults.values()) == bool(content)
+
+
+def test_content_coding_chunks_and_caps(tmp_path: Path) -> None:
+    write(tmp_path / "a.warc.gz", [gzip.compress(b"x" * 5000)], content_encoding="gzip")
+    assert read(tmp_path / "a.warc.gz")[0][0].body == b"x" * 5000
+    write(tmp_path / "b.warc.gz", [b"5\r\nhello\r\n3\r\n me\r\n0\r\n\r\n"], transfer_encoding="chunked")
+    assert read(tmp_path / "b.warc.gz")[0][0].body == b"hello me"
+    write(tmp_path / "c.warc.gz", [gzip.compress(bytes(10_000_000))], content_encoding="gzip")
+    bomb = read(tmp_path / "c.warc.gz", max_bytes=100_000)[0][0]
+    assert (len(bomb.body), bomb.cut) == (100_000, True)
+    write(tmp_path / "d.warc.gz", [bytes(50_000)])
+    long = read(tmp_path / "d.warc.gz", max_bytes=10_000)[0][0]
+    assert (len(long.body), long.cut) == (10_000, True)
+
+
+def test_a_response_that_the_crawler_cut_says_so(tmp_path: Path) -> None:
+    with open(tmp_path / "a.warc.gz", "wb") as file:
+        WarcWriter(file).response("http://h.test/", 200, "OK", [("Content-Type", "image/png")], b"half", "length")
+    found, faults = read(tmp_path / "a.warc.gz")
+    assert found[0].cut
+    assert faults == {}  # not the file's fault
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "expected"),
+    [
+        ("text/html; charset=iso-8859-2", "ł".encode("iso-8859-2"), "ł"),
+        ("text/html; charset=iso-8859-1", "€".encode("cp1252"), "€"),
+        ("text/html; charset=utf-8", b"\xff\xfe" + "ł".encode("utf-16-le"), "ł"),
+        ("text/html", b'<meta charset="windows-1251">' + "я".encode("cp1251"), '<meta charset="windows-1251">я'),
+        ("text/html", "ü".encode(), "ü"),
+        ("text/html", b"caf\xe9", "café"),
+        ("text/html; charset=nonsense", "ü".encode(), "ü"),
+        ("text/html; charset=utf-8", b"a\xffb", "a\ufffdb"),
+        ("text/html; charset=base64", "ü".encode(), "ü"),
+    ],
+)
+def test_page_encodings(content_type: str, body: bytes, expected: str) -> None:
+    assert decode_text(Response("u", 200, {"content-type": content_type}, body, False, 0)) == expected
+
+
+def test_another_writer_and_other_record_types(tmp_path: Path) -> None:
+    from warcio.warcwriter import WARCWriter
+
+    buffer = io.BytesIO()
+    writer = WARCWriter(buffer)
+    writer.write_record(
+        writer.create_warc_record(
+            "http://h.test/i.png", "resource", payload=io.BytesIO(b"png"), warc_content_type="image/png"
+        )
+    )
+    writer.write_record(
+        writer.create_warc_record("http://h.test/", "request", payload=io.BytesIO(b"GET / HTTP/1.1\r\n\r\n"))
+    )
+    (tmp_path / "a.warc.gz").write_bytes(buffer.getvalue())
+    found, faults = read(tmp_path / "a.warc.gz")
+    assert [(r.url, r.content_type, r.body) for r in found] == [("http://h.test/i.png", "image/png", b"png")]
+    assert faults == {}
