@@ -1,0 +1,59 @@
+"""The dedup stage's commands.
+
+python -m components.dedup run --params params/dedup.yaml --benchmarks params/benchmarks.yaml \\
+    --curated data/curate --out data/dedup --report reports/dedup.json
+python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.params import load_params
+from components.storage import StorageParams
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse ``argv`` and run the command it names."""
+    parser = argparse.ArgumentParser(prog="components.dedup", description="From image shards to a training manifest.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="descriptors, copy graph, relative dedup, retrieval; manifest and decisions")
+    run.add_argument("--params", type=Path, required=True)
+    run.add_argument("--benchmarks", type=Path, required=True)
+    run.add_argument("--curated", type=Path, required=True)
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--report", type=Path, required=True)
+    run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    search = commands.add_parser("search", help="the nearest images of the pool to a picture")
+    search.add_argument("image", type=Path)
+    search.add_argument("--curated", type=Path, default=Path("data/curate"))
+    search.add_argument("--dedup", type=Path, default=Path("data/dedup"))
+    search.add_argument("-k", type=int, default=10, help="how many (default: 10)")
+    for command in (run, search):
+        command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
+    arguments = parser.parse_args(argv)
+    storage = load_params(arguments.storage, StorageParams)
+    if arguments.command == "search":
+        from components.dedup.search import search as nearest
+
+        print(nearest(arguments.image, arguments.curated, arguments.dedup, arguments.k, storage))
+        return 0
+    from components.dedup import stage
+    from components.evaluation.benchmarks import BenchmarksFile
+    from components.tracking import TrackingParams
+
+    report = stage.run(
+        load_params(arguments.params, stage.DedupParams, arguments.set),
+        load_params(arguments.benchmarks, BenchmarksFile),
+        arguments.curated,
+        arguments.out,
+        arguments.report,
+        storage,
+        load_params(arguments.tracking, TrackingParams),
+    )
+    reasons = ", ".join(f"{reason} {count}" for reason, count in report["reasons"].items())
+    print(f"dedup: {report['images']} images, {report['selected']} selected ({reasons}) -> {arguments.out}")
+    return 0

@@ -1,0 +1,369 @@
+"""The dedup stage: descriptors, copy graph, relative dedup, retrieval; the training manifest.
+
+DINOv2 paper, section 3 and appendix A. Every kept image of the index ends in decisions.parquet with its reason.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import Field
+
+from components.dedup import decide, pictures
+from components.dedup.calibrate import (
+    Calibration,
+    CalibrationParams,
+    calibrate,
+    copy_similarities,
+    nearest_differing,
+)
+from components.dedup.descriptors import (
+    Descriptor,
+    DescriptorParams,
+    SscdParams,
+    learn,
+    load_descriptor,
+    thumbnail_side,
+)
+from components.dedup.extract import Pool, describe, describe_pictures, thumbnails
+from components.dedup.graph import component_sizes, components, neighbour_edges, size_histogram
+from components.dedup.reference import RelativeParams, Touch, dropped_components, touching
+from components.dedup.retrieve import RetrievalParams, Retrieved, retrieve
+from components.errors import VitrailError, nearest
+from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
+from components.executor import ExecutorParams
+from components.images.tables import DECISIONS, MANIFEST, write_table
+from components.neighbours import NeighbourParams
+from components.params import Strict, fingerprint
+from components.storage import StorageParams, atomic_dir, atomic_file
+from components.tracking import Run, TrackingParams
+from components.tracking import run as tracked
+
+FORMAT = 1  # of this stage's scratch files; a change makes old ones stale
+PAGE = 12  # groups on a page of pictures
+
+
+class GraphParams(Strict):
+    """The copy graph of the pool with itself."""
+
+    k: int = Field(64, ge=1)  # neighbours an image; the paper's
+    threshold: float | Literal["calibrated"] = "calibrated"  # cosine; the paper: 0.6 with SSCD
+    largest_share: float = Field(0.1, gt=0, le=1)  # of the pool; a larger component stops the stage: it chains
+
+
+class DedupParams(Strict):
+    """``params/dedup.yaml``."""
+
+    descriptor: DescriptorParams
+    neighbours: NeighbourParams = NeighbourParams()
+    calibration: CalibrationParams | None = None  # None: both thresholds must be numbers
+    graph: GraphParams
+    relative: RelativeParams
+    retrieval: RetrievalParams | None = None  # None: all that survives is selected
+    executor: ExecutorParams = ExecutorParams(workers=0)
+    chunk: int = Field(512, ge=1)  # images a unit of work
+
+
+def run(
+    params: DedupParams,
+    benchmarks: BenchmarksFile,
+    curated: Path,
+    out: Path,
+    report_path: Path,
+    storage: StorageParams,
+    tracking: TrackingParams,
+) -> dict[str, Any]:
+    """Deduplicate ``curated`` into ``out``; returns the report, also written to ``report_path``.
+
+    Raises:
+        VitrailError: bad input, a component over its largest share, or a broken quality suite.
+    """
+    began = time.monotonic()
+    _check(params, benchmarks)
+    pool = Pool.load(curated, storage)
+    sets = {name: load_benchmark(name, given) for name, given in benchmarks.benchmarks.items()}
+    digest = fingerprint(
+        params.model_dump(mode="json", exclude={"executor"}),
+        pool.rows["stored_sha256"].to_pylist(),
+        {name: benchmark.digest for name, benchmark in sets.items()},
+        [FORMAT],
+    )
+    with tracked("dedup", "dedup", tracking, params) as recording:
+        recording.log_dataset("curated", digest[:16], str(curated), "dedup")
+        work = _work_folder(out, digest[:16])
+        descriptor, rows = _describe_pool(params.descriptor, params, pool, work)
+        described = {
+            name: describe_pictures(descriptor, (b.images.rgb(i) for i in range(len(b.keys))))
+            for name, b in sets.items()
+        }
+        calibration = _calibrate(params, pool, rows, descriptor, sets, described)
+        at_self, at_relative = _thresholds(params, calibration)
+
+        copies, touch, held_keys = _copies(params, pool, rows, sets, described, at_self, at_relative)
+        found, queries, reasons = _retrieve(params, pool, rows, sets, described, copies, work)
+        decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons)
+        report = _report(decisions, copies, (at_self, at_relative), calibration)
+        manifest = _manifest(pool, decisions, found)
+        if not len(manifest):
+            raise VitrailError(f"{curated}: dedup dropped all {len(pool)} images ({report['reasons']}); see thresholds")
+        with atomic_dir(out) as folder:
+            _validate(params, pool, rows, manifest, decisions, touch, report, folder / "gx")
+            write_table(folder / "manifest.parquet", manifest, MANIFEST)
+            write_table(folder / "decisions.parquet", decisions, DECISIONS)
+            np.save(folder / "descriptors.npy", rows, allow_pickle=False)
+            _save_keys(folder / "keys.parquet", pool.keys)
+            _save_json(folder / "params.json", params.model_dump(mode="json"))
+            if not isinstance(params.descriptor, SscdParams):
+                shutil.copyfile(work / "weights.safetensors", folder / "descriptor.safetensors")
+            _save_json(folder / "calibration.json", report["calibration"])
+            _save_json(folder / "thresholds.json", {"self": at_self, "relative": at_relative})
+            _show(folder, pool, copies, touch, sets, calibration, recording)
+        report["seconds"] = round(time.monotonic() - began, 1)
+        _save_json(report_path, report)
+        _record(recording, report, out)
+        shutil.rmtree(work.parent)
+    return report
+
+
+def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
+    """Fail before minutes of work on what can be seen at once."""
+    named = [*(params.retrieval.queries if params.retrieval else [])]
+    named += [params.calibration.benchmark] if params.calibration else []
+    for name in named:
+        if name not in benchmarks.benchmarks:
+            known = sorted(benchmarks.benchmarks)
+            raise VitrailError(f"dedup names the benchmark {name!r}, not in benchmarks.yaml{nearest(name, known)}")
+    if params.calibration is None and "calibrated" in (params.graph.threshold, params.relative.threshold):
+        raise VitrailError("calibration is null, so graph.threshold and relative.threshold must be numbers (0.6, 0.45)")
+
+
+def _describe_pool(
+    given: DescriptorParams, params: DedupParams, pool: Pool, work: Path
+) -> tuple[Descriptor, NDArray[np.float16]]:
+    """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, dim]."""
+    weights = work / "weights.safetensors"
+    if not isinstance(given, SscdParams) and not weights.exists():
+        limit = given.training.images if given.kind == "trained" else 20_000
+        chosen = np.arange(len(pool))
+        if len(pool) > limit:
+            chosen = np.sort(np.random.default_rng(0).choice(len(pool), limit, replace=False))
+        learn(given, thumbnails(pool, chosen, thumbnail_side(given), work, params.executor, params.chunk), weights)
+    rows = describe(pool, given, weights, work, params.executor, params.chunk)
+    return load_descriptor(given, weights, pool.storage), rows
+
+
+def _calibrate(
+    params: DedupParams,
+    pool: Pool,
+    rows: NDArray[np.float16],
+    descriptor: Descriptor,
+    sets: Mapping[str, Benchmark],
+    described: Mapping[str, NDArray[np.float16]],
+) -> Calibration | None:
+    if params.calibration is None:
+        return None
+    how = params.calibration
+    generator = np.random.default_rng(how.seed)
+    chosen = np.sort(generator.choice(len(pool), min(how.copies, len(pool)), replace=False))
+    store = pool.store()
+    copies = copy_similarities([pool.rgb(int(i), store) for i in chosen], rows[chosen], descriptor, generator)
+    benchmark = sets[how.benchmark]
+    training = np.flatnonzero(~benchmark.test)
+    labels = {task: values[training] for task, values in benchmark.labels.items()}
+    differing, others = nearest_differing(described[how.benchmark][training], labels, training, how.apart)
+    calibration = calibrate(copies, differing, others, how)
+    print(calibration.table(), flush=True)
+    return calibration
+
+
+def _thresholds(params: DedupParams, calibration: Calibration | None) -> tuple[float, float]:
+    at_self, at_relative = params.graph.threshold, params.relative.threshold
+    if calibration is not None:
+        at_self = calibration.threshold_self if at_self == "calibrated" else at_self
+        at_relative = calibration.threshold_relative if at_relative == "calibrated" else at_relative
+    return float(at_self), float(at_relative)
+
+
+def _copies(
+    params: DedupParams,
+    pool: Pool,
+    rows: NDArray[np.float16],
+    sets: Mapping[str, Benchmark],
+    described: Mapping[str, NDArray[np.float16]],
+    at_self: float,
+    at_relative: float,
+) -> tuple[decide.Copies, Touch, list[str]]:
+    blocks = [*neighbour_edges(rows, params.graph.k, min(at_self, at_relative), params.neighbours)]
+    labels = components(len(pool), blocks, at_self)
+    held_out = np.concatenate([described[name][b.test] for name, b in sets.items()])
+    held_keys = [b.keys[i] for b in sets.values() for i in np.flatnonzero(b.test)]
+    touch = touching(rows, held_out, at_relative, params.neighbours)
+    tied = labels if params.relative.within == "self" else components(len(pool), blocks, at_relative)
+    areas = pool.rows["width"].to_numpy().astype(np.int64) * pool.rows["height"].to_numpy()
+    digests = np.array(pool.rows["stored_sha256"].to_pylist())
+    return decide.settle(labels, dropped_components(tied, touch.touched), areas, digests), touch, held_keys
+
+
+def _retrieve(
+    params: DedupParams,
+    pool: Pool,
+    rows: NDArray[np.float16],
+    sets: Mapping[str, Benchmark],
+    described: Mapping[str, NDArray[np.float16]],
+    copies: decide.Copies,
+    work: Path,
+) -> tuple[Retrieved | None, list[str], list[str]]:
+    """What is retrieved, over all rows of the pool, with the queries' keys and their reasons."""
+    survivors = np.flatnonzero(copies.survives)
+    if params.retrieval is None or not len(survivors):
+        return None, [], []
+    how = params.retrieval
+    queries = {name: np.flatnonzero(~sets[name].test) for name in how.queries}
+    if how.descriptor is None:
+        embedded = {name: described[name][training] for name, training in queries.items()}
+    else:
+        descriptor, rows = _describe_pool(how.descriptor, params, pool, work / "retrieval")
+        embedded = {
+            name: describe_pictures(descriptor, (sets[name].images.rgb(int(i)) for i in training))
+            for name, training in queries.items()
+        }
+    keys = [sets[name].keys[i] for name, training in queries.items() for i in training]
+    reasons = [f"retrieved:{name}" for name, training in queries.items() for _ in training]
+    found = retrieve(rows[survivors], np.concatenate([*embedded.values()]), how, params.neighbours)
+    times, query = np.zeros(len(pool), np.int64), np.full(len(pool), -1, np.int64)
+    similarity = np.full(len(pool), np.nan, np.float32)
+    times[survivors], query[survivors], similarity[survivors] = found.times, found.query, found.similarity
+    return Retrieved(times, query, similarity), keys, reasons
+
+
+def _manifest(pool: Pool, decisions: list[dict[str, object]], found: Retrieved | None) -> pa.Table:
+    selected = [row for row, decision in enumerate(decisions) if decision["status"] == "selected"]
+    table = pool.rows.select(["key", "shard", "offset", "length", "width", "height"]).take(
+        pa.array(selected, pa.int64())
+    )
+    weights = [1.0 if found is None else float(found.times[row]) for row in selected]
+    return table.append_column("weight", pa.array(weights, pa.float32())).append_column(
+        "reason", pa.array([decisions[row]["reason"] for row in selected], pa.string())
+    )
+
+
+def _report(
+    decisions: list[dict[str, object]],
+    copies: decide.Copies,
+    thresholds: tuple[float, float],
+    calibration: Calibration | None,
+) -> dict[str, Any]:
+    sizes = component_sizes(copies.labels)
+    reasons: dict[str, int] = {}
+    for row in decisions:
+        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + 1
+    return {
+        "images": len(decisions),
+        "selected": sum(row["status"] == "selected" for row in decisions),
+        "reasons": dict(sorted(reasons.items())),
+        "components": len(sizes),
+        "largest_component": int(sizes[0]),
+        "component_sizes": size_histogram(copies.labels),
+        "threshold_self": round(thresholds[0], 4),
+        "threshold_relative": round(thresholds[1], 4),
+        "calibration": calibration.summary() if calibration else {"thresholds": "given"},
+    }
+
+
+def _validate(
+    params: DedupParams,
+    pool: Pool,
+    rows: NDArray[np.float16],
+    manifest: pa.Table,
+    decisions: list[dict[str, object]],
+    touch: Touch,
+    report: dict[str, Any],
+    out: Path,
+) -> None:
+    from components.quality import validate
+    from components.quality.suites import decisions_suite, descriptor_table, descriptors_suite, manifest_suite
+
+    share = report["largest_component"] / len(pool)
+    if report["largest_component"] > 2 and share > params.graph.largest_share:
+        raise VitrailError(
+            f"dedup: one component holds {report['largest_component']} of {len(pool)} images ({share:.0%}, "
+            f"graph.largest_share allows {params.graph.largest_share:.0%}); raise graph.threshold, now "
+            f"{report['threshold_self']}"
+        )
+    forbidden = {key for key, touched in zip(pool.keys, touch.touched, strict=True) if touched}
+    validate(descriptor_table(rows, pool.keys, pool.keys), descriptors_suite(rows.shape[1], tolerance=1e-3), out)
+    validate(manifest, manifest_suite(pool.rows, forbidden), out)
+    table = pa.Table.from_pylist(decisions, schema=DECISIONS)
+    validate(table, decisions_suite(pool.rows, decide.REASONS), out)
+
+
+def _show(
+    folder: Path,
+    pool: Pool,
+    copies: decide.Copies,
+    touch: Touch,
+    sets: Mapping[str, Benchmark],
+    calibration: Calibration | None,
+    recording: Run,
+) -> None:
+    from components.images.decode import encode_jpeg
+
+    store = pool.store()
+    if calibration is not None:
+        recording.log_image(pictures.draw_calibration(calibration, folder / "calibration.png"), "calibration")
+    groups = pictures.duplicate_groups(copies.labels, copies.kept, PAGE)
+    shown = pictures.page([[pool.rgb(row, store) for row in group[:8]] for group in groups])
+    pictures.save(shown, folder / "duplicates.jpg", encode_jpeg)
+    recording.log_image(shown, "duplicates")
+    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.test)]
+    # The least alike first: exact copies are no news, these are where the threshold decides.
+    caught = np.flatnonzero(touch.touched)
+    caught = caught[np.argsort(touch.similarity[caught], kind="stable")][: PAGE * 4]
+    pairs = []
+    for row in caught:
+        benchmark, number = references[int(touch.reference[row])]
+        pairs.append([pool.rgb(int(row), store), benchmark.images.rgb(number)])
+    lines = [[picture for pair in pairs[i : i + 4] for picture in pair] for i in range(0, len(pairs), 4)]
+    shown = pictures.page(lines)
+    pictures.save(shown, folder / "held-out.jpg", encode_jpeg)
+    recording.log_image(shown, "held-out")
+
+
+def _record(recording: Run, report: dict[str, Any], out: Path) -> None:
+    numbers = {f"dedup.{key}": float(value) for key, value in report.items() if isinstance(value, int | float)}
+    recording.log_metrics(numbers | {f"dedup.{key}": float(value) for key, value in report["reasons"].items()})
+    for name in ("calibration.json", "calibration.png", "duplicates.jpg", "held-out.jpg"):
+        if (out / name).exists():
+            recording.log_artifacts(out / name, "dedup")
+    if (out / "gx").is_dir():
+        recording.log_artifacts(out / "gx", "gx")
+
+
+def _work_folder(out: Path, digest: str) -> Path:
+    """The scratch folder of this input and these parameters, beside ``out``; what others left is removed."""
+    parent = out.parent / f".{out.name}.work"
+    for other in parent.iterdir() if parent.is_dir() else ():
+        if other.name != digest:
+            shutil.rmtree(other)
+    (parent / digest).mkdir(parents=True, exist_ok=True)
+    return parent / digest
+
+
+def _save_keys(path: Path, keys: list[str]) -> None:
+    import pyarrow.parquet as pq
+
+    with atomic_file(path) as file:
+        pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), file)
+
+
+def _save_json(path: Path, content: object) -> None:
+    with atomic_file(path, "w") as file:
+        json.dump(content, file, indent=1)

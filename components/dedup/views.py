@@ -1,0 +1,70 @@
+"""Pictures made for copy detection: the squashed thumbnail that is embedded, and random edited views to learn from.
+
+SSCD (Pizzi et al. 2022, section 4) learns from strong edits: crops, jitter, blur, JPEG. Its overlays of text and emoji
+are left out here. Everything works on uint8 RGB [H, W, 3] and takes a generator.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from components.params import Strict
+
+RGB = npt.NDArray[np.uint8]
+
+
+class ViewParams(Strict):
+    """How an edited view is drawn."""
+
+    original_crop: float = Field(0.7, gt=0, le=1)  # smallest area kept in the first view of a pair
+    copy_crop: float = Field(0.4, gt=0, le=1)  # smallest area kept in the second; SSCD keeps 0.08 and more in both
+    aspect: float = Field(1.2, ge=1)  # largest stretch of a crop's sides against each other
+    flip: float = Field(0.0, ge=0, le=1)  # probability of a mirror image (SSCD: 0.5); mirrored cells are other cells
+    jitter: float = Field(0.6, ge=0, le=1)  # probability of a change of contrast (x 0.7 to 1.3) and brightness (+- 30)
+    soften: float = Field(0.3, ge=0, le=1)  # probability of losing detail by scaling down and up
+    blur: float = Field(0.3, ge=0, le=1)  # probability of a Gaussian blur, sigma 0.3 to 1.2 px at thumbnail size
+    jpeg: float = Field(0.3, ge=0, le=1)  # probability of JPEG artefacts, quality 20 to 95 (SSCD: 0.2, 0 to 100)
+
+
+def squash(rgb: RGB, side: int) -> RGB:
+    """``rgb`` as [side, side, 3], aspect given up (SSCD's fast inference), area-averaged when it shrinks."""
+    import cv2
+
+    shrinks = min(rgb.shape[:2]) >= side
+    small = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(small, np.uint8)
+
+
+def random_view(rgb: RGB, side: int, smallest: float, params: ViewParams, generator: np.random.Generator) -> RGB:
+    """One edited view [side, side, 3] of ``rgb`` that keeps at least ``smallest`` of its area."""
+    import cv2
+
+    height, width = rgb.shape[:2]
+    area = generator.uniform(smallest, 1.0)
+    stretch = np.exp(generator.uniform(-1, 1) * np.log(params.aspect) / 2)
+    h = min(height, max(1, round(height * np.sqrt(area) * stretch)))
+    w = min(width, max(1, round(width * np.sqrt(area) / stretch)))
+    top, left = generator.integers(0, height - h + 1), generator.integers(0, width - w + 1)
+    view = squash(rgb[top : top + h, left : left + w], side)
+    if generator.random() < params.flip:
+        view = np.ascontiguousarray(view[:, ::-1])
+    if generator.random() < params.jitter:
+        contrast, brightness = generator.uniform(0.7, 1.3), generator.uniform(-30, 30)
+        view = np.asarray(cv2.convertScaleAbs(view, alpha=contrast, beta=128 * (1 - contrast) + brightness), np.uint8)
+    if generator.random() < params.soften:
+        view = squash(squash(view, int(generator.integers(side // 3, side))), side)
+    if generator.random() < params.blur:
+        view = np.asarray(cv2.GaussianBlur(view, (0, 0), generator.uniform(0.3, 1.2)), np.uint8)
+    if generator.random() < params.jpeg:
+        view = jpeg(view, int(generator.integers(20, 96)))
+    return view
+
+
+def jpeg(rgb: RGB, quality: int) -> RGB:
+    """``rgb`` after a round trip through JPEG."""
+    import cv2
+
+    _, data = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
