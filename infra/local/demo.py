@@ -23,6 +23,7 @@ from components.errors import VitrailError, run_cli
 from components.progress import duration
 from flows.process import run_streaming
 from flows.settings import load_pipeline, load_platform
+from flows.stages import report_path, stage_names
 from flows.workspace import checkout_files
 
 _FREE = 3 * 1024**3  # bytes that shards, cache, checkpoints and MLflow's store take at most
@@ -111,7 +112,8 @@ def print_summary(root: Path, clock: StageClock, took: str) -> None:
         print(f"  {stage:<20} {duration(seconds)}")
     if clock.skipped:
         print(f"  nothing changed for {', '.join(clock.skipped)}")
-    for report in sorted((root / "reports").glob("*.json")):
+    names = [report_path(stage) for stage in stage_names(load_pipeline(root)) if stage != "benchmark"]
+    for report in (root / name for name in names if (root / name).is_file()):
         print(f"\n{report.stem}\n{format_report(json.loads(report.read_text(encoding='utf-8')))}")
     table = root / "data/benchmark/table.md"
     if table.is_file():

@@ -1,0 +1,180 @@
+"""The demo's chain at its smallest through ``dvc repro``: every stage, no-ops, what reruns, faults, and all on S3."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.settings import load_pipeline
+from flows.stages import stage_names
+
+from .conftest import Chain, edit, repro, run, stage_env
+
+pytestmark = pytest.mark.e2e
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_every_stage_ran_once_in_order_and_left_what_it_promises(chain: Chain) -> None:
+    assert sorted(chain.first.ran) == sorted(stage_names(load_pipeline(chain.root)))
+    for name in (
+        "crawl/sources.json",
+        "curate/index.parquet",
+        "curate/shards.json",
+        "dedup/manifest.parquet",
+        "dedup/calibration.json",
+        "pretrain/vitt/model.json",
+        "pretrain/vitt/backbone.safetensors",
+        "distill/vitxt/model.json",
+        "distill/vitxt/backbone.safetensors",
+        "benchmark/scores.json",
+        "benchmark/table.md",
+    ):
+        assert (chain.root / "data" / name).stat().st_size > 0, name
+    assert not list((chain.root / "data").rglob("*.partial"))
+
+
+def test_images_were_kept_and_dropped_with_reasons_and_held_out_ones_are_not_trained_on(chain: Chain) -> None:
+    index = pq.read_table(chain.root / "data/curate/index.parquet").to_pandas()
+    manifest = pq.read_table(chain.root / "data/dedup/manifest.parquet").to_pandas()
+    assert 50 < len(manifest) < len(index)
+    assert set(manifest["key"]) <= set(index["key"])
+    for report in ("curate", "dedup", "pretrain-vitt", "distill-vitxt", "benchmark"):
+        assert json.loads((chain.root / f"reports/{report}.json").read_text())
+
+
+def test_a_second_repro_does_nothing_in_seconds(chain_copy: Path) -> None:
+    again = repro(chain_copy)
+    assert again.code == 0, again.text
+    assert again.ran == []
+    assert again.seconds < 10
+
+
+def test_a_benchmark_parameter_reruns_only_the_benchmark(chain_copy: Path) -> None:
+    edit(chain_copy / "params/benchmark.yaml", {"knn.temperature": 0.1})
+    again = repro(chain_copy)
+    assert again.code == 0, again.text
+    assert again.ran == ["benchmark"]
+
+
+def test_an_unknown_key_stops_the_chain_with_one_line_and_mending_it_carries_on(chain_copy: Path) -> None:
+    path = chain_copy / "params/dedup.yaml"
+    good = path.read_text()
+    path.write_text(good + "\ngraf: 3\n")
+    failed = repro(chain_copy)
+    assert failed.code != 0
+    assert len(failed.errors) == 1
+    assert "params/dedup.yaml: unknown key 'graf'; did you mean 'graph'?" in failed.errors[0]
+    assert "Traceback" not in failed.text
+    assert failed.ran == ["dedup"]
+    path.write_text(good)
+    mended = repro(chain_copy)
+    assert mended.code == 0, mended.text
+    assert mended.ran == []  # DVC's run cache gives the old result back
+
+
+def test_an_mlflow_server_that_is_away_is_one_line_within_seconds(
+    chain_copy: Path, free_port: Callable[[], int]
+) -> None:
+    edit(chain_copy / "params/pretrain/vitt.yaml", {"run.iterations": 9})
+    url = f"http://127.0.0.1:{free_port()}"
+    failed = repro(chain_copy, "pretrain@vitt", env=stage_env(MLFLOW_TRACKING_URI=url))
+    assert failed.code != 0
+    assert len(failed.errors) == 1
+    assert url in failed.errors[0]
+    assert "Traceback" not in failed.text
+    assert not (chain_copy / "data/pretrain/vitt/model.json").exists()  # nothing old or half is taken for the new
+    assert failed.seconds < 60
+
+
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing_half(chain_copy: Path) -> None:
+    shutil.rmtree(chain_copy / "data/crawl")
+    small = (
+        "mount -t tmpfs -o size=600k none data && "
+        f"{sys.executable} -m components.curate crawl --params params/crawl.yaml --source params/site/demo.yaml "
+        "--out data/crawl; code=$?; ls -A data; exit $code"
+    )
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("left out: this machine lets nobody mount a small disk (unshare)")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", small],
+        cwd=chain_copy,
+        env=stage_env(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    faults = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(faults) == 1
+    assert "the disk is full" in faults[0]
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split() == []  # neither a half output nor what it was written to
+
+
+def test_the_same_chain_on_s3_with_dvcs_remote_there(chain_copy: Path, s3_endpoint: str) -> None:
+    import boto3
+
+    edit(chain_copy / "params/storage.yaml", {"root": "s3://vitrail-test/chain", "endpoint_url": s3_endpoint})
+    done = repro(chain_copy)
+    assert done.code == 0, done.text[-5000:]
+    assert done.ran[0] == "curate"
+    assert not (chain_copy / "data/curate/shards").exists()
+    objects = boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket="vitrail-test", Prefix="chain/")
+    assert any(entry["Key"].endswith(".tar") for entry in objects["Contents"])
+
+    for arguments in (
+        ("remote", "add", "--local", "--default", "store", "s3://vitrail-test/dvc"),
+        ("remote", "modify", "--local", "store", "endpointurl", s3_endpoint),
+        ("push",),
+    ):
+        pushed = run(chain_copy, "dvc", *arguments)
+        assert pushed.code == 0, pushed.text
+    before = files_below(chain_copy / "data")
+    shutil.rmtree(chain_copy / "data")
+    shutil.rmtree(chain_copy / ".dvc/cache")
+    pulled = run(chain_copy, "dvc", "pull")
+    assert pulled.code == 0, pulled.text
+    assert files_below(chain_copy / "data") == before
+    assert repro(chain_copy).ran == []
+
+
+def test_s3_that_is_away_is_one_line(chain_copy: Path, free_port: Callable[[], int]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    changes = {"root": "s3://vitrail-test/chain", "endpoint_url": url, "max_attempts": 1, "connect_timeout": 2.0}
+    edit(chain_copy / "params/storage.yaml", changes)
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    failed = repro(chain_copy, env=stage_env(**keys))
+    assert failed.code != 0
+    assert len(failed.errors) == 1, failed.text[-3000:]
+    assert url in failed.errors[0]
+    assert "Traceback" not in failed.text
+    assert failed.ran == ["curate"]
+
+
+def test_a_taken_port_is_one_line_through_make_platforms_command(
+    chain_copy: Path, free_port: Callable[[], int]
+) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        edit(chain_copy / "params/platform.yaml", {"prefect_port": free_port(), "mlflow_port": port})
+        failed = run(chain_copy, "infra.local.stack", "up")
+    assert failed.code == 1
+    assert failed.errors == failed.text.splitlines()
+    assert f"127.0.0.1:{port} is taken" in failed.errors[0]
+    assert "mlflow_port" in failed.errors[0]
+    assert not (chain_copy / ".platform").exists()  # nothing was started
