@@ -19,7 +19,7 @@ import pytest
 from components import tracking
 from components.errors import VitrailError
 from components.params import load_params, parse_params
-from components.tracking import TrackingParams
+from components.tracking import TrackingParams, recording
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -169,6 +169,25 @@ def test_checkpoints_are_models_that_can_be_compared(params: TrackingParams, cli
         assert (metric.dataset_name, metric.dataset_digest) == ("elpv", "d" * 36)
 
 
+def test_scores_measured_anew_are_a_new_row(params: TrackingParams, client: Any) -> None:
+    digest = ("elpv", "e" * 64)
+    with tracking.run("benchmark", "b", params, {}) as run:
+        first = run.ensure_model(None, "again", {"side": 1}, {"kind": "raw"})
+        assert run.log_scores(first, {"a": 1.0, "b": 2.0}, digest) == first
+        assert run.log_scores(first, {"a": 1.0, "c": 3.0}, digest) == first  # nothing new about a
+        assert run.log_scores(first, {"a": 9.0}, ("other", "f" * 64)) == first
+        second = run.log_scores(first, {"a": 1.5, "b": 2.0}, digest)
+        assert second != first
+        assert run.log_scores(run.ensure_model(None, "again", {"side": 1}), {"a": 1.5}, digest) == second
+        third = run.log_scores(first, {"a": 1.75}, digest)
+    model = client.get_logged_model(second)
+    assert (model.name, model.params) == ("again", {"side": "1"})
+    assert (model.tags["vitrail.supersedes"], model.tags["vitrail.superseded_by"]) == (first, third)
+    assert model.tags["kind"] == "raw"
+    assert sorted((m.key, m.value) for m in model.metrics) == [("a", 1.5), ("b", 2.0)]
+    assert sorted(m.key for m in client.get_logged_model(first).metrics) == ["a", "a", "b", "c"]
+
+
 def test_the_null_run_takes_everything() -> None:
     with tracking.null_run() as run:
         run.log_metrics({"x": 1.0}, step=1)
@@ -234,7 +253,7 @@ def test_metrics_wait_while_the_store_is_away(
         def refuse(*_: Any, **__: Any) -> None:
             raise MlflowException("away")
 
-        monkeypatch.setattr(tracking, "FLUSH_EVERY", 0.0)
+        monkeypatch.setattr(recording, "FLUSH_EVERY", 0.0)
         monkeypatch.setattr(inner._client, "log_batch", refuse)
         run.log_metrics({"x": 1.0}, step=1)
         monkeypatch.setattr(inner._client, "log_batch", real)

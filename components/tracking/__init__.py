@@ -1,0 +1,14 @@
+"""The one door to MLflow: runs, metrics, pictures, artifacts, and one LoggedModel a checkpoint.
+
+    with tracking.run("pretrain", "pretrain vitt", params, config) as run:
+        run.log_metrics({"loss/total": 7.2}, step=10)
+
+Checkpoints are compared in the Models tab of the experiment, so every model's scores carry the same metric names and
+the digest of the data set they were measured on.
+"""
+
+from components.tracking.interface import Run, null_run
+from components.tracking.params import TrackingParams
+from components.tracking.session import run
+
+__all__ = ["Run", "TrackingParams", "null_run", "run"]

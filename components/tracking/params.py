@@ -1,0 +1,29 @@
+"""``params/tracking.yaml``."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from components.params import Strict
+
+SCHEMES = ("sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks")
+
+
+def known_scheme(uri: str) -> bool:
+    """Whether ``uri`` names a store that MLflow still takes (plain folders no longer are)."""
+    return uri.split(":")[0].split("+")[0] in SCHEMES
+
+
+class TrackingParams(Strict):
+    """``params/tracking.yaml``: where metrics, models and pictures go."""
+
+    uri: str = Field(min_length=1)  # sqlite:///path or http://host:port; MLFLOW_TRACKING_URI goes before it
+    experiment: str = Field(min_length=1)
+    system_metrics: bool = True  # CPU, memory, disk, network and GPU of every run
+
+    @field_validator("uri")
+    @classmethod
+    def _known_scheme(cls, uri: str) -> str:
+        if not known_scheme(uri):
+            raise ValueError("an MLflow store is sqlite:///FILE, or http://HOST:PORT of a server")
+        return uri

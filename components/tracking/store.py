@@ -1,0 +1,142 @@
+"""The MLflow store behind a URI: reached or refused within seconds, created once, artifacts where a server finds them.
+
+A local ``sqlite:///`` store keeps its artifacts in ``mlartifacts`` beside the database, where ``mlflow server
+--backend-store-uri sqlite:///mlflow.db`` (whose own default is the folder of that name) shows them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.errors import VitrailError
+from components.tracking.params import known_scheme
+
+PROBE_TIMEOUT = 4.0  # seconds to wait for the first answer of a server
+
+
+def resolve(uri: str) -> str:
+    """``uri`` with a relative SQLite path made absolute: later changes of folder must not move the store."""
+    if not known_scheme(uri):
+        raise VitrailError(f"MLFLOW_TRACKING_URI={uri}: expected sqlite:///FILE or http://HOST:PORT of a server")
+    return f"sqlite:///{database(uri)}" if uri.startswith("sqlite") else uri
+
+
+def database(uri: str) -> Path:
+    """The file of a ``sqlite:///`` store."""
+    return Path(uri.split(":///", 1)[-1]).absolute()
+
+
+def probe(uri: str) -> None:
+    """Fail now, in one line, when an HTTP server does not answer: MLflow itself would retry for minutes."""
+    if not uri.startswith("http"):
+        return
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        pass  # it answers; what it thinks of the request shows below
+    except (OSError, ValueError) as fault:
+        reason = getattr(fault, "reason", fault)
+        raise VitrailError(
+            f"MLflow at {uri}: no answer ({reason}); start it (make platform), or set uri in params/tracking.yaml "
+            "or MLFLOW_TRACKING_URI to sqlite:///mlflow.db"
+        ) from None
+
+
+def open_client(uri: str) -> Any:
+    """An ``MlflowClient`` of the store; a local one is created if need be, by one process at a time."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # metrics wait here, not in MLflow's back-off
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    from mlflow import MlflowClient
+    from mlflow.store.artifact import artifact_repository_registry as registry
+
+    registry._artifact_repository_registry.register("mlflow-artifacts", _artifacts_of_a_server)
+    if not uri.startswith("sqlite"):
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    file = database(uri)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(f"{file}.lock", "w")  # noqa: SIM115 - closed below
+    except OSError as fault:
+        raise VitrailError(f"MLflow at {uri}: cannot write there ({fault.strerror}); set uri to another file") from None
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # one line a migration otherwise
+    try:
+        with lock:  # processes that create the tables at the same time would fail
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            client.search_experiments(max_results=1)
+    finally:
+        logger.setLevel(level)
+    return client
+
+
+def _artifacts_of_a_server(artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None) -> Any:
+    """Artifacts of an experiment that a server created: through it, or, without it, where it would put them."""
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+    from mlflow.store.artifact.mlflow_artifacts_repo import MlflowArtifactsRepository
+
+    if tracking_uri is None or not tracking_uri.startswith("sqlite"):
+        return MlflowArtifactsRepository(artifact_uri, tracking_uri, registry_uri)
+    below = urlsplit(artifact_uri).path.lstrip("/")
+    return LocalArtifactRepository(str(database(tracking_uri).parent / "mlartifacts" / below))
+
+
+def open_experiment(client: Any, uri: str, name: str) -> str:
+    """The id of the experiment ``name``, made if it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = str(database(uri).parent / "mlartifacts" / name) if uri.startswith("sqlite") else None
+        # The kind makes the UI open with the tabs of model training, Models among them.
+        tags = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(name, artifact_location=location, tags=tags))
+        except MlflowException as fault:
+            found = client.get_experiment_by_name(name)  # another process was faster
+            if found is None:
+                raise VitrailError(f"MLflow at {uri}: cannot create the experiment {name!r}: {fault}") from None
+    if found.lifecycle_stage != "active":
+        raise VitrailError(
+            f"MLflow at {uri}: the experiment {name!r} was deleted; restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or set another `experiment` in params/tracking.yaml"
+        )
+    return str(found.experiment_id)
+
+
+def existing_run(client: Any, run_id: str | None) -> str | None:
+    """``run_id`` if the store has it."""
+    from mlflow.exceptions import MlflowException
+
+    if run_id is None:
+        return None
+    try:
+        return str(client.get_run(run_id).info.run_id)
+    except MlflowException as fault:
+        if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what MLflow and the layers below it raise into one line that names the store."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as fault:
+        raise VitrailError(f"MLflow at {uri}: {' '.join(str(fault).split())[:300]}") from None
