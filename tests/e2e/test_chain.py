@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from chain_helpers import Chain, edit, repro, run, stage_env
 
 from flows.settings import load_pipeline
 from flows.stages import stage_names
-
-from .conftest import Chain, edit, repro, run, stage_env
 
 pytestmark = pytest.mark.e2e
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_helpers import Chain, stage_env
 
 from infra.local.servers import Service, responds
-
-from .conftest import Chain, stage_env
 
 pytestmark = pytest.mark.e2e
 

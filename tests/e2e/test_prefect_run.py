@@ -15,11 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
+from chain_helpers import Chain, Repro, edit, run, stage_env
 
 from flows.settings import load_platform
 from infra.local.stack import Stack
-
-from .conftest import Chain, Repro, edit, run, stage_env
 
 pytestmark = pytest.mark.e2e
 

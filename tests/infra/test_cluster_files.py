@@ -1,0 +1,67 @@
+"""The cluster's files: they are well-formed, and the commands inside them are ones that the real parser takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.pretrain.run import parser
+
+ROOT = Path(__file__).resolve().parents[2]
+SBATCH = ROOT / "infra/slurm/pretrain.sbatch"
+KUBERNETES = ROOT / "infra/kubernetes/pretrain.yaml"
+
+
+def slurm_command() -> list[str]:
+    text = SBATCH.read_text().replace("\\\n", " ").replace("$PRESET", "vitg")
+    return shlex.split(next(line for line in text.splitlines() if line.startswith("srun torchrun")))
+
+
+def kubernetes_command() -> list[str]:
+    job = list(yaml.safe_load_all(KUBERNETES.read_text()))[1]
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    return [*container["command"], *container["args"]]
+
+
+@pytest.mark.parametrize("command", [slurm_command(), kubernetes_command()], ids=["slurm", "kubernetes"])
+def test_the_ranks_run_the_stages_own_command(command: list[str]) -> None:
+    at = command.index("-m")
+    assert command[at + 1] == "components.pretrain"
+    args = parser().parse_args(command[at + 2 :])
+    assert args.command == "run"
+    assert (ROOT / args.params).is_file()
+    # What dvc.yaml writes, so that `dvc commit` records the cluster's result.
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pretrain"]
+    assert str(args.out) == stage["outs"][0].replace("${item.preset}", "vitg")
+    assert str(args.report) == next(iter(stage["metrics"][0])).replace("${item.preset}", "vitg")
+
+
+def test_the_slurm_script_is_valid_bash() -> None:
+    subprocess.run(["bash", "-n", str(SBATCH)], check=True)
+
+
+def test_a_kubernetes_jobs_ranks_meet_at_a_pod_there_is() -> None:
+    service, job = yaml.safe_load_all(KUBERNETES.read_text())
+    nodes = job["spec"]["completions"]
+    assert job["spec"]["parallelism"] == nodes
+    command = kubernetes_command()
+    assert f"--nnodes={nodes}" in command
+    assert f"--rdzv-endpoint={job['metadata']['name']}-0.{service['metadata']['name']}:29500" in command
+    assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+    gpus = job["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
+    assert f"--nproc-per-node={gpus}" in command
+
+
+def test_compose_publishes_on_loopback_only_and_names_real_files() -> None:
+    compose = yaml.safe_load((ROOT / "infra/compose/compose.yaml").read_text())
+    for service in compose["services"].values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+        assert (ROOT / "infra/compose" / service["env_file"]).resolve().is_file()
+    dockerfile = (ROOT / compose["x-vitrail"]["build"]["dockerfile"]).read_text()
+    copied = re.findall(r"^COPY (.+) \./$", dockerfile, re.M)[0].split()
+    assert {"pyproject.toml", "requirements.lock"} <= set(copied)
