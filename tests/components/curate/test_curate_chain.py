@@ -328,3 +328,12 @@ def test_nothing_readable_or_nothing_kept_stops_the_stage(tmp_path: Path, conten
 def test_a_missing_crawl_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(VitrailError, match="run the crawl stage first"):
         curate(tmp_path, tmp_path / "curate")
+
+
+@pytest.mark.shared
+@pytest.mark.usefixtures("untracked")
+def test_a_real_warc_of_another_crawler(shared_data: Path, tmp_path: Path) -> None:
+    report = curate(crawl(tmp_path, str(shared_data / "example.warc.gz")), tmp_path / "curate")
+    assert (report["pages"], report["links"], report["kept"]) == (94, 78, 15)  # pages as warcio counts them
+    assert report["reasons"] == {"not-fetched": 2, "robots-disallowed": 28, "too-small": 33}
+    assert not [name for name in report if name.startswith("warc-")]
