@@ -169,18 +169,11 @@ def augment(view: Image, kind: int, params: AugmentParams, draws: Draws) -> Imag
 
 
 def jitter(view: Image, params: JitterParams, draws: Draws) -> Image:
-    """The four colour jitters in a random order."""
+    """The four colour jitters in a random order; those of no strength are left out."""
     strengths = (params.brightness, params.contrast, params.saturation, params.hue)
-    order = [0, 1, 2, 3]
-    for last in (3, 2, 1):  # Fisher-Yates
-        other = draws.below(last + 1)
-        order[last], order[other] = order[other], order[last]
-    for which in order:
-        strength = strengths[which]
-        if strength > 0:
-            centre = 0.0 if which == 3 else 1.0
-            view = color.JITTERS[which](view, draws.uniform(centre - strength, centre + strength))
-    return view
+    factors = [draws.uniform(1 - s, 1 + s) for s in strengths[:3]] + [draws.uniform(-params.hue, params.hue)]
+    order = [which for which in draws.shuffled(4) if strengths[which] > 0]
+    return color.jitter(view, order, factors)
 
 
 def jpeg_header(data: bytes, limits: DecodeLimits) -> tuple[int, int, str] | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -15,22 +16,34 @@ CHUNK = 1 << 18  # numbers normalised at a time: 1 MiB of floats stays in a core
 
 
 class Crops(NamedTuple):
-    """The crops of a batch of B images, view by view: float32 normalised, or uint8 as the workers send them."""
+    """The crops of a batch of B images, view by view: float32 normalised, or uint8 as workers send them to a device."""
 
     globals: Tensor  # [2B, 3, G, G]: crop 1 of all images, then crop 2
     locals: Tensor  # [L*B, 3, l, l]: local crop 1 of all images, then 2, ...
 
 
+def collate(samples: Sequence[Sample], params: AugmentParams) -> Crops:
+    """Samples to normalised float32 crops, each image's bytes turned into floats straight where they belong."""
+
+    def group(views: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        count, _, height, width = views[0].shape
+        out = torch.empty((count, len(views), 3, height, width))
+        shift, scale = _constants(params.mean, params.std, "cpu")
+        for i, view in enumerate(views):
+            for source, target in zip(torch.from_numpy(view), out[:, i], strict=True):
+                target.copy_(source).sub_(shift).mul_(scale)
+        return out.flatten(0, 1)
+
+    return Crops(group([s.globals for s in samples]), group([s.locals for s in samples]))
+
+
 def collate_bytes(samples: Sequence[Sample]) -> Crops:
     """Samples to uint8 crops, [.., 1, ..] where they are gray: a quarter of the floats' size on the way to a device."""
-    return Crops(
-        torch.from_numpy(np.concatenate([np.stack([s.globals[i] for s in samples]) for i in range(2)])),
-        torch.from_numpy(
-            np.stack([s.locals for s in samples], axis=1).reshape(-1, *samples[0].locals.shape[1:])
-            if len(samples[0].locals)
-            else np.empty((0, *samples[0].locals.shape[1:]), np.uint8)
-        ),
-    )
+
+    def group(views: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        return torch.from_numpy(np.stack(views, axis=1)).flatten(0, 1)
+
+    return Crops(group([s.globals for s in samples]), group([s.locals for s in samples]))
 
 
 def normalize(
@@ -42,24 +55,24 @@ def normalize(
 ) -> Tensor:
     """uint8 [N, C, H, W], C 3 or 1 (gray), to ``(x / 255 - mean) / std``, [N, 3, H, W] of ``dtype`` on ``device``."""
     images = images.to(device, non_blocking=True)
-    shift = torch.tensor(mean, device=device).view(1, -1, 1, 1) * 255
-    scale = 1 / (torch.tensor(std, device=device).view(1, -1, 1, 1) * 255)
+    shift, scale = _constants(mean, std, device)
     if images.device.type != "cpu":
         return ((images.float() - shift) * scale).to(dtype)
-    out = torch.empty((len(images), shift.shape[1], *images.shape[2:]))
+    out = torch.empty((len(images), len(mean), *images.shape[2:]))
     step = max(1, CHUNK // max(1, out[0].numel())) if len(out) else 1
     for start in range(0, len(images), step):
-        part = out[start : start + step]
-        part.copy_(images[start : start + step])
-        part.sub_(shift).mul_(scale)
+        out[start : start + step].copy_(images[start : start + step]).sub_(shift).mul_(scale)
     return out.to(dtype)
 
 
 def normalize_crops(crops: Crops, params: AugmentParams, device: torch.device | str = "cpu") -> Crops:
-    """Both groups of crops as normalised float32 on ``device``."""
+    """Both groups of uint8 crops as normalised float32 on ``device``."""
     return Crops(*(normalize(group, params.mean, params.std, device) for group in crops))
 
 
-def collate(samples: Sequence[Sample], params: AugmentParams, device: torch.device | str = "cpu") -> Crops:
-    """Samples to normalised float32 crops on ``device``."""
-    return normalize_crops(collate_bytes(samples), params, device)
+def _constants(mean: Sequence[float], std: Sequence[float], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """What to subtract from levels 0 ... 255 and what to multiply by then, [C, 1, 1] each."""
+    return (
+        torch.tensor(mean, device=device)[:, None, None] * 255,
+        1 / (torch.tensor(std, device=device)[:, None, None] * 255),
+    )

@@ -51,6 +51,14 @@ class Draws:
         """A whole number, uniform in 0 ... count - 1."""
         return min(int(self.unit() * count), count - 1)
 
+    def shuffled(self, count: int) -> list[int]:
+        """0 ... count - 1 in a random order, all orders alike (Fisher-Yates)."""
+        order = list(range(count))
+        for last in range(count - 1, 0, -1):
+            other = self.below(last + 1)
+            order[last], order[other] = order[other], order[last]
+        return order
+
     def chance(self, probability: float) -> bool:
         """True with ``probability``; draws nothing when it is 0 or 1."""
         if probability <= 0.0:
