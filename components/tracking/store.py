@@ -112,6 +112,12 @@ def open_experiment(client: Any, uri: str, name: str) -> str:
             f"MLflow at {uri}: the experiment {name!r} was deleted; restore it (mlflow experiments restore "
             f"--experiment-id {found.experiment_id}) or set another `experiment` in params/tracking.yaml"
         )
+    location = found.artifact_location.removeprefix("file://")
+    if uri.startswith("http") and location.startswith("/") and not Path(location).parent.parent.is_dir():
+        raise VitrailError(
+            f"MLflow at {uri}: the experiment {name!r} keeps its artifacts in {location}, not on this machine; "
+            "set another `experiment` in params/tracking.yaml, which the server will then keep itself"
+        )
     return str(found.experiment_id)
 
 

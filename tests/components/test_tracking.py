@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,74 @@ def test_processes_may_create_the_store_at_the_same_time(tmp_path: Path) -> None
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("e").experiment_id
     assert [run.info.status for run in client.search_runs([experiment])] == ["FINISHED"] * 3
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, client: Any) -> Iterator[str]:
+    """``mlflow server`` on the store that the tests above wrote without it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/mlartifacts"]
+    command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(
+        [*command, "--workers", "1"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=2).close()
+                break
+            except OSError:
+                assert process.poll() is None, "the server ended"
+                time.sleep(0.5)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def served(url: str, run: str, path: str) -> bytes:
+    with urllib.request.urlopen(f"{url}/get-artifact?path={path}&run_uuid={run}", timeout=30) as answer:
+        found: bytes = answer.read()
+    return found
+
+
+@pytest.mark.e2e
+def test_a_server_shows_what_was_recorded_without_it_and_the_other_way_round(
+    params: TrackingParams, client: Any, server: str, in_tmp: Path
+) -> None:
+    (in_tmp / "note.txt").write_text("hello")
+    with tracking.run("test", "direct", params, {}) as run:
+        run.log_artifacts(in_tmp / "note.txt", "notes")
+    assert served(server, run.id, "notes/note.txt") == b"hello"
+    with tracking.run("test", "over http", params.model_copy(update={"uri": server}), {"a": 1}) as run:
+        assert run.url == f"{server}/#/experiments/{client.get_run(run.id).info.experiment_id}/runs/{run.id}"
+        run.log_artifacts(in_tmp / "note.txt", "notes")
+        run.log_image(np.zeros((8, 8, 3), np.uint8), "black")
+        model = run.log_scores(run.ensure_model(None, "m", {}), {"x": 1.0}, ("d", "e" * 64))
+    assert served(server, run.id, "notes/note.txt") == b"hello"
+    assert client.get_logged_model(model).metrics[0].value == 1.0
+    own = {"uri": server, "experiment": "made by the server"}
+    with tracking.run("test", "t", params.model_copy(update=own), {}) as run:
+        run.log_artifacts(in_tmp / "note.txt", "notes")
+    assert served(server, run.id, "notes/note.txt") == b"hello"
+    with tracking.run("test", "t", params.model_copy(update={"experiment": "made by the server"}), {}) as run:
+        run.log_artifacts(in_tmp / "note.txt", "notes")
+    assert served(server, run.id, "notes/note.txt") == b"hello"
+
+
+@pytest.mark.e2e
+def test_artifacts_of_another_machine_are_refused(params: TrackingParams, client: Any, server: str) -> None:
+    client.create_experiment("elsewhere", artifact_location="/no/such/machine/mlartifacts/elsewhere")
+    changes = {"uri": server, "experiment": "elsewhere"}
+    with (
+        pytest.raises(VitrailError, match="not on this machine"),
+        tracking.run("test", "t", params.model_copy(update=changes), {}),
+    ):
+        pass
