@@ -25,12 +25,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """``[rows, dim]`` to the same shape; samples never see each other."""
         dim = x.shape[-1]
-        qkv = self.qkv(x)
-        parts = qkv.split(group_rows(layout)) if len(layout) > 1 else (qkv,)
+        packed = self.qkv(x)
+        parts = packed.split(group_rows(layout)) if len(layout) > 1 else (packed,)
         mixed = []
         for part, group in zip(parts, layout, strict=True):
-            # [B, T, 3, heads, head dim] -> three [B, heads, T, head dim], as views
-            q, k, v = part.view(group.samples, group.tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+            # Three [B, heads, T, head dim], as views. Unbound before they are turned: so backward joins gradients that
+            # lie in the order of the rows, in one straight pass.
+            qkv = part.view(group.samples, group.tokens, 3, self.heads, dim // self.heads)
+            q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))
             mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, dim))
         out: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
         return out
@@ -76,8 +78,17 @@ class LayerScale(nn.Module):
         self.init = init
         self.gamma = nn.Parameter(torch.full((dim,), init))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.gamma
+    def forward(self, residual: Tensor, x: Tensor | None = None) -> Tensor:
+        """``gamma * residual``, added to ``x`` where one is given."""
+        return residual * self.gamma if x is None else torch.addcmul(x, residual, self.gamma)
+
+
+class Unscaled(nn.Module):
+    """In the place of :class:`LayerScale` where a model has none."""
+
+    def forward(self, residual: Tensor, x: Tensor | None = None) -> Tensor:
+        """``residual``, added to ``x`` where one is given."""
+        return residual if x is None else x + residual
 
 
 class Block(nn.Module):
@@ -89,20 +100,20 @@ class Block(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, heads, qkv_bias)
-        self.ls1 = nn.Identity() if layerscale_init is None else LayerScale(dim, layerscale_init)
+        self.ls1 = Unscaled() if layerscale_init is None else LayerScale(dim, layerscale_init)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = SwiGLU(dim, swiglu_hidden(dim, mlp_ratio)) if swiglu else Mlp(dim, int(dim * mlp_ratio))
-        self.ls2 = nn.Identity() if layerscale_init is None else LayerScale(dim, layerscale_init)
+        self.ls2 = Unscaled() if layerscale_init is None else LayerScale(dim, layerscale_init)
 
     def forward(self, x: Tensor, layout: Layout, attn_kept: Kept | None = None, ffn_kept: Kept | None = None) -> Tensor:
         """``[rows, dim]`` to the same shape; a :class:`Kept` limits its residual to the samples it names."""
         if attn_kept is None:
-            x = x + self.ls1(self.attn(self.norm1(x), layout))
+            x = self.ls1(self.attn(self.norm1(x), layout), x)
         else:
             part = x.index_select(0, attn_kept.rows)
             x = add_kept(x, self.ls1(self.attn(self.norm1(part), attn_kept.layout)), attn_kept)
         if ffn_kept is None:
-            x = x + self.ls2(self.mlp(self.norm2(x)))
+            x = self.ls2(self.mlp(self.norm2(x)), x)
         else:
             part = x.index_select(0, ffn_kept.rows)
             x = add_kept(x, self.ls2(self.mlp(self.norm2(part))), ffn_kept)

@@ -83,7 +83,7 @@ def _place_block(mask: np.ndarray, room: int, params: MaskParams, generator: np.
     log_aspect = math.log(params.aspect)
     for _ in range(params.tries):
         area = params.min_patches + (room - params.min_patches) * generator.random()
-        aspect = math.exp(generator.uniform(log_aspect, -log_aspect))
+        aspect = math.exp(log_aspect * (1 - 2 * generator.random()))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if height >= rows or width >= columns:  # strictly smaller than the grid
             continue

@@ -29,7 +29,6 @@ def sinkhorn_knopp(
         fp32 (fp64 for fp64) ``[B, K]``, without gradient.
     """
     log_q = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_q = log_q - log_q.logsumexp(1, keepdim=True)
     for _ in range(iterations):
         log_q = log_q - _logsumexp_rows(log_q, group)
         log_q = log_q - log_q.logsumexp(1, keepdim=True)

@@ -1,0 +1,264 @@
+"""The ViT itself: packed passes, shapes, start values, what ZeRO-3 asks of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from components.errors import VitrailError
+from components.learning.embed import interpolate_positions
+from components.learning.vit import ARCHITECTURES, Features, VisionTransformer, ViTConfig, vit_config
+
+
+def tiny(**changes: Any) -> ViTConfig:
+    shape: dict[str, Any] = {"image_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 3, "heads": 3}
+    return ViTConfig(**{**shape, "registers": 2, "layerscale_init": 0.3, **changes})
+
+
+def model(dtype: torch.dtype = torch.float32, **changes: Any) -> VisionTransformer:
+    vit = VisionTransformer(tiny(**changes)).to(dtype)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in vit.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=dtype) * 0.1)
+    return vit
+
+
+def crops(dtype: torch.dtype = torch.float32) -> tuple[list[Tensor], list[Tensor | None]]:
+    g = torch.Generator().manual_seed(6)
+    images = [torch.randn(n, 3, h, w, generator=g, dtype=dtype) for n, h, w in ((4, 32, 32), (6, 16, 16), (2, 16, 40))]
+    return images, [torch.rand(4, 16, generator=g) < 0.4, None, None]
+
+
+def loss_of(features: list[Features]) -> Tensor:
+    return torch.stack([(part.sin() * (i + 1)).sum() for f in features for i, part in enumerate(f)]).sum()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
+def test_one_packed_pass_equals_separate_passes(dtype: torch.dtype, tolerance: float, ffn: str) -> None:
+    vit = model(dtype, ffn=ffn)
+    images, masks = crops(dtype)
+    packed = vit(images, masks)
+    loss_of(packed).backward()
+    gradients = {name: p.grad.clone() for name, p in vit.named_parameters() if p.grad is not None}
+    assert len(gradients) == len(list(vit.parameters()))
+    vit.zero_grad()
+    separate = [vit(group, mask) if mask is not None else vit(group) for group, mask in zip(images, masks, strict=True)]
+    loss_of(separate).backward()
+    for one, other in zip(packed, separate, strict=True):
+        for a, b in zip(one, other, strict=True):
+            torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+    for name, p in vit.named_parameters():
+        assert p.grad is not None
+        scale = float(p.grad.abs().max()) + 1
+        torch.testing.assert_close(gradients[name], p.grad, atol=tolerance * scale * 10, rtol=0, msg=name)
+
+
+def test_shapes_and_order_of_features() -> None:
+    images, masks = crops()
+    found = model()(images, masks)
+    assert [tuple(f.patches.shape) for f in found] == [(4, 16, 24), (6, 4, 24), (2, 10, 24)]
+    assert [tuple(f.cls.shape) for f in found] == [(4, 24), (6, 24), (2, 24)]
+    assert all(f.registers.shape[1] == 2 for f in found)
+    bare = model(registers=0)(images[0])
+    assert bare.registers.shape == (4, 0, 24)
+
+
+def test_a_sample_does_not_depend_on_its_neighbours_in_the_pack() -> None:
+    vit = model(torch.float64).eval()
+    images, masks = crops(torch.float64)
+    before = vit(images, masks)
+    images[1] = images[1].clone()
+    images[1][3] += 1
+    after = vit(images, masks)
+    changed = (after[1].cls - before[1].cls).abs().amax(1) > 1e-9
+    assert changed.tolist() == [False, False, False, True, False, False]
+    torch.testing.assert_close(after[0].patches, before[0].patches)
+    torch.testing.assert_close(after[2].patches, before[2].patches)
+
+
+def test_hidden_patches_are_replaced_before_positions_are_added() -> None:
+    vit = model(torch.float64).eval()
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    mask = torch.zeros(2, 16, dtype=torch.bool)
+    mask[:, 5] = True
+    other = images.clone()
+    other[:, :, 8:16, 8:16] = 7.0  # the pixels of patch 5 alone
+    one, two = vit(images, mask), vit(other, mask)
+    torch.testing.assert_close(one.cls, two.cls)  # what is hidden cannot be seen
+    moved = torch.zeros_like(mask)
+    moved[:, 6] = True
+    tokens = [vit.embeddings([images], [m]).view(2, 19, 24) for m in (mask, moved)]
+    positions = vit.embeddings.pos_embed[0, 1:]
+    difference = tokens[0][:, 3 + 5] - tokens[1][:, 3 + 6]
+    torch.testing.assert_close(difference, (positions[5] - positions[6]).expand(2, -1))
+
+
+def test_registers_carry_no_position() -> None:
+    vit = model()
+    tokens = vit.embeddings([torch.randn(2, 3, 32, 32)], [None]).view(2, 19, 24)
+    assert vit.embeddings.register_tokens is not None
+    torch.testing.assert_close(tokens[:, 1:3], vit.embeddings.register_tokens.expand(2, -1, -1))
+
+
+def test_patch_embedding_is_a_convolution() -> None:
+    vit = model(torch.float64)
+    images, _ = crops(torch.float64)
+    embed = vit.embeddings.patch_embed
+    expected = [torch.conv2d(i, embed.weight, embed.bias, stride=8).flatten(2).transpose(1, 2) for i in images]
+    torch.testing.assert_close(embed(images), torch.cat([e.reshape(-1, 24) for e in expected]))
+
+
+def cubic(x: np.ndarray, a: float = -0.75) -> np.ndarray:
+    x = np.abs(x)
+    near, far = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0))
+
+
+def weights_of(new: int, old: int, factor: float) -> np.ndarray:
+    """Matrix ``[new, old]`` of bicubic resampling by ``factor``, edges repeated."""
+    matrix = np.zeros((new, old))
+    for i in range(new):
+        centre = (i + 0.5) / factor - 0.5
+        for tap in range(int(np.floor(centre)) - 1, int(np.floor(centre)) + 3):
+            matrix[i, min(max(tap, 0), old - 1)] += cubic(np.array(centre - tap))
+    return matrix
+
+
+@pytest.mark.parametrize("grid", [(3, 3), (9, 9), (4, 11)])
+@pytest.mark.parametrize("how", ["offset", "plain"])
+def test_positions_are_resampled_by_the_written_formula(grid: tuple[int, int], how: Any) -> None:
+    table = torch.randn(1, 36, 5, generator=torch.Generator().manual_seed(0))
+    extra = 0.1 if how == "offset" else 0.0
+    rows, columns = (weights_of(n, 6, (n + extra) / 6) for n in grid)
+    expected = np.einsum("ri,cj,ijd->rcd", rows, columns, table[0].view(6, 6, 5).numpy()).reshape(-1, 5)
+    np.testing.assert_allclose(interpolate_positions(table, grid, how)[0].numpy(), expected, atol=2e-5)
+
+
+def test_the_two_released_ways_differ_and_both_leave_the_own_grid_alone() -> None:
+    table = torch.randn(1, 36, 5, generator=torch.Generator().manual_seed(0))
+    offset, size = (interpolate_positions(table, (9, 4), how) for how in ("offset", "size"))
+    assert offset.shape == size.shape == (1, 36, 5)  # as many patches, another grid: still resampled
+    assert not torch.allclose(offset, size, atol=1e-2)
+    assert not torch.allclose(offset, table, atol=1e-2)
+    assert interpolate_positions(table, (6, 6), "offset") is table
+
+
+@pytest.mark.parametrize(
+    ("name", "patch", "changes", "millions"),
+    [
+        ("vits", 14, {}, 22.06),
+        ("vitb", 14, {}, 86.58),
+        ("vitl", 14, {}, 304.37),
+        ("vitl", 14, {"ffn": "swiglu"}, 304.79),
+        ("vitg", 14, {"ffn": "swiglu"}, 1136.48),
+    ],
+)
+def test_named_architectures_have_the_released_sizes(name: str, patch: int, changes: Any, millions: float) -> None:
+    with torch.device("meta"):
+        parts = _on_meta(vit_config(name, 518, patch, **changes))
+    total = sum(p.numel() for p in parts.parameters())
+    assert total / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+def _on_meta(config: ViTConfig) -> VisionTransformer:
+    class Bare(VisionTransformer):
+        def init_weights(self, generator: torch.Generator) -> None:
+            """Nothing to fill on the meta device."""
+
+    return Bare(config)
+
+
+def test_start_values() -> None:
+    vit = VisionTransformer(tiny(embed_dim=192, layerscale_init=1e-5))
+    state = vit.state_dict()
+    assert state["blocks.1.attn.qkv.weight"].std().item() == pytest.approx(0.02, rel=0.05)
+    assert state["embeddings.pos_embed"].std().item() == pytest.approx(0.02, rel=0.1)
+    assert 0 < state["embeddings.cls_token"].abs().max() < 1e-5
+    assert 0 < state["embeddings.register_tokens"].abs().max() < 1e-5
+    assert state["embeddings.mask_token"].eq(0).all()
+    assert all(v.eq(0).all() for n, v in state.items() if n.endswith("bias") and "patch_embed" not in n)
+    assert state["blocks.2.ls2.gamma"].eq(1e-5).all()
+    bound = (3 * 8 * 8) ** -0.5  # a convolution's own start: uniform
+    patch = state["embeddings.patch_embed.weight"]
+    assert 0.98 * bound < patch.abs().max() <= bound
+    assert patch.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    again, other = VisionTransformer(vit.config), VisionTransformer(vit.config)
+    other.init_weights(torch.Generator().manual_seed(9))
+    assert torch.equal(again.state_dict()["blocks.0.mlp.fc1.weight"], state["blocks.0.mlp.fc1.weight"])
+    assert not torch.equal(other.state_dict()["blocks.0.mlp.fc1.weight"], state["blocks.0.mlp.fc1.weight"])
+
+
+def test_running_a_model_leaves_the_global_generator_alone() -> None:
+    vit = model(drop_path=0.5).train()
+    before = torch.get_rng_state()
+    vit.init_weights(torch.Generator().manual_seed(1))
+    vit(torch.zeros(4, 3, 32, 32))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_parameter_is_read_in_its_own_modules_forward_alone() -> None:
+    """As ZeRO-3 has it: a parameter is empty except while the module that owns it runs."""
+    vit = model(torch.float64).eval()
+    images, masks = crops(torch.float64)
+    expected = vit(images, masks)
+    for module in vit.modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            continue
+        full = {name: p.data for name, p in own.items()}
+
+        def gather(_m: Any, _a: Any, own: Any = own, full: Any = full) -> None:
+            for name, p in own.items():
+                p.data = full[name]
+
+        def release(_m: Any, _a: Any, _o: Any, own: Any = own) -> None:
+            for p in own.values():
+                p.data = torch.empty(0, dtype=torch.float64)
+
+        module.register_forward_pre_hook(gather)
+        module.register_forward_hook(release)
+        release(None, None, None)
+    with torch.no_grad():
+        found = vit(images, masks)
+        deep = vit.intermediate(images[0], 1)[0]
+    torch.testing.assert_close(found[0].patches, expected[0].patches)
+    torch.testing.assert_close(found[2].cls, expected[2].cls)
+    assert deep.cls.shape == (4, 24)
+
+
+def test_block_checkpointing_changes_nothing() -> None:
+    images, masks = crops(torch.float64)
+    gradients = []
+    for again in (False, True):
+        vit = model(torch.float64, drop_path=0.5).train()
+        vit.seed_drop_path(4)
+        vit.checkpoint_blocks = again
+        loss_of(vit(images, masks)).backward()
+        gradients.append([p.grad for p in vit.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_bad_input_is_named() -> None:
+    vit = model()
+    with pytest.raises(
+        VitrailError, match=r"image of 30 x 32 px: sides must be multiples of the patch of 8 px.*24 x 32"
+    ):
+        vit(torch.zeros(1, 3, 30, 32))
+    with pytest.raises(VitrailError, match=r"mask of shape \(1, 9\): the crops need \(1, 16\)"):
+        vit(torch.zeros(1, 3, 32, 32), torch.zeros(1, 9, dtype=torch.bool))
+    with pytest.raises(VitrailError, match="2 masks for 1 groups"):
+        vit([torch.zeros(1, 3, 32, 32)], [None, None])
+    with pytest.raises(VitrailError, match="no architecture 'vitm'; there are vitt, vits"):
+        vit_config("vitm", 224, 14)
+    with pytest.raises(ValueError, match="no multiple of heads 5"):
+        tiny(heads=5)
+    with pytest.raises(ValueError, match="image_size 30 is no multiple of patch_size 8"):
+        tiny(image_size=30)
+    assert list(ARCHITECTURES) == ["vitt", "vits", "vitb", "vitl", "vitg"]
