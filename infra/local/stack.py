@@ -50,6 +50,7 @@ class Stack:
         env |= self.exports()
         env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
         env["VITRAIL_ROOT"] = str(self.root)
+        env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its job runners serve language models: 250 MB for nothing
         # A local store is reached through the server, so that runs have a page to link to; a store of the user's own
         # choice (a server in params/tracking.yaml, or the variable) stays.
         if load_params(self.root / "params/tracking.yaml", TrackingParams).uri.startswith("sqlite"):

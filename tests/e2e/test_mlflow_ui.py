@@ -30,9 +30,10 @@ def mlflow_url(chain: Chain, tmp_path: Path, free_port: Callable[[], int]) -> It
     """An MLflow server on the chain's own store, as ``make platform`` starts it."""
     port = free_port()
     service = Service("mlflow", tmp_path)
+    env = stage_env(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     store = ["--backend-store-uri", f"sqlite:///{chain.root}/mlflow.db", "--workers", "1"]
     address = ["--artifacts-destination", str(chain.root / "mlartifacts"), "--host", "127.0.0.1", "--port", str(port)]
-    service.start([sys.executable, "-m", "mlflow", "server", *store, *address], cwd=chain.root, env=stage_env())
+    service.start([sys.executable, "-m", "mlflow", "server", *store, *address], cwd=chain.root, env=env)
     url = f"http://127.0.0.1:{port}"
     try:
         service.wait(lambda: responds(f"{url}/health"), 120)

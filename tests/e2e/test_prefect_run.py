@@ -52,7 +52,7 @@ class Platform:
         found = []
         for process in psutil.process_iter(["cmdline", "cwd"]):
             words = process.info["cmdline"] or []
-            if "components.pretrain" in words and str(process.info["cwd"]).startswith(str(self.root)):
+            if {"components.pretrain", "run"} <= set(words) and str(process.info["cwd"]).startswith(str(self.root)):
                 found.append(process)
         return found
 
@@ -74,6 +74,7 @@ def platform(
         down = run(root, "infra.local.stack", "down", env=stage_env())
         print(down.text)
         assert all(service.process() is None for service in platform.stack.services.values())
+        assert platform.stage_processes() == []
 
 
 def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -117,6 +118,15 @@ def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platfo
     assert recorded["info"]["status"] == "FINISHED"
 
 
+def test_a_preset_that_the_checkout_does_not_list_trains_in_a_workspace_of_its_own(platform: Platform) -> None:
+    shutil.copy2(platform.root / "params/pretrain/vitt.yaml", platform.root / "params/pretrain/other.yaml")
+    edit(platform.root / "params/pretrain/other.yaml", {"run.iterations": 4})
+    done = platform.prefect("deployment", "run", "pretrain/vitt", "--param", "preset=other", "--watch")
+    assert done.code == 0, done.text
+    assert (platform.root / "runs/pretrain-other/data/pretrain/other/model.json").is_file()
+    assert not (platform.root / "data/pretrain/other").exists()
+
+
 def test_cancel_ends_the_training_process(platform: Platform) -> None:
     edit(platform.root / "params/pretrain/vitt.yaml", {"run.iterations": 100_000})
     started = platform.prefect("deployment", "run", "pretrain/vitt")
@@ -149,7 +159,7 @@ def test_a_preset_that_does_not_fit_fails_in_seconds_with_what_it_needs(platform
     assert "needs" in done.text
     flow = platform.api(f"flow_runs/{flow_run[1]}")
     assert flow["total_run_time"] < 30
-    assert not (platform.root / "runs").exists()
+    assert not (platform.root / "runs/pretrain-vitg").exists()
 
 
 def test_no_run_edited_a_tracked_file(platform: Platform) -> None:
