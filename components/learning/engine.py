@@ -58,7 +58,7 @@ def pick_precision(asked: str, device: torch.device) -> Precision:
     """
     if asked == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
-    if asked == "fp16" and device.type == "cpu" and os.environ.get("VITRAIL_FP16_ON_CPU") != "1":
+    if asked == "fp16" and device.type == "cpu":
         raise VitrailError("engine.precision: this CPU run has no fp16 units; use fp32 (or bf16), or a CUDA device")
     if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise VitrailError("engine.precision: this GPU has no bf16; use fp16")
@@ -327,7 +327,8 @@ def cut(whole: Tensor, length: int, rank: int) -> Tensor:
 
 
 def _regather(zero: Any) -> None:
-    """Copies that ZeRO-3 keeps whole (small parameters) are renewed from the shards."""
+    """Copies that ZeRO-3 keeps whole (small parameters) are renewed from the shards: it never gathers what it holds."""
     kept = zero.persistent_parameters
     if kept:
+        getattr(zero, "parameter_offload", zero).partition_all_parameters()
         kept[0].all_gather(kept)

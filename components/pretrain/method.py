@@ -51,9 +51,14 @@ class Pretraining:
         self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool = False
     ) -> tuple[Losses, dict[str, Tensor]]:
         """See :class:`components.learning.loop.Learner`."""
-        dtype = self.engine.dtype
         masks = sample_masks(len(crops.globals), self.params.grid(), self.params.masks, generator)
-        masks = masks.to(self.world.device)
+        return self.masked_losses(crops, masks.to(self.world.device), values, detail)
+
+    def masked_losses(
+        self, crops: Crops, masks: Tensor, values: StepValues, detail: bool = False
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        """The losses under given masks, bool ``[2B, N]``."""
+        dtype = self.engine.dtype
         hidden = masked_patches(masks)
         globals_ = crops.globals.to(dtype)
         locals_ = crops.locals.to(dtype) if len(crops.locals) else None

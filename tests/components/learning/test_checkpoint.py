@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.errors import VitrailError
+from components.learning.checkpoint import Checkpoint, Checkpoints
+from components.learning.distributed import World
+from components.learning.engine import cut
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+def state(step: int) -> Checkpoint:
+    shards = {"master/a.b": torch.full((5,), float(step)), "ema/a.b": torch.arange(5.0) + step}
+    return Checkpoint(step, shards, {"loader": {"position": step}}, {"dino": torch.ones(3) * step})
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    return Checkpoints(tmp_path / "run", "print-1", ALONE, keep=2)
+
+
+def test_comes_back_as_it_was(checkpoints: Checkpoints) -> None:
+    assert checkpoints.load({"a.b": 5}) is None
+    checkpoints.save(state(3))
+    found = checkpoints.load({"a.b": 5})
+    assert found is not None
+    assert (found.step, found.shared) == (3, {"loader": {"position": 3}})
+    for name, shard in state(3).shards.items():
+        assert torch.equal(found.shards[name], shard)
+    assert torch.equal(found.whole["dino"], torch.full((3,), 3.0))
+
+
+def test_keeps_the_newest_and_every_mth(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "run", "p", ALONE, keep=2, keep_every=4)
+    for step in range(1, 8):
+        checkpoints.save(state(step))
+    assert [path.name for path in checkpoints.found()] == ["step-00000004", "step-00000006", "step-00000007"]
+
+
+@pytest.mark.parametrize("fault", ["cut", "flipped", "no manifest", "half a manifest", "gone"])
+def test_a_damaged_newest_gives_way_to_the_one_before(
+    checkpoints: Checkpoints, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints.save(state(1))
+    newest = checkpoints.save(state(2))
+    file, manifest = newest / "rank-00000.safetensors", newest / "manifest.json"
+    data = bytearray(file.read_bytes())
+    if fault == "cut":
+        file.write_bytes(data[: len(data) // 2])
+    elif fault == "flipped":
+        data[-1] ^= 1
+        file.write_bytes(data)
+    elif fault == "no manifest":
+        manifest.unlink()
+    elif fault == "half a manifest":
+        manifest.write_text(manifest.read_text()[:40])
+    else:
+        file.unlink()
+    found = checkpoints.load({"a.b": 5})
+    assert found is not None
+    assert found.step == 1
+    assert "step-00000002: damaged, trying the one before" in capsys.readouterr().out
+
+
+def test_only_damaged_ones_are_an_error(checkpoints: Checkpoints) -> None:
+    path = checkpoints.save(state(1))
+    (path / "rank-00000.safetensors").write_bytes(b"")
+    with pytest.raises(VitrailError, match="every checkpoint is damaged; remove the folder to start anew"):
+        checkpoints.load({"a.b": 5})
+
+
+def test_other_params_or_data_are_refused_or_set_aside(checkpoints: Checkpoints) -> None:
+    checkpoints.save(state(1))
+    other = Checkpoints(checkpoints.folder, "print-2", ALONE)
+    with pytest.raises(VitrailError, match=r"was trained with other params or data .*run\.on_mismatch: fresh"):
+        other.check_fingerprint("refuse")
+    assert other.found()
+    assert checkpoints.check_fingerprint("refuse") == ""
+    assert "moved aside" in other.check_fingerprint("fresh")
+    assert other.load({"a.b": 5}) is None
+    aside = [path for path in checkpoints.folder.parent.iterdir() if path.name.startswith("run.")]
+    assert len(aside) == 1
+    assert (aside[0] / "step-00000001").is_dir()
+
+
+def test_a_failed_write_leaves_the_older_ones(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.save(state(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(
+        VitrailError, match=r"step 2 not written: .*No space left on device.*older checkpoints are kept"
+    ):
+        checkpoints.save(state(2))
+    monkeypatch.undo()
+    found = checkpoints.load({"a.b": 5})
+    assert found is not None
+    assert found.step == 1
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 7))
+def test_shards_cut_for_one_number_of_ranks_can_be_cut_for_another(size: int, before: int, after: int) -> None:
+    whole = torch.arange(float(size))
+    old = -(-size // before)
+    joined = torch.cat([cut(whole, old, rank) for rank in range(before)])
+    new = -(-size // after)
+    again = torch.cat([cut(joined[:size], new, rank) for rank in range(after)])
+    assert torch.equal(again[:size], whole)
+    assert not again[size:].any()
+    # what load does: the padding of the old cut is only ever zeros, whatever lies behind the end
+    assert torch.equal(torch.cat([cut(joined, new, rank) for rank in range(after)])[:size], whole)
+
+
+def test_reads_the_files_of_another_number_of_ranks(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    from components.learning.checkpoint import _digest
+
+    folder = tmp_path / "run" / "step-00000009"
+    folder.mkdir(parents=True)
+    whole, files = torch.arange(5.0), {}
+    for rank in range(2):
+        path = folder / f"rank-0000{rank}.safetensors"
+        save_file({"ema/w": cut(whole, 3, rank).clone()}, path)
+        files[path.name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
+    manifest = {"version": 1, "step": 9, "fingerprint": "p", "world": 2, "files": files, "shared": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = Checkpoints(tmp_path / "run", "p", ALONE).load({"w": 5})
+    assert found is not None
+    assert torch.equal(found.shards["ema/w"], whole)
+    with pytest.raises(VitrailError, match="holds ema/w, which this model does not have"):
+        Checkpoints(tmp_path / "run", "p", ALONE).load({"v": 5})

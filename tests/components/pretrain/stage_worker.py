@@ -1,0 +1,166 @@
+"""Runs of both stages in one process (DeepSpeed takes seconds to import): ``stage_worker.py FOLDER``.
+
+Writes FOLDER/facts.json: what was raised, printed and exported by each run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from components.distill.method import DistillParams
+from components.distill.stage import Paths as DistillPaths
+from components.distill.stage import distill
+from components.errors import VitrailError
+from components.evaluation.online import Recorder
+from components.images.decode import encode_jpeg
+from components.images.shards import ShardWriter
+from components.images.tables import MANIFEST, Shards, write_table
+from components.learning.training import TrainingParams
+from components.pretrain.stage import Paths, pretrain
+from components.storage import StorageParams, open_store
+
+STUDENT: dict[str, Any] = {
+    "vit": {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "heads": 2},
+    "heads": {"dino": {"prototypes": 32, "hidden": 24, "bottleneck": 8}},
+    "augment": {"global_size": 16, "local_size": 8, "locals": 2},
+    "masks": {"min_patches": 1},
+    "schedule": {"learning_rate": {"peak": 1e-3, "end": 1e-6, "warmup": 0.2}, "learning_rate_rule": "none"},
+    "engine": {"device": "cpu", "accumulation": 2},
+    "run": {"iterations": 6, "batch": 4, "log_every": 2, "checkpoint_every": 2, "keep_state": True},
+    "probe": {"benchmark": "toy", "at": [0.5, 1.0], "bank": 12, "held_out": 6, "neighbours": 3, "pictures": 2},
+}
+TEACHER: dict[str, Any] = STUDENT | {
+    "vit": STUDENT["vit"] | {"embed_dim": 24, "drop_path": 0.3},
+    "objective": {"centering": "softmax"},
+}
+
+
+def images(count: int) -> list[bytes]:
+    """Random JPEGs, alike within a class."""
+    generator = np.random.default_rng(0)
+    tones = [generator.integers(0, 255, (4, 4, 3)) for _ in range(2)]
+    found = []
+    for i in range(count):
+        noise = generator.integers(-30, 30, (32, 32, 3))
+        found.append(np.clip(np.kron(tones[i % 2], np.ones((8, 8, 1), int)) + noise, 0, 255).astype(np.uint8))
+    return [encode_jpeg(pixels, 90) for pixels in found]
+
+
+def curate(folder: Path) -> None:
+    """``folder/curate`` and ``folder/manifest.parquet`` of 30 images, one of them corrupt; the benchmark ``toy``."""
+    rows, files = [], images(30)
+    with ShardWriter(open_store(str(folder / "curate" / "shards")), "shard", 10**6) as writer:
+        for number, data in enumerate(files):
+            data = data[: len(data) // 3] if number == 7 else data
+            at = writer.add(f"{number:020d}", "jpg", data)
+            place = {"shard": at.shard, "offset": at.offset, "length": at.length}
+            rows.append({"key": f"{number:020d}", **place, "width": 32, "height": 32, "weight": 1.0, "reason": "pool"})
+    Shards("", writer.shards).save(folder / "curate")
+    write_table(folder / "manifest.parquet", rows, MANIFEST)
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    split = ["test" if number >= 24 else "train" for number in range(30)]
+    labels = [number % 2 for number in range(30)]
+    pq.write_table(pa.table({"image": files, "kind": labels, "split": split}), folder / "toy.parquet")
+    text = f"toy: {{kind: parquet, path: {folder / 'toy.parquet'}, labels: [kind]}}\n"
+    (folder / "benchmarks.yaml").write_text(text)
+    (folder / "params").mkdir()
+    (folder / "params" / "teacher.yaml").write_text(json.dumps(TEACHER))
+    (folder / "params" / "student.yaml").write_text(json.dumps(STUDENT))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of the weights."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    curate(folder)
+    facts: dict[str, Any] = {}
+    storage = StorageParams(root=str(folder))
+
+    def run(name: str, out: str, change: Mapping[str, Any] | None = None, teacher: str = "") -> None:
+        """One run of a stage; its outcome under ``name``."""
+        content = json.loads(json.dumps(STUDENT if teacher else TEACHER))
+        for key, value in (change or {}).items():
+            section, _, key = key.partition(".")
+            content[section] = (content.get(section, {}) | {key: value}) if key else value
+        common = {
+            "curated": folder / "curate",
+            "manifest": folder / "manifest.parquet",
+            "out": folder / out,
+            "report": folder / f"{out}.json",
+            "scratch": folder / f"scratch-{out.rpartition('/')[0] or 'runs'}",
+            "tracking": None,
+            "benchmarks": folder / "benchmarks.yaml",
+        }
+        printed, raised = io.StringIO(), ""
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                if teacher:
+                    paths = DistillPaths(params=folder / "params/student.yaml", teacher=folder / teacher, **common)
+                    distill(DistillParams.model_validate(content), paths, storage)
+                else:
+                    params = TrainingParams.model_validate(content)
+                    pretrain(params, Paths(params=folder / "params/teacher.yaml", **common), storage)
+            except VitrailError as fault:
+                raised = f"{type(fault).__name__}: {fault}"
+        facts[name] = {"raised": raised, "printed": printed.getvalue()}
+
+    run("unbroken", "a/model")
+    facts["unbroken files"] = digests(folder / "a/model")
+
+    point = Recorder.point
+
+    def terminate_at(step: int) -> None:
+        def stopping(self: Recorder, at: int, figures: Mapping[str, float]) -> None:
+            point(self, at, figures)
+            if at == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Recorder.point = stopping  # type: ignore[method-assign]
+
+    terminate_at(4)
+    run("stopped", "b/model")
+    Recorder.point = point  # type: ignore[method-assign]
+    facts["left"] = sorted(path.name for path in (folder / "scratch-b" / "model").iterdir())
+    facts["no_export_yet"] = not (folder / "b/model").exists()
+    run("resumed", "b/model")
+    facts["resumed files"] = digests(folder / "b/model")
+
+    newest = folder / "scratch-a" / "model" / "step-00000006" / "rank-00000.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    run("damaged", "a/model")
+    facts["damaged files"] = digests(folder / "a/model")
+    run("refused", "a/model", {"run.on_mismatch": "refuse", "run.seed": 1})
+    run("fresh", "a/model", {"run.seed": 1, "run.keep_state": False, "run.iterations": 2})
+    facts["state_removed"] = not (folder / "scratch-a" / "model").exists()
+    run("too few", "c/model", {"run.batch": 31})
+    run("no such benchmark", "c/model", {"probe.benchmark": "toi"})
+
+    run("distilled", "d/model", teacher="b/model")
+    run("all patches", "e/model", {"patches": "all", "run.iterations": 2}, teacher="b/model")
+    run("other prototypes", "f/model", {"heads.dino": {"prototypes": 8}}, teacher="b/model")
+    run("other patch", "f/model", {"vit.patch_size": 4}, teacher="b/model")
+    run("no teacher", "f/model", teacher="nowhere")
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,114 @@
+"""Both stages on a tiny curated set: exports, exact resumption after SIGTERM, damaged and foreign checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.images.quarantine import read_quarantine
+from components.learning.checkpoint import load_backbone, load_card, load_heads
+
+WORKER = Path(__file__).with_name("stage_worker.py")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("stages")
+    env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | {
+        "OMP_NUM_THREADS": "1"
+    }
+    done = subprocess.run(
+        [sys.executable, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, json.loads((folder / "facts.json").read_text())
+
+
+def test_exports_a_model_with_curves_and_a_report(runs: tuple[Path, dict[str, Any]]) -> None:
+    folder, facts = runs
+    assert facts["unbroken"]["raised"] == ""
+    backbone, card = load_backbone(folder / "b/model")
+    assert (card.kind, card.step, card.vit.embed_dim, card.image_size) == ("pretrain", 6, 24, 16)
+    with torch.no_grad():
+        assert torch.isfinite(backbone(torch.randn(2, 3, 16, 16)).cls).all()
+    assert load_heads(folder / "b/model")[1] is None  # shared
+    curve = json.loads((folder / "b/model/curve.json").read_text())
+    assert [point["step"] for point in curve["points"]] == [2, 4, 6]
+    assert {"loss", "dino_global", "dino_local", "ibot", "koleo", "grad_norm_backbone"} <= curve["points"][0].keys()
+    assert [probe["step"] for probe in curve["probes"]] == [3, 6]
+    assert 0 <= curve["probes"][0]["probe/toy/kind/knn"] <= 100
+    report = json.loads((folder / "b/model.json").read_text())
+    assert report["images_seen"] == 6 * 4 * 2
+    assert report["final"]["loss"] > 0
+
+
+def test_progress_names_losses_and_rate(runs: tuple[Path, dict[str, Any]]) -> None:
+    last = runs[1]["unbroken"]["printed"].splitlines()[-1]
+    assert last.startswith("pretrain model: 6/6 steps in ")
+    assert "ibot" in last
+    assert "images/s" in last
+
+
+def test_sigterm_checkpoints_and_the_next_run_equals_the_unbroken_one_byte_by_byte(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    _, facts = runs
+    assert facts["stopped"]["raised"].startswith("Stopped: pretrain model: stopped by SIGTERM after step 4")
+    assert "run the same command again to resume" in facts["stopped"]["raised"]
+    assert "step-00000004" in facts["left"]
+    assert facts["no_export_yet"]
+    assert "resuming after step 4" in facts["resumed"]["printed"]
+    assert len(facts["unbroken files"]) == 2
+    assert facts["resumed files"] == facts["unbroken files"]
+
+
+def test_a_damaged_newest_checkpoint_gives_way(runs: tuple[Path, dict[str, Any]]) -> None:
+    printed = runs[1]["damaged"]["printed"]
+    assert "step-00000006: damaged, trying the one before" in printed
+    assert "resuming after step 4" in printed
+    assert runs[1]["damaged files"] == runs[1]["unbroken files"]
+
+
+def test_other_params_are_refused_or_start_anew(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert "was trained with other params or data" in facts["refused"]["raised"]
+    assert "moved aside to" in facts["fresh"]["printed"]
+    assert facts["fresh"]["raised"] == ""
+    assert facts["state_removed"]
+
+
+def test_unreadable_images_are_set_aside(runs: tuple[Path, dict[str, Any]]) -> None:
+    entries = read_quarantine(runs[0] / "scratch-a" / "quarantine")
+    assert [entry.key for entry in entries] == [f"{7:020d}"]
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("too few", "30 images, less than a batch of 31; lower run.batch or select more images"),
+        ("no such benchmark", "probe.benchmark: 'toi' is not in"),
+        ("other prototypes", "heads.dino.prototypes: 8, the teacher"),
+        ("other patch", "vit.patch_size: 4 px, the teacher"),
+        ("no teacher", "no exported model here"),
+    ],
+)
+def test_faults_are_named(runs: tuple[Path, dict[str, Any]], run: str, message: str) -> None:
+    assert message in runs[1][run]["raised"]
+
+
+@pytest.mark.parametrize("out", ["d/model", "e/model"])
+def test_distilled_student_is_smaller_and_knows_its_teacher(runs: tuple[Path, dict[str, Any]], out: str) -> None:
+    folder, facts = runs
+    assert facts["distilled"]["raised"] == facts["all patches"]["raised"] == ""
+    card = load_card(folder / out)
+    assert (card.kind, card.teacher, card.vit.embed_dim) == ("distill", "model", 16)
+    load_backbone(folder / out)
+    curve = json.loads((folder / out / "curve.json").read_text())
+    assert all(point["loss"] > 0 for point in curve["points"])
