@@ -289,7 +289,12 @@ def server(folder: Path, client: Any) -> Iterator[str]:
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/mlartifacts"]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [*command, "--workers", "1"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        [*command, "--workers", "1"],
+        cwd=folder,
+        env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # seven processes for language models
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # a group of its own: the server's workers end with it
     )
     url = f"http://127.0.0.1:{port}"
     try:
@@ -302,12 +307,8 @@ def server(folder: Path, client: Any) -> Iterator[str]:
                 time.sleep(0.5)
         yield url
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
 
 def served(url: str, run: str, path: str) -> bytes:
