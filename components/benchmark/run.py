@@ -25,7 +25,15 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--report", type=Path, required=True)
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    choose = stages.add_parser("choose", help="compare ways to take features, on the training side alone")
+    choose.add_argument("--params", type=Path, required=True)
+    choose.add_argument("--benchmarks", type=Path, required=True)
+    choose.add_argument("--checkpoints", type=Path, nargs="+", required=True)
+    choose.add_argument("--image-sizes", type=int, nargs="+", required=True, metavar="PX")
+    choose.add_argument("--crops", type=float, nargs="+", default=[1.0])
     arguments = parser.parse_args(argv)
+    if arguments.stage == "choose":
+        return _choose(arguments)
 
     from components.benchmark import stage
     from components.evaluation.benchmarks import BenchmarksFile
@@ -40,4 +48,23 @@ def main(argv: Sequence[str]) -> int:
         load_params(arguments.tracking, TrackingParams),
     )
     print(table)
+    return 0
+
+
+def _choose(arguments: argparse.Namespace) -> int:
+    from components.benchmark import choose, stage
+    from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+
+    params = load_params(arguments.params, stage.BenchmarkStageParams)
+    for name, spec in load_params(arguments.benchmarks, BenchmarksFile).benchmarks.items():
+        found = choose.choose(
+            load_benchmark(name, spec),
+            arguments.checkpoints,
+            arguments.image_sizes,
+            arguments.crops,
+            params.features,
+            params.knn,
+            stage.device_of(params.device),
+        )
+        print(choose.table(found))
     return 0

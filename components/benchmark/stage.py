@@ -50,7 +50,7 @@ def run(
     Raises:
         VitrailError: no checkpoint, a damaged one, a benchmark that is missing, an unreachable MLflow.
     """
-    device = _device(params.device)
+    device = device_of(params.device)
     contenders = gather(checkpoints, params.features, params.baselines, device)
     with tracking.run("benchmark", "benchmark", tracking_params, params) as run:
         loaded = [load_benchmark(name, spec) for name, spec in benchmarks.benchmarks.items()]
@@ -142,7 +142,8 @@ def _record(
             run.log_scores(model, {s.metric: s.accuracy for s in ours}, (benchmark.name, benchmark.digest))
 
 
-def _device(wanted: str) -> str:
+def device_of(wanted: str) -> str:
+    """``wanted``, or for "auto" the GPU where there is one."""
     import torch
 
     if wanted == "auto":

@@ -185,6 +185,30 @@ def test_a_diverged_checkpoint_is_named_and_nothing_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_choosing_features_reads_the_training_side_alone(
+    workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.evaluation import benchmarks
+
+    read: set[int] = set()
+    column = benchmarks._Column
+    original = column.rgb
+
+    def spy(self: Any, row: int) -> Any:
+        read.add(row)
+        return original(self, row)
+
+    monkeypatch.setattr(column, "rgb", spy)
+    files = ["--params", str(ROOT / "params/benchmark.yaml"), "--benchmarks", str(workspace / "benchmarks.yaml")]
+    found = ["--checkpoints", str(workspace / "pretrain/vitt"), "--image-sizes", "32", "48"]
+    assert main(["choose", *files, *found, "--crops", "1.0", "0.5"]) == 0
+    assert read == set(range(40, 120))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 2 * 2 * 3
+    accuracies = [float(line.split()[-1]) for line in lines[1:]]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
 def test_the_shipped_parameters_hold() -> None:
     params = load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams)
     assert params.knn.shown == 20
