@@ -43,8 +43,8 @@ async def crawl(
     progress = Progress("crawl", None, unit="responses")
     with open(out, "wb") as file:
         writer = WarcWriter(file, date)
-        writer.info({"software": "vitrail/0.1", "robots": "obeyed", "http-header-user-agent": ""})
         async with Fetcher(params.fetch) as fetcher:
+            writer.info({"software": "vitrail", "robots": "obey", "http-header-user-agent": fetcher.agent})
             sink = _Sink(writer, fetcher, counts, progress)
             wave = list(dict.fromkeys(seeds))
             seen_pages, seen_images = set(wave), set[str]()

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from components.errors import VitrailError
 
 SUFFIXES = (".warc", ".warc.gz")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
@@ -172,13 +171,6 @@ class WarcWriter:
 def is_warc(name: str) -> bool:
     """Whether a file's name says that it is a WARC."""
     return name.lower().endswith(SUFFIXES)
-
-
-def require_readable(read: int, faults: Faults, where: str) -> None:
-    """Raise when nothing at all could be read from the WARC files at ``where``."""
-    if not read:
-        found = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.counts.items())) or "no records"
-        raise VitrailError(f"{where}: no HTTP response could be read from it ({found}); are these whole WARC files?")
 
 
 def _iterate(file: Any, start: int) -> Iterator[Any]:
