@@ -21,7 +21,7 @@ from pydantic import Field
 
 from components.dedup.copies import EDITS, planted
 from components.dedup.descriptors import Descriptor
-from components.dedup.views import RGB
+from components.dedup.views import RGB, reduce
 from components.errors import VitrailError
 from components.params import Strict
 
@@ -82,11 +82,13 @@ class Calibration:
 def copy_similarities(
     pictures: Sequence[RGB], originals: NDArray[Any], descriptor: Descriptor, generator: np.random.Generator
 ) -> dict[str, NDArray[np.float32]]:
-    """Cosine [n] between each of n ``pictures`` and its planted copy, by kind; ``originals`` [n, d] describe them."""
+    """Cosine [n] of each of n ``pictures`` to its planted copy, by kind; ``originals`` [n, R, d] describe them."""
     found = {}
     for kind in EDITS:
-        copies = [descriptor.prepare(planted(picture, kind, generator)) for picture in pictures]
-        found[kind] = (descriptor.embed(copies) * np.asarray(originals, np.float32)).sum(1)
+        copies = [
+            descriptor.prepare(reduce(planted(picture, kind, generator), descriptor.side)) for picture in pictures
+        ]
+        found[kind] = np.einsum("nrd,nd->nr", np.asarray(originals, np.float32), descriptor.embed(copies)).max(1)
     return found
 
 
@@ -96,7 +98,7 @@ def nearest_differing(
     """Per image [n]: cosine to the nearest image known to differ, and to the nearest other image of any kind.
 
     Args:
-        descriptors: [n, d], unit length.
+        descriptors: [n, R, d], unit length: the whole image, then its windows; either image of a pair may be the crop.
         labels: task -> [n]; one label that differs is enough.
         rows: [n], each image's row in its benchmark.
         apart: rows that must lie between.
@@ -105,17 +107,22 @@ def nearest_differing(
         VitrailError: no pair is known to differ.
     """
     unit = np.asarray(descriptors, np.float32)
+    count, each, dim = unit.shape
+    whole = np.ascontiguousarray(unit[:, 0])
     stacked = np.stack([np.asarray(labels[task]) for task in sorted(labels)], 1)  # [n, tasks]
-    differing = np.full(len(unit), -np.inf, np.float32)
-    nearest = np.full(len(unit), -np.inf, np.float32)
-    for start in range(0, len(unit), 1024):
-        block = slice(start, start + 1024)
-        cosine = unit[block] @ unit.T
-        own = np.arange(len(unit))[block]
+    differing = np.full(count, -np.inf, np.float32)
+    nearest = np.full(count, -np.inf, np.float32)
+    for start in range(0, count, 128):
+        block = slice(start, start + 128)
+        cosine = (unit[block].reshape(-1, dim) @ whole.T).reshape(-1, each, count).max(1)  # [b, n]
+        own = np.arange(count)[block]
         cosine[np.arange(len(own)), own] = -np.inf
-        nearest[block] = cosine.max(1)
         known = (stacked[block, None] != stacked[None]).any(2) & (abs(rows[block, None] - rows[None]) >= apart)
-        differing[block] = np.where(known, cosine, -np.inf).max(1)
+        distinct = np.where(known, cosine, -np.inf)
+        # Both images of a pair are told of it, for either may be the crop.
+        for best, matrix in ((nearest, cosine), (differing, distinct)):
+            np.maximum(best, matrix.max(0), out=best)
+            best[block] = np.maximum(best[block], matrix.max(1))
     found = np.isfinite(differing)
     if not found.any():
         raise VitrailError(

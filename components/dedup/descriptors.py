@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.dedup.network import NetworkParams
-from components.dedup.train import TrainingParams, train_network
+from components.dedup.discriminant import DiscriminantParams, FeatureParams, features, fit_discriminant
+from components.dedup.train_params import NetworkParams, TrainingParams
 from components.dedup.views import RGB, ViewParams, squash
 from components.dedup.whiten import Whitening, fit_whitening, normalise
 from components.errors import VitrailError
@@ -55,13 +55,25 @@ class ThumbnailParams(Strict):
     whiten: float = Field(0.05, ge=0)
 
 
-DescriptorParams = Annotated[SscdParams | TrainedParams | ThumbnailParams, Field(discriminator="kind")]
+class DiscriminantDescriptorParams(Strict):
+    """Oriented gradients projected by discriminant analysis on the pool; no network, closed form."""
+
+    kind: Literal["discriminant"]
+    features: FeatureParams = FeatureParams()
+    views: ViewParams = ViewParams(aspect=1.1, copy_crop=0.5)
+    learning: DiscriminantParams = DiscriminantParams()
+    seed: int = 0
+
+
+LearnedParams = TrainedParams | DiscriminantDescriptorParams | ThumbnailParams
+DescriptorParams = Annotated[SscdParams | LearnedParams, Field(discriminator="kind")]
 
 
 class Descriptor(Protocol):
     """Pictures to unit rows."""
 
     dim: int
+    side: int  # pixels of the prepared picture's short side
 
     def prepare(self, rgb: RGB) -> RGB:
         """The picture as :meth:`embed` wants it: small, so that many fit in memory."""
@@ -84,11 +96,27 @@ class Thumbnail:
         return self._whitening.apply(_gray(pictures))
 
 
+class Discriminant:
+    """See :class:`DiscriminantDescriptorParams`."""
+
+    def __init__(self, measured: FeatureParams, whitening: Whitening) -> None:
+        self._measured, self._whitening = measured, whitening
+        self.side = measured.side
+        self.dim = whitening.projection.shape[1]
+
+    def prepare(self, rgb: RGB) -> RGB:
+        return squash(rgb, self._measured.side)
+
+    def embed(self, pictures: Sequence[RGB]) -> NDArray[np.float32]:
+        return self._whitening.apply(features(pictures, self._measured))
+
+
 class Network:
     """See :class:`TrainedParams`."""
 
     def __init__(self, model: Any, whitening: Whitening) -> None:
         self._model, self._whitening = model, whitening
+        self.side = model.params.side
         self.dim = whitening.projection.shape[1]
 
     def prepare(self, rgb: RGB) -> RGB:
@@ -105,6 +133,7 @@ class Sscd:
 
     def __init__(self, model: Any, params: SscdParams) -> None:
         self._model, self._params = model, params
+        self.side = params.side
         probe = self.embed([np.zeros((params.side, params.side, 3), np.uint8)])
         self.dim = probe.shape[1]
 
@@ -133,7 +162,7 @@ class Sscd:
         return normalise(np.concatenate(rows))
 
 
-def learn(params: TrainedParams | ThumbnailParams, thumbnails: RGB, path: Path) -> None:
+def learn(params: LearnedParams, thumbnails: RGB, path: Path) -> None:
     """Fit a descriptor to ``thumbnails`` [N, s, s, 3] uint8 of the pool and write it to ``path`` (safetensors)."""
     from safetensors.numpy import save
 
@@ -141,7 +170,12 @@ def learn(params: TrainedParams | ThumbnailParams, thumbnails: RGB, path: Path) 
         gray = _gray([squash(picture, params.side) for picture in thumbnails])
         whitening = fit_whitening(gray, params.dim, params.whiten)
         tensors: dict[str, NDArray[Any]] = {}
+    elif isinstance(params, DiscriminantDescriptorParams):
+        whitening = fit_discriminant(thumbnails, params.features, params.views, params.learning, params.seed)
+        tensors = {}
     else:
+        from components.dedup.train import train_network
+
         model = train_network(thumbnails, params.network, params.views, params.training, params.seed)
         small = np.stack([squash(picture, params.network.side) for picture in thumbnails])
         whitening = fit_whitening(_forward(model, small), params.network.dim, params.whiten)
@@ -161,12 +195,21 @@ def load_descriptor(params: DescriptorParams, path: Path, storage: StorageParams
     return _load_sscd(params, storage) if isinstance(params, SscdParams) else _load_learned(params, path)
 
 
-def thumbnail_side(params: TrainedParams | ThumbnailParams) -> int:
+def thumbnail_side(params: LearnedParams) -> int:
     """The side of the thumbnails to learn from: half as large again as the input, so that crops keep detail."""
-    return params.side if isinstance(params, ThumbnailParams) else params.network.side * 3 // 2
+    if isinstance(params, ThumbnailParams):
+        return params.side
+    return (params.network.side if isinstance(params, TrainedParams) else params.features.side) * 3 // 2
 
 
-def _load_learned(params: TrainedParams | ThumbnailParams, path: Path) -> Descriptor:
+def learning_limit(params: LearnedParams) -> int:
+    """How many images of the pool, at most, the descriptor learns from."""
+    if isinstance(params, ThumbnailParams):
+        return 20_000
+    return params.training.images if isinstance(params, TrainedParams) else params.learning.images
+
+
+def _load_learned(params: LearnedParams, path: Path) -> Descriptor:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -179,6 +222,8 @@ def _load_learned(params: TrainedParams | ThumbnailParams, path: Path) -> Descri
         raise VitrailError(f"{path}: not descriptor weights ({fault}); delete it and run dedup again") from None
     if isinstance(params, ThumbnailParams):
         return Thumbnail(params.side, whitening)
+    if isinstance(params, DiscriminantDescriptorParams):
+        return Discriminant(params.features, whitening)
     import torch
 
     from components.dedup.network import CopyNet

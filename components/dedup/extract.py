@@ -6,7 +6,7 @@ depends on, so a stage that was stopped carries on, and no stale result is ever 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.dedup.descriptors import Descriptor, DescriptorParams, load_descriptor
-from components.dedup.views import RGB, squash
+from components.dedup.views import RGB, reduce, squash, windows
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.images.tables import INDEX, Shards, read_table
@@ -95,28 +95,34 @@ def describe(
     work: Path,
     executor: ExecutorParams,
     chunk: int,
+    grid: Sequence[tuple[float, int]] = (),
 ) -> NDArray[np.float16]:
-    """Descriptors [N, dim] fp16 of every row of the pool, in index order."""
+    """Descriptors [N, R, dim] fp16 of every row of the pool, in index order: the whole image, then its windows."""
     parts = _chunks(pool, np.arange(len(pool)), work, "descriptor", chunk)
-    function = partial(_descriptor_chunk, params, weights, pool.storage)
-    rows = _run(function, parts, executor, "descriptors of the pool")
-    return np.asarray(rows, np.float16)
+    function = partial(_descriptor_chunk, params, weights, pool.storage, tuple(grid))
+    rows: NDArray[np.float16] = _run(function, parts, executor, "descriptors of the pool")
+    return rows
 
 
-def describe_pictures(descriptor: Descriptor, pictures: Iterator[RGB], block: int = 256) -> NDArray[np.float16]:
-    """Descriptors [n, dim] fp16 of pictures [H, W, 3] that need not fit in memory together."""
-    rows: list[NDArray[np.float32]] = []
+def describe_pictures(
+    descriptor: Descriptor, pictures: Iterable[RGB], grid: Sequence[tuple[float, int]] = (), block: int = 256
+) -> NDArray[np.float16]:
+    """Descriptors [n, R, dim] fp16 of n pictures [H, W, 3], which need not fit in memory together.
+
+    R counts the picture itself, first, and the windows of ``grid`` (:func:`components.dedup.views.windows`).
+    """
+    each = 1 + sum(count * count for _, count in grid)
+    rows: list[NDArray[np.float16]] = []
     held: list[RGB] = []
     for picture in pictures:
-        held.append(descriptor.prepare(picture))
-        if len(held) == block:
-            rows.append(descriptor.embed(held))
+        held += [descriptor.prepare(window) for window in windows(reduce(picture, descriptor.side), grid)]
+        if len(held) >= block:
+            rows.append(descriptor.embed(held).astype(np.float16))
             held = []
     if held:
-        rows.append(descriptor.embed(held))
-    if not rows:
-        return np.empty((0, descriptor.dim), np.float16)
-    return np.concatenate(rows).astype(np.float16)
+        rows.append(descriptor.embed(held).astype(np.float16))
+    joined = np.concatenate(rows) if rows else np.empty((0, descriptor.dim), np.float16)
+    return joined.reshape(-1, each, descriptor.dim)
 
 
 def _chunks(pool: Pool, rows: NDArray[np.int64], work: Path, name: str, chunk: int) -> list[_Chunk]:
@@ -144,9 +150,11 @@ def _thumbnail_chunk(side: int, chunk: _Chunk) -> Path:
     return _save(chunk.out, np.stack([squash(picture, side) for picture in _pictures(chunk)]))
 
 
-def _descriptor_chunk(params: DescriptorParams, weights: Path, storage: StorageParams, chunk: _Chunk) -> Path:
+def _descriptor_chunk(
+    params: DescriptorParams, weights: Path, storage: StorageParams, grid: tuple[tuple[float, int], ...], chunk: _Chunk
+) -> Path:
     descriptor = load_descriptor(params, weights, storage)
-    return _save(chunk.out, describe_pictures(descriptor, _pictures(chunk)))
+    return _save(chunk.out, describe_pictures(descriptor, _pictures(chunk), grid))
 
 
 def _pictures(chunk: _Chunk) -> Iterator[RGB]:

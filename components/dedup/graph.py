@@ -72,14 +72,18 @@ class DisjointSet:
 def neighbour_edges(
     descriptors: NDArray[Any], k: int, floor: float, params: NeighbourParams, *, block: int = 1 << 16
 ) -> Iterator[Edges]:
-    """Stream the kNN graph's edges over ``floor``: ``k`` neighbours a row, the row itself excluded.
+    """Stream the kNN graph's edges over ``floor``: ``k`` neighbours an image, the image itself excluded.
 
-    Both directions may appear; a set of one image, or smaller than ``k``, is searched as far as it goes.
+    ``descriptors`` [N, R, d]: the whole image, which is the query, then its windows, which are found too. Both
+    directions, and an edge for each of an image's windows, may appear; a set of one image, or smaller than ``k``, is
+    searched as far as it goes.
     """
-    reach = min(k + 1, len(descriptors))
-    index = Neighbours(descriptors, params)
-    for start in range(0, len(descriptors), block):
-        similarity, rows = index.search(descriptors[start : start + block], reach)
+    count, each, dim = descriptors.shape
+    reach = min(k + each, count * each)
+    index = Neighbours(descriptors.reshape(count * each, dim), params)
+    for start in range(0, count, block):
+        similarity, found = index.search(descriptors[start : start + block, 0], reach)
+        rows = np.where(found < 0, -1, found // each)
         own = np.arange(start, start + len(rows))[:, None]
         keep = (similarity > floor) & (rows != own) & (rows >= 0)
         yield Edges(np.broadcast_to(own, rows.shape)[keep], rows[keep], similarity[keep])

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from components.params import Strict
-
-
-class NetworkParams(Strict):
-    """The network's size."""
-
-    side: int = Field(64, ge=16)  # pixels of the squashed input
-    width: int = Field(16, ge=4)  # channels after the stem; they double at each of the three stages
-    dim: int = Field(128, ge=8)  # of the descriptor (SSCD: 512)
-    gem: float = Field(3.0, gt=0)  # power of the generalised mean; fixed, for learning it diverges (SSCD)
+from components.dedup.train_params import NetworkParams
 
 
 class CopyNet(nn.Module):

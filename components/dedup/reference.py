@@ -34,9 +34,22 @@ class Touch(NamedTuple):
 
 
 def touching(pool: NDArray[Any], held_out: NDArray[Any], threshold: float, params: NeighbourParams) -> Touch:
-    """For each row of ``pool`` [N, d], the nearest row of ``held_out`` [M, d], M > 0; exact, for M is small."""
-    similarity, rows = knn(held_out, pool, 1, params.model_copy(update={"factory": "Flat"}))
-    return Touch(rows[:, 0], similarity[:, 0], similarity[:, 0] > threshold)
+    """For each image of ``pool`` [N, R, d], the nearest of ``held_out`` [M, R, d], M > 0; exact, for M is small.
+
+    Either may be the crop: whole pool images are compared with the held-out images' windows, and the other way round.
+    """
+    exact = params.model_copy(update={"factory": "Flat"})
+    count, each, dim = pool.shape
+    similarity, found = knn(held_out.reshape(-1, dim), pool[:, 0], 1, exact)
+    of_whole = similarity[:, 0], found[:, 0] // each
+    similarity, found = knn(held_out[:, 0], pool.reshape(-1, dim), 1, exact)
+    of_windows = similarity[:, 0].reshape(count, each)
+    best = of_windows.argmax(1)
+    rows = np.arange(count)
+    windowed = of_windows[rows, best] > of_whole[0]
+    nearest = np.where(windowed, found[:, 0].reshape(count, each)[rows, best], of_whole[1])
+    similarity = np.where(windowed, of_windows[rows, best], of_whole[0])
+    return Touch(nearest, similarity, similarity > threshold)
 
 
 def dropped_components(labels: NDArray[np.int64], touched: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -39,7 +39,7 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
     params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
     descriptor = load_descriptor(params.descriptor, dedup / "descriptor.safetensors", storage)
     base = np.load(dedup / "descriptors.npy", mmap_mode="r", allow_pickle=False)
-    query = describe_pictures(descriptor, iter([picture]))
+    query = describe_pictures(descriptor, [picture])[:, 0]
     similarity, rows = knn(base, query, min(k, len(base)), params.neighbours)
     threshold = json.loads((dedup / "thresholds.json").read_text())["self"]
     reasons, urls = decisions["reason"].to_pylist(), pool.rows["url"].to_pylist()

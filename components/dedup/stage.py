@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from components.dedup.descriptors import (
     DescriptorParams,
     SscdParams,
     learn,
+    learning_limit,
     load_descriptor,
     thumbnail_side,
 )
@@ -47,7 +48,7 @@ from components.storage import StorageParams, atomic_dir, atomic_file
 from components.tracking import Run, TrackingParams
 from components.tracking import run as tracked
 
-FORMAT = 1  # of this stage's scratch files; a change makes old ones stale
+FORMAT = 2  # of this stage's scratch files; a change makes old ones stale
 PAGE = 12  # groups on a page of pictures
 
 
@@ -63,6 +64,8 @@ class DedupParams(Strict):
     """``params/dedup.yaml``."""
 
     descriptor: DescriptorParams
+    # Crops of every image that are described beside it, (side kept, n) for n x n: what a cropped copy is found by
+    windows: list[tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[int, Field(ge=1)]]] = []
     neighbours: NeighbourParams = NeighbourParams()
     calibration: CalibrationParams | None = None  # None: both thresholds must be numbers
     graph: GraphParams
@@ -99,15 +102,16 @@ def run(
     with tracked("dedup", "dedup", tracking, params) as recording:
         recording.log_dataset("curated", digest[:16], str(curated), "dedup")
         work = _work_folder(out, digest[:16])
-        descriptor, rows = _describe_pool(params.descriptor, params, pool, work)
+        descriptor, pieces = _describe_pool(params.descriptor, params, pool, work, params.windows)
+        rows = np.ascontiguousarray(pieces[:, 0])  # [N, dim] of whole images; pieces [N, R, dim] has windows too
         described = {
-            name: describe_pictures(descriptor, (b.images.rgb(i) for i in range(len(b.keys))))
-            for name, b in sets.items()
+            name: describe_pictures(descriptor, map(one.images.rgb, range(len(one.keys))), params.windows)
+            for name, one in sets.items()
         }
-        calibration = _calibrate(params, pool, rows, descriptor, sets, described)
+        calibration = _calibrate(params, pool, pieces, descriptor, sets, described)
         at_self, at_relative = _thresholds(params, calibration)
 
-        copies, touch, held_keys = _copies(params, pool, rows, sets, described, at_self, at_relative)
+        copies, touch, held_keys = _copies(params, pool, pieces, sets, described, at_self, at_relative)
         found, queries, reasons = _retrieve(params, pool, rows, sets, described, copies, work)
         decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons)
         report = _report(decisions, copies, (at_self, at_relative), calibration)
@@ -146,17 +150,17 @@ def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
 
 
 def _describe_pool(
-    given: DescriptorParams, params: DedupParams, pool: Pool, work: Path
+    given: DescriptorParams, params: DedupParams, pool: Pool, work: Path, grid: Sequence[tuple[float, int]] = ()
 ) -> tuple[Descriptor, NDArray[np.float16]]:
-    """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, dim]."""
+    """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, R, dim]."""
     weights = work / "weights.safetensors"
     if not isinstance(given, SscdParams) and not weights.exists():
-        limit = given.training.images if given.kind == "trained" else 20_000
+        limit = learning_limit(given)
         chosen = np.arange(len(pool))
         if len(pool) > limit:
             chosen = np.sort(np.random.default_rng(0).choice(len(pool), limit, replace=False))
         learn(given, thumbnails(pool, chosen, thumbnail_side(given), work, params.executor, params.chunk), weights)
-    rows = describe(pool, given, weights, work, params.executor, params.chunk)
+    rows = describe(pool, given, weights, work, params.executor, params.chunk, grid)
     return load_descriptor(given, weights, pool.storage), rows
 
 
@@ -228,11 +232,12 @@ def _retrieve(
     how = params.retrieval
     queries = {name: np.flatnonzero(~sets[name].test) for name in how.queries}
     if how.descriptor is None:
-        embedded = {name: described[name][training] for name, training in queries.items()}
+        embedded = {name: described[name][training, 0] for name, training in queries.items()}
     else:
-        descriptor, rows = _describe_pool(how.descriptor, params, pool, work / "retrieval")
+        descriptor, pieces = _describe_pool(how.descriptor, params, pool, work / "retrieval")
+        rows = pieces[:, 0]
         embedded = {
-            name: describe_pictures(descriptor, (sets[name].images.rgb(int(i)) for i in training))
+            name: describe_pictures(descriptor, (sets[name].images.rgb(int(i)) for i in training))[:, 0]
             for name, training in queries.items()
         }
     keys = [sets[name].keys[i] for name, training in queries.items() for i in training]

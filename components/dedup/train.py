@@ -14,26 +14,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
-from components.dedup.network import CopyNet, NetworkParams
+from components.dedup.network import CopyNet
+from components.dedup.train_params import NetworkParams, TrainingParams
 from components.dedup.views import RGB, ViewParams, random_view
 from components.errors import VitrailError
-from components.params import Strict
 from components.progress import Progress
-
-
-class TrainingParams(Strict):
-    """How long and how."""
-
-    images: int = Field(20_000, ge=2)  # of the pool, at most, that the network learns from
-    steps: int = Field(400, ge=1)
-    batch: int = Field(128, ge=2)  # images a step, two views each (SSCD: 4,096)
-    lr: float = Field(2e-3, gt=0)  # AdamW, warm-up over 30 steps, cosine to 0 (SSCD: LARS, for its large batch)
-    weight_decay: float = Field(1e-4, ge=0)
-    temperature: float = Field(0.05, gt=0)
-    entropy: float = Field(10.0, ge=0)  # lambda; SSCD: 30 at batch 4,096, and advises 10 to begin with
 
 
 def train_network(

@@ -6,6 +6,8 @@ are left out here. Everything works on uint8 RGB [H, W, 3] and takes a generator
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
@@ -35,6 +37,32 @@ def squash(rgb: RGB, side: int) -> RGB:
     shrinks = min(rgb.shape[:2]) >= side
     small = cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(small, np.uint8)
+
+
+def reduce(rgb: RGB, side: int) -> RGB:
+    """``rgb`` shrunk by a whole factor as far as its short side stays at least twice ``side``: cheap, then exact."""
+    import cv2
+
+    factor = min(rgb.shape[:2]) // (2 * side)
+    if factor < 2:
+        return rgb
+    size = rgb.shape[1] // factor, rgb.shape[0] // factor
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def windows(rgb: RGB, grid: Sequence[tuple[float, int]]) -> list[RGB]:
+    """``rgb`` itself, then for each (side kept, n) of ``grid`` its n x n evenly spread crops, views into it.
+
+    A crop that somebody made lies close to one of these windows, however little it is like the whole.
+    """
+    height, width = rgb.shape[:2]
+    found = [rgb]
+    for keep, count in grid:
+        h, w = max(1, round(height * keep)), max(1, round(width * keep))
+        for top in np.linspace(0, height - h, count).round().astype(int):
+            for left in np.linspace(0, width - w, count).round().astype(int):
+                found.append(rgb[top : top + h, left : left + w])
+    return found
 
 
 def random_view(rgb: RGB, side: int, smallest: float, params: ViewParams, generator: np.random.Generator) -> RGB:

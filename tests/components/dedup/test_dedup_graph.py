@@ -47,7 +47,7 @@ def test_a_long_chain_is_one_component(shuffled: bool) -> None:
 
 
 def test_edges_leave_out_the_row_itself_and_reach_as_far_as_the_set() -> None:
-    one = np.ones((1, 4), np.float16) / 2
+    one = np.ones((1, 1, 4), np.float16) / 2
     assert [len(e.a) for e in neighbour_edges(one, 64, 0.5, NeighbourParams())] == [0]
     alike = np.repeat(one, 7, axis=0)
     edges = list(neighbour_edges(alike, 64, 0.5, NeighbourParams(), block=3))
