@@ -1,4 +1,4 @@
-"""The augmentation to beat, written plainly: Pillow, one crop after another, each operation as torchvision documents it.
+"""The augmentation to beat, written plainly: Pillow, crop after crop, each operation as torchvision documents it.
 
 What DINOv2 trains with (torchvision's first transforms over Pillow images), without torchvision's own overhead.
 """
