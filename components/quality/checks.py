@@ -31,32 +31,51 @@ class QualityError(VitrailError):
 
 
 def validate(table: pa.Table | pd.DataFrame, suite: Suite, out: Path) -> dict[str, Any]:
-    """Check ``table`` against ``suite``; Data Docs (``index.html``) and ``result.json`` replace the folder ``out``.
+    """Check ``table`` against ``suite``; Data Docs (``index.html``) and ``result.json`` replace ``out/<table's name>``.
+
+    When a rule is broken and ``out`` stands in a folder of :func:`components.storage.atomic_dir`, which the exception
+    throws away, they go to ``<that folder's name>-failed-quality`` beside it instead, and stay until the table passes.
 
     Returns:
         ``{"table", "rows", "success", "rules": [{"rule", "where", "success", "broken", "of", "keys"}], "docs"}``;
         ``broken`` counts offending rows, ``keys`` names the first of them.
 
     Raises:
-        QualityError: a rule is broken. ``out`` is written nevertheless: give a folder that outlives the failed stage.
+        QualityError: a rule is broken.
     """
     frame = _prepare(table, suite)
+    failed = _outlives(out) / suite.table
     with _quiet(), tempfile.TemporaryDirectory(prefix="vitrail-quality-") as project:
         results, site = _run(frame, suite, Path(project))
-        summary = {
+        success = all(result["success"] for result in results)
+        target = out / suite.table if success else failed
+        summary: dict[str, Any] = {
             "table": suite.table,
             "rows": len(frame),
-            "success": all(result["success"] for result in results),
+            "success": success,
             "rules": results,
-            "docs": str(out / "index.html"),
         }
-        with atomic_dir(out) as folder:
+        if success and failed.parent != out:
+            shutil.rmtree(failed, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other tables' failures may stand there, or none
+                failed.parent.rmdir()
+        with atomic_dir(target) as folder:
             shutil.copytree(site, folder, dirs_exist_ok=True)
             (folder / "result.json").write_text(json.dumps(summary, indent=1) + "\n")
+    summary["docs"] = str(target / "index.html")  # not in the file: the folder may be renamed around it
     broken = [result for result in results if not result["success"]]
     if broken:
         raise QualityError(_explain(suite, broken, summary), summary)
     return summary
+
+
+def _outlives(out: Path) -> Path:
+    """``out``, or where to put it when it stands in an unfinished output, which a failure deletes."""
+    for folder in (out, *out.parents):
+        if folder.name.startswith(".") and folder.name.endswith(".partial"):
+            name = folder.name.removeprefix(".").rsplit(".", 2)[0]
+            return folder.parent / f"{name}-failed-quality"
+    return out
 
 
 def _prepare(table: pa.Table | pd.DataFrame, suite: Suite) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from components.quality.suites import (
     index_suite,
     manifest_suite,
 )
+from components.storage import atomic_dir
 
 REASONS = ["duplicate", "nsfw", "restricted"]
 
@@ -59,9 +60,9 @@ def test_a_sound_index_passes_and_leaves_docs(tmp_path: Path) -> None:
     summary = validate(index(row(0), row(1), dropped(2), dropped(3)), suite(), tmp_path / "docs")
     assert summary["success"]
     assert summary["rows"] == 4
-    assert (tmp_path / "docs/index.html").is_file()
-    assert json.loads((tmp_path / "docs/result.json").read_text()) == summary
-    pages = list((tmp_path / "docs/validations").rglob("*.html"))
+    assert (tmp_path / "docs/index/index.html").is_file()
+    assert json.loads((tmp_path / "docs/index/result.json").read_text()) | {"docs": summary["docs"]} == summary
+    pages = list((tmp_path / "docs/index/validations").rglob("*.html"))
     assert any("every key appears once" in page.read_text() for page in pages)
 
 
@@ -89,7 +90,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> QualityError:
     docs = tmp_path_factory.mktemp("faulty") / "docs"
     with pytest.raises(QualityError) as caught:
         validate(index(row(0), row(1), dropped(2), *[fault for fault, _ in FAULTS]), suite(), docs)
-    assert (docs / "index.html").is_file()
+    assert (docs / "index/index.html").is_file()
     return caught.value
 
 
@@ -120,6 +121,22 @@ def test_each_fault_of_an_index_is_named_with_its_row(faulty: QualityError, faul
 def test_a_missing_column_is_said_not_raised(tmp_path: Path) -> None:
     with pytest.raises(QualityError, match="columns of its schema"):
         validate(index(row(0)).drop_columns(["shard"]), suite(), tmp_path / "docs")
+
+
+def test_docs_of_a_failure_outlive_the_unfinished_output(tmp_path: Path) -> None:
+    rule = Rule("x is 1", "expect_column_values_to_be_in_set", {"column": "x", "value_set": [1]})
+    numbers = Suite("numbers", "x", [rule])
+    kept = tmp_path / "dedup-failed-quality/numbers/index.html"
+    with pytest.raises(QualityError, match=str(kept)), atomic_dir(tmp_path / "dedup") as folder:
+        validate(pd.DataFrame({"x": [1, 2]}), numbers, folder / "gx")
+    assert kept.is_file()
+    assert not (tmp_path / "dedup").exists()
+    with atomic_dir(tmp_path / "dedup") as folder:
+        validate(pd.DataFrame({"x": [1, 1]}), numbers, folder / "gx")
+        validate(pd.DataFrame({"x": [1, 1]}), Suite("others", "x", [rule]), folder / "gx")
+    assert (tmp_path / "dedup/gx/numbers/index.html").is_file()
+    assert (tmp_path / "dedup/gx/others/index.html").is_file()
+    assert not kept.parent.parent.exists()
 
 
 def test_a_message_names_only_the_first_rows_but_counts_all(tmp_path: Path) -> None:
