@@ -186,6 +186,26 @@ def test_any_rate_and_any_number_of_samples_run(rate: float, samples: int) -> No
     assert all(torch.isfinite(f.cls).all() for f in features)
 
 
+def test_a_block_is_one_graph_for_the_compiler() -> None:
+    block, layout = shrunk_block(), (Group(4, 3), Group(6, 2))
+    x = torch.randn(24, 8, dtype=torch.float64)
+    kept = draw_kept(layout, 0.4, 2, torch.Generator().manual_seed(2), CPU)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, layout, *kept), block(x, layout, *kept))
+    torch.testing.assert_close(compiled(x, layout), block(x, layout))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_follow_32(dtype: torch.dtype) -> None:
+    model = vit(0.0)
+    images = [torch.randn(4, 3, 16, 16), torch.randn(6, 3, 8, 8)]  # images stay fp32: the model casts them
+    expected = model(images)
+    found = model.to(dtype)(images)
+    for a, b in zip(found, expected, strict=True):
+        assert a.cls.dtype == a.patches.dtype == dtype
+        torch.testing.assert_close(a.cls.float(), b.cls, atol=0.06, rtol=0.02)
+
+
 def test_skipped_samples_cost_no_work() -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
