@@ -37,7 +37,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "probe.bank": 64,
         "probe.held_out": 32,
     },
-    "params/dedup.yaml": {"descriptor.training.steps": 10, "descriptor.training.batch": 32, "calibration.copies": 60},
+    "params/dedup.yaml": {"calibration.copies": 60},
     "params/distill/vitxt.yaml": {
         "vit.embed_dim": 32,
         "vit.depth": 2,
