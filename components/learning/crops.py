@@ -122,6 +122,8 @@ def resize(image: Image, side: int) -> Image:
 
     if image.shape[:2] == (side, side):
         return np.ascontiguousarray(image)
+    if not image.flags.writeable:  # pixels that Pillow owns, which PyTorch would warn about
+        image = image.copy()
     if image.ndim == 2:
         planar = torch.from_numpy(image)[None, None]
     else:

@@ -1,0 +1,238 @@
+"""The whole augmentation: shapes, probabilities, determinism, decoding shortcuts, batches."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import simplejpeg
+import skimage.data
+import torch
+from PIL import Image
+
+from components.errors import VitrailError
+from components.images.decode import DecodeError, encode_jpeg
+from components.learning import color
+from components.learning.augment import AugmentParams, JitterParams, MultiCrop, augment
+from components.learning.collate import collate, collate_bytes, normalize, normalize_crops
+from components.learning.crops import Draws
+from components.learning.crops import Image as Pixels
+from components.params import parse_params
+
+PLAIN = AugmentParams(
+    hflip=0, jitter=JitterParams(probability=0), grayscale=0, blur=(0, 0, 0), solarize=(0, 0, 0), locals=2
+)
+SMALL = AugmentParams(global_size=32, local_size=16, locals=4)
+
+
+def photo() -> np.ndarray:
+    return np.array(skimage.data.chelsea())
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_shapes_and_types() -> None:
+    sample = MultiCrop(AugmentParams())(encode_jpeg(photo(), 90), rng())
+    assert sample.globals.shape == (2, 3, 224, 224)
+    assert sample.locals.shape == (8, 3, 98, 98)
+    assert sample.globals.dtype == sample.locals.dtype == np.uint8
+
+
+def test_equal_generators_give_equal_views() -> None:
+    crop, data = MultiCrop(SMALL), encode_jpeg(photo(), 90)
+    one, same, other = crop(data, rng(1)), crop(data, rng(1)), crop(data, rng(2))
+    assert all((a == b).all() for a, b in zip(one, same, strict=True))
+    assert not (one.globals == other.globals).all()
+
+
+def test_bytes_and_pixels_give_the_same_views() -> None:
+    data = encode_jpeg(photo(), 90)
+    crop = MultiCrop(SMALL.model_copy(update={"global_size": 224, "local_size": 98}))
+    for seed in range(3):
+        a, b = crop(data, rng(seed)), crop(simplejpeg.decode_jpeg(data), rng(seed))
+        assert (a.globals == b.globals).all()
+        assert (a.locals == b.locals).all()
+
+
+def test_png_and_exif_go_through_the_general_decoder() -> None:
+    image = Image.fromarray(photo())
+    png, turned, upright = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    image.save(png, "png")
+    assert (MultiCrop(SMALL)(png.getvalue(), rng()).locals == MultiCrop(SMALL)(photo(), rng()).locals).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by a quarter
+    image.save(turned, "jpeg", quality=95, exif=exif)
+    image.save(upright, "jpeg", quality=95)
+    shown = np.rot90(simplejpeg.decode_jpeg(upright.getvalue()), -1)
+    found = MultiCrop(PLAIN)(turned.getvalue(), rng())
+    assert (found.globals == MultiCrop(PLAIN)(np.ascontiguousarray(shown), rng()).globals).all()
+
+
+def test_decoding_small_is_close_to_decoding_whole() -> None:
+    """The retina's 1,411 pixels leave a reduction of 2 or more to crops of 64 and 32."""
+    image = np.ascontiguousarray(skimage.data.retina())
+    params = PLAIN.model_copy(update={"global_size": 64, "local_size": 32})
+    data = encode_jpeg(image, 95)
+    whole = simplejpeg.decode_jpeg(data)
+    for seed in range(4):
+        small, full = MultiCrop(params)(data, rng(seed)), MultiCrop(params)(whole, rng(seed))
+        for a, b in zip(small, full, strict=True):
+            assert 0 < np.abs(a.astype(int) - b.astype(int)).mean() < 2.5
+
+
+def test_gray_jpeg_equals_its_three_channels() -> None:
+    gray = color.grayscale(np.ascontiguousarray(photo()))
+    data = simplejpeg.encode_jpeg(gray[..., None], quality=95, colorspace="GRAY", colorsubsampling="Gray")
+    full = np.repeat(simplejpeg.decode_jpeg(data, colorspace="GRAY"), 3, axis=2)
+    params = SMALL.model_copy(update={"jitter": JitterParams(probability=1.0), "global_size": 224, "local_size": 98})
+    for seed in range(5):
+        a, b = MultiCrop(params)(data, rng(seed)), MultiCrop(params)(full, rng(seed))
+        assert np.abs(a.globals.astype(int) - b.globals).max() <= 2
+        single = MultiCrop(params.model_copy(update={"gray": True}))(data, rng(seed))
+        assert single.globals.shape == (2, 1, 224, 224)
+        assert (single.globals == a.globals[:, :1]).all()
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+@pytest.mark.parametrize("blur", [(0.0, 0.9, 0.5), (1.0, 0.1, 0.5)])
+def test_both_blur_presets_are_what_they_say(kind: int, blur: tuple[float, float, float]) -> None:
+    """Trap 1: the released code blurs with the complement of its parameter; here a probability is what happens."""
+    params = PLAIN.model_copy(update={"blur": blur, "blur_sigma": (1.0, 2.0)})
+    view, draws = np.ascontiguousarray(photo()[:32, :32]), Draws(rng(kind))
+    share = np.mean([not (augment(view, kind, params, draws) == view).all() for _ in range(1500)])
+    assert abs(share - blur[kind]) < 0.04
+    assert blur[kind] not in (0.0, 1.0) or share == blur[kind]
+
+
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        ({"hflip": 0.3}, lambda v: v[:, ::-1]),
+        ({"vflip": 0.3}, lambda v: v[::-1]),
+        ({"grayscale": 0.3}, lambda v: color.grayscale(v)),
+        ({"solarize": (0.0, 0.0, 0.3)}, lambda v: np.where(v >= 128, 255 - v, v)),
+    ],
+)
+def test_probability_and_effect(change: dict[str, object], undo: object) -> None:
+    params = PLAIN.model_copy(update=change)
+    view, draws = np.ascontiguousarray(photo()[:24, :24]), Draws(rng(7))
+    changed = undo(view)  # type: ignore[operator]
+    seen = [augment(view, 2, params, draws) for _ in range(1500)]
+    hit = [s.shape == changed.shape and (s == changed).all() for s in seen]
+    assert all(h or (s == view).all() for h, s in zip(hit, seen, strict=True))
+    assert abs(np.mean(hit) - 0.3) < 0.04
+
+
+def test_quarter_turns() -> None:
+    view, draws = np.ascontiguousarray(photo()[:24, :24]), Draws(rng(8))
+    params = PLAIN.model_copy(update={"rot90": 0.6})
+    counts = np.zeros(4)
+    for _ in range(1500):
+        out = augment(view, 0, params, draws)
+        counts[[(np.rot90(view, k) == out).all() for k in range(4)].index(True)] += 1
+    assert np.abs(counts / 1500 - [0.4, 0.3, 0.0, 0.3]).max() < 0.04
+
+
+def test_jitter_factors_follow_their_laws(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy import stats
+
+    seen: list[list[float]] = []
+
+    def record(image: Pixels, order: list[int], factors: list[float]) -> Pixels:
+        assert sorted(order) == [0, 1, 2, 3]
+        seen.append(factors)
+        return image
+
+    monkeypatch.setattr(color, "jitter", record)
+    params, view, draws = AugmentParams(), np.zeros((8, 8, 3), np.uint8), Draws(rng(9))
+    for _ in range(2500):
+        augment(view, 0, params, draws)
+    assert abs(len(seen) / 2500 - 0.8) < 0.03
+    for values, (low, width) in zip(np.array(seen).T, [(0.6, 0.8), (0.6, 0.8), (0.8, 0.4), (-0.1, 0.2)], strict=True):
+        assert stats.kstest(values, stats.uniform(low, width).cdf).pvalue > 0.01
+
+
+def test_blur_sigma_follows_its_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy import stats
+
+    seen: list[float] = []
+
+    def record(image: Pixels, kernel: int, sigma: float) -> Pixels:
+        seen.append(sigma)
+        return image
+
+    monkeypatch.setattr(color, "blur", record)
+    draws, view = Draws(rng(10)), np.zeros((8, 8, 3), np.uint8)
+    for _ in range(2000):
+        augment(view, 1, AugmentParams(), draws)
+    assert stats.kstest(seen, stats.uniform(0.1, 1.9).cdf).pvalue > 0.01
+
+
+def test_collate_orders_views_first_and_normalises() -> None:
+    crop = MultiCrop(SMALL)
+    samples = [crop(photo(), rng(s)) for s in range(3)]
+    crops = collate(samples, SMALL)
+    assert crops.globals.shape == (6, 3, 32, 32)
+    assert crops.locals.shape == (12, 3, 16, 16)
+    mean, std = np.array(SMALL.mean)[:, None, None], np.array(SMALL.std)[:, None, None]
+    for view, image in ((0, 0), (1, 2), (1, 0)):
+        expected = (samples[image].globals[view] / 255 - mean) / std
+        np.testing.assert_allclose(crops.globals[view * 3 + image].numpy(), expected, atol=2e-6)
+    expected = (samples[1].locals[3] / 255 - mean) / std
+    np.testing.assert_allclose(crops.locals[3 * 3 + 1].numpy(), expected, atol=2e-6)
+    for a, b in zip(crops, normalize_crops(collate_bytes(samples), SMALL), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_collate_gray_and_no_locals() -> None:
+    params = SMALL.model_copy(update={"gray": True, "locals": 0})
+    samples = [MultiCrop(params)(photo(), rng(s)) for s in range(2)]
+    raw = collate_bytes(samples)
+    assert raw.globals.shape == (4, 1, 32, 32)
+    assert raw.locals.shape == (0, 1, 16, 16)
+    crops = collate(samples, params)
+    assert crops.globals.shape == (4, 3, 32, 32)
+    assert crops.locals.shape == (0, 3, 16, 16)
+    for a, b in zip(crops, normalize_crops(raw, params), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+def test_normalize_on_the_device() -> None:
+    raw = torch.randint(0, 256, (5, 3, 20, 20), dtype=torch.uint8)
+    params = AugmentParams()
+    there = normalize(raw, params.mean, params.std, "cuda")
+    assert there.is_cuda
+    torch.testing.assert_close(there.cpu(), normalize(raw, params.mean, params.std), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0nothing", b"GIF89a"])
+def test_damaged_bytes_are_decode_errors(data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        MultiCrop(SMALL)(data, rng())
+
+
+def test_truncated_jpeg_is_a_decode_error() -> None:
+    data = encode_jpeg(photo(), 90)
+    with pytest.raises(DecodeError):
+        MultiCrop(SMALL)(data[: len(data) // 2], rng())
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"blurr": [0, 0, 0]}, "unknown key 'blurr'; did you mean 'blur'"),
+        ({"blur": [0.0, 1.2, 0.5]}, "blur: probabilities must lie in 0 ... 1"),
+        ({"blur_kernel": 8}, "blur_kernel: must be odd"),
+        ({"local_scale": [0.5, 0.1]}, "local_scale: expected 0 < low <= high"),
+        ({"global_scale": [0.5, 1.1]}, "global_scale: a crop cannot exceed the image"),
+        ({"jitter": {"hue": 0.7}}, "jitter.hue"),
+        ({"std": [0.0, 1.0, 1.0]}, "std: must be positive"),
+    ],
+)
+def test_bad_parameters_are_explained(content: dict[str, object], expected: str) -> None:
+    with pytest.raises(VitrailError, match=expected.replace(".", r"\.")):
+        parse_params(content, AugmentParams, "params/x.yaml")
