@@ -99,9 +99,9 @@ def build_index(base: NDArray[Any], params: NeighbourParams) -> tuple[Any, bool]
     try:
         index = faiss.index_factory(base.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as fault:
-        reason = str(fault).strip().splitlines()[-1]
+        reason = str(fault).strip().splitlines()[-1].rpartition("Error: ")[2]
         raise VitrailError(
-            f"neighbours.factory {factory!r}: FAISS refuses it for {base.shape[1]}-d ({reason})"
+            f"neighbours.factory {factory!r}: FAISS refuses it for {base.shape[1]} dimensions ({reason})"
         ) from None
     if gpus:
         options = faiss.GpuMultipleClonerOptions()

@@ -32,6 +32,7 @@ class CalibrationParams(Strict):
     copies: int = Field(300, ge=10)  # images copies are planted of, every kind of edit each
     benchmark: str  # whose training labels say which pairs differ
     apart: int = Field(100, ge=0)  # rows between two images known to differ
+    least: float = Field(0.4, ge=-1, lt=1)  # no threshold below this cosine, however easy the pairs measured are
     false_match_self: float = Field(0.02, gt=0, lt=1)  # images with a false neighbour allowed in self-dedup
     false_match_relative: float = Field(0.05, gt=0, lt=1)  # and against held-out images, where recall matters more
     seed: int = 0
@@ -85,10 +86,9 @@ def copy_similarities(
     """Cosine [n] of each of n ``pictures`` to its planted copy, by kind; ``originals`` [n, R, d] describe them."""
     found = {}
     for kind in EDITS:
-        copies = [
-            descriptor.prepare(reduce(planted(picture, kind, generator), descriptor.side)) for picture in pictures
-        ]
-        found[kind] = np.einsum("nrd,nd->nr", np.asarray(originals, np.float32), descriptor.embed(copies)).max(1)
+        copies = (reduce(planted(picture, kind, generator), descriptor.side) for picture in pictures)
+        embedded = descriptor.embed([descriptor.prepare(copy) for copy in copies])
+        found[kind] = np.einsum("nrd,nd->nr", np.asarray(originals, np.float32), embedded).max(1)
     return found
 
 
@@ -140,7 +140,7 @@ def calibrate(
 ) -> Calibration:
     """Apply the rule of this module's head to what was measured."""
     at_self, at_relative = (
-        float(np.quantile(differing, 1 - share, method="higher"))
+        max(params.least, float(np.quantile(differing, 1 - share, method="higher")))
         for share in (params.false_match_self, params.false_match_relative)
     )
     return Calibration(copies, differing, nearest, max(at_self, at_relative), at_relative)

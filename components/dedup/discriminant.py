@@ -35,7 +35,7 @@ class DiscriminantParams(Strict):
 
     images: int = Field(20_000, ge=2)  # of the pool, at most
     views: int = Field(4, ge=1)  # edited views an image
-    dim: int = Field(256, ge=2)  # of the descriptor, at most the number of features
+    dim: int = Field(256, ge=2)  # of the descriptor; less where there are fewer images
     floor: float = Field(0.003, gt=0)  # added to the within-class variances, relative to their mean
 
 
@@ -71,13 +71,15 @@ def fit_discriminant(
     within /= count * params.views
     centre = np.mean(means, 0)
     spread, axes = np.linalg.eigh(within)
-    floor = params.floor * float(np.trace(within)) / len(within)
+    # Few views for many features leave the estimate full of holes; the floor fills them.
+    shrinkage = params.floor + (len(within) / (count * params.views)) ** 2
+    floor = shrinkage * float(np.trace(within)) / len(within)
     if floor <= 0:  # no edit changed anything: every picture is one flat colour
         return Whitening(np.zeros(len(centre), np.float32), np.eye(len(centre), params.dim, dtype=np.float32))
     shrink = axes / np.sqrt(np.clip(spread, 0, None) + floor)  # whitens what varies within a class
     between = (np.stack(means) - centre) @ shrink
     spread, axes = np.linalg.eigh(between.T @ between / count)
-    kept = np.argsort(-spread)[: params.dim]
+    kept = np.argsort(-spread)[: min(params.dim, count - 1)]  # no more directions than images differ in
     deviation = np.sqrt(np.clip(spread[kept], 0, None))
     if deviation[0] < 1e-6:  # all images alike: they stay alike
         return Whitening(np.zeros(len(centre), np.float32), np.eye(len(centre), params.dim, dtype=np.float32))

@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
+from components.dedup.decide import HELD_OUT, NOT_RETRIEVED, SELF_DUPLICATE, decisions, settle
+from components.dedup.descriptors import (
+    DiscriminantDescriptorParams,
+    SscdParams,
+    ThumbnailParams,
+    TrainedParams,
+    learn,
+    load_descriptor,
+    thumbnail_side,
+)
+from components.dedup.extract import describe_pictures
+from components.dedup.reference import Touch, dropped_components, touching
+from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
+from components.dedup.train import copy_loss
+from components.dedup.train_params import NetworkParams, TrainingParams
+from components.dedup.views import RGB, squash, windows
+from components.dedup.whiten import fit_whitening
+from components.errors import VitrailError
+from components.neighbours import NeighbourParams
+from components.storage import StorageParams
+
+STORAGE = StorageParams(root="data")
+N = NeighbourParams()
+
+
+def picture(seed: int, side: int = 72) -> RGB:
+    """A smooth random picture, as unlike another seed's as two photographs."""
+    import cv2
+
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 9, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def unit(rows: object) -> np.ndarray:
+    array = np.asarray(rows, np.float32)
+    return array / np.linalg.norm(array, axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        ThumbnailParams(kind="thumbnail", dim=16),
+        DiscriminantDescriptorParams(kind="discriminant"),
+        TrainedParams(
+            kind="trained",
+            network=NetworkParams(side=32, width=4, dim=16),
+            training=TrainingParams(steps=3, batch=8),
+        ),
+    ],
+    ids=lambda p: p.kind,
+)
+def test_learned_descriptors_are_unit_rows_and_come_back_the_same(params: object, tmp_path: Path) -> None:
+    pictures = np.stack([squash(picture(i), thumbnail_side(params)) for i in range(24)])  # type: ignore[arg-type]
+    for name in "ab":
+        learn(params, pictures, tmp_path / name)  # type: ignore[arg-type]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()  # same pool, same descriptor
+    descriptor = load_descriptor(params, tmp_path / "a", STORAGE)  # type: ignore[arg-type]
+    rows = describe_pictures(descriptor, [picture(i) for i in range(24)])
+    assert rows.shape == (24, 1, descriptor.dim)
+    assert rows.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float32), axis=2), 1, atol=1e-3)
+
+
+def test_the_discriminant_descriptor_with_windows_finds_crops(tmp_path: Path) -> None:
+    params = DiscriminantDescriptorParams(kind="discriminant")
+    pictures = [picture(i) for i in range(40)]
+    learn(params, np.stack([squash(p, 96) for p in pictures]), tmp_path / "w")
+    descriptor = load_descriptor(params, tmp_path / "w", STORAGE)
+    base = describe_pictures(descriptor, pictures, [(0.9, 3)]).astype(np.float32)
+    cropped = describe_pictures(descriptor, [p[5:69, 3:67] for p in pictures])[:, 0].astype(np.float32)
+    cosine = np.einsum("nrd,md->nrm", base, cropped)
+    assert (cosine.max(1).argmax(0) == np.arange(40)).all()
+    assert np.diag(cosine.max(1)).mean() > np.diag(cosine[:, 0]).mean()  # windows are nearer than the whole
+
+
+def test_windows_lie_inside_and_begin_with_the_whole() -> None:
+    rgb = picture(0)
+    found = windows(rgb, [(0.5, 2), (0.9, 1)])
+    assert [w.shape[:2] for w in found] == [(72, 72)] + [(36, 36)] * 4 + [(65, 65)]
+    assert np.array_equal(found[4], rgb[36:, 36:])
+
+
+def test_all_alike_pictures_stay_alike(tmp_path: Path) -> None:
+    alike = np.stack([squash(picture(1), 16)] * 5)
+    params = ThumbnailParams(kind="thumbnail")
+    learn(params, alike, tmp_path / "w")
+    rows = load_descriptor(params, tmp_path / "w", STORAGE).embed(list(alike))
+    np.testing.assert_allclose(rows @ rows.T, 1, atol=1e-5)
+    flat = np.full((4, 96, 96, 3), 7, np.uint8)
+    discriminant = DiscriminantDescriptorParams(kind="discriminant")
+    learn(discriminant, flat, tmp_path / "d")
+    rows = load_descriptor(discriminant, tmp_path / "d", STORAGE).embed([squash(p, 64) for p in flat])
+    np.testing.assert_allclose(rows @ rows.T, 1, atol=1e-5)
+
+
+def test_one_picture_cannot_be_learned_from(tmp_path: Path) -> None:
+    one = picture(0)[None]
+    with pytest.raises(VitrailError, match=r"1 image\(s\)"):
+        learn(DiscriminantDescriptorParams(kind="discriminant"), one, tmp_path / "w")
+    with pytest.raises(VitrailError, match=r"1 image\(s\)"):
+        learn(TrainedParams(kind="trained"), one, tmp_path / "w")
+
+
+def test_whitening_refuses_nan_and_decorrelates() -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 6)) @ np.diag([9, 5, 3, 2, 1, 1])
+    whitening = fit_whitening(rows, 6, 0.0)
+    white = (rows.astype(np.float32) - whitening.mean) @ whitening.projection
+    np.testing.assert_allclose(np.cov(white, rowvar=False, bias=True), np.eye(6), atol=1e-3)
+    rows[3, 2] = np.nan
+    with pytest.raises(VitrailError, match="row 3 is NaN"):
+        fit_whitening(rows, 6, 0.0)
+
+
+def test_sscd_torchscript_is_loaded_and_fed_imagenet_normalised_pixels(tmp_path: Path) -> None:
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3))
+
+    path = tmp_path / "sscd.pt"
+    torch.jit.script(Mean()).save(str(path))
+    descriptor = load_descriptor(SscdParams(kind="sscd", path=str(path), side=32), Path(), STORAGE)
+    assert descriptor.prepare(picture(0, 72)[:, :36]).shape == (64, 32, 3)  # the short side is 32
+    rgb = np.full((32, 32, 3), 200, np.uint8)
+    expected = (200 / 255 - np.array([0.485, 0.456, 0.406])) / np.array([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(descriptor.embed([rgb])[0], unit(expected), atol=1e-5)
+    (tmp_path / "bad.pt").write_bytes(b"no network")
+    with pytest.raises(VitrailError, match="not SSCD's TorchScript"):
+        load_descriptor(SscdParams(kind="sscd", path=str(tmp_path / "bad.pt")), Path(), STORAGE)
+    with pytest.raises(VitrailError, match="No such file or directory"):
+        load_descriptor(SscdParams(kind="sscd", path=str(tmp_path / "none.pt")), Path(), STORAGE)
+
+
+def test_the_loss_is_the_formula_written_out() -> None:
+    z = torch.from_numpy(unit(np.random.default_rng(0).normal(size=(6, 5)))).double()
+    contrast, entropy = 0.0, 0.0
+    for i in range(6):
+        partner = (i + 3) % 6
+        scores = {j: float(z[i] @ z[j]) / 0.05 for j in range(6) if j != i}
+        contrast -= scores[partner] - float(np.log(sum(np.exp(s) for s in scores.values())))
+        entropy -= np.log(min(float((z[i] - z[j]).norm()) for j in range(6) if j not in (i, partner)))
+    assert copy_loss(z, 0.05, 10.0).item() == pytest.approx(contrast / 6 + 10 * entropy / 6, rel=1e-6)
+
+
+def test_known_to_differ_needs_another_label_and_distance() -> None:
+    rows = unit([[[1, 0]], [[1, 0.1]], [[1, 0.2]], [[0, 1]]])
+    labels = {"kind": np.array([0, 0, 1, 1])}
+    differing, nearest = nearest_differing(rows, labels, np.arange(4), 0)
+    cosine = rows[:, 0] @ rows[:, 0].T
+    np.testing.assert_allclose(differing, [cosine[0, 2], cosine[1, 2], cosine[1, 2], cosine[1, 3]], atol=1e-6)
+    np.testing.assert_allclose(nearest, [cosine[0, 1], cosine[1, 2], cosine[2, 1], cosine[3, 2]], atol=1e-6)
+    differing, _ = nearest_differing(rows, labels, np.arange(4), 2)
+    np.testing.assert_allclose(differing, [cosine[0, 2], cosine[1, 3], cosine[2, 0], cosine[3, 1]], atol=1e-6)
+    with pytest.raises(VitrailError, match=r"lower calibration\.apart"):
+        nearest_differing(rows, labels, np.arange(4), 99)
+
+
+def test_thresholds_keep_to_the_allowed_share() -> None:
+    differing = np.linspace(0, 0.5, 1000, dtype=np.float32)
+    params = CalibrationParams(benchmark="x", least=0.0, false_match_self=0.02, false_match_relative=0.1)
+    found = calibrate({"exact": np.ones(5, np.float32)}, differing, differing, params)
+    assert (differing > found.threshold_self).mean() <= 0.02
+    assert (differing > found.threshold_relative).mean() <= 0.1
+    assert found.threshold_relative < found.threshold_self
+    assert found.summary()["self"]["recall"] == {"exact": 1.0}
+    assert "exact" in found.table()
+
+
+def test_touching_looks_at_windows_of_both_sides() -> None:
+    east, north, up = np.eye(3, dtype=np.float32)
+    pool = np.stack([[east, east], [north, up], [up, east]])  # whole, window
+    held = np.stack([[up, north]])
+    touch = touching(pool, held, 0.5, N)
+    # row 1: its whole equals the held-out image's window, its window the held-out whole; row 2 the whole
+    assert touch.touched.tolist() == [False, True, True]
+    assert touch.reference.tolist() == [0, 0, 0]
+
+
+def test_a_component_that_touches_is_dropped_whole() -> None:
+    labels = np.array([0, 0, 2, 2, 4])
+    touched = np.array([False, True, False, False, False])
+    culprit = dropped_components(labels, touched)
+    assert culprit.tolist() == [1, 1, -1, -1, -1]
+    copies = settle(labels, culprit, np.ones(5, np.int64), np.array(list("abcde")))
+    assert copies.survives.tolist() == [False, False, True, False, True]
+    # condemned through other ties (within: relative): the component goes, whoever of it was named
+    copies = settle(labels, np.array([-1, -1, -1, 4, 4]), np.ones(5, np.int64), np.array(list("abcde")))
+    assert copies.survives.tolist() == [True, False, False, False, False]
+
+
+def test_every_row_gets_a_reason() -> None:
+    rows = unit([[1, 0], [1, 0.1], [0, 1], [0.1, 1], [1, 1]])
+    copies = settle(
+        np.array([0, 0, 2, 2, 4]), np.array([1, 1, -1, -1, -1]), np.ones(5, np.int64), np.array(list("abcde"))
+    )
+    touch = Touch(np.zeros(5, np.int64), np.full(5, 0.9, np.float32), np.array([False, True, False, False, False]))
+    found = Retrieved(np.array([0, 0, 2, 0, 0]), np.array([-1, -1, 0, -1, -1]), np.full(5, 0.7, np.float32))
+    table = decisions(list("abcde"), rows, copies, touch, ["b/0"], found, ["b/7"], ["retrieved:b"])
+    assert [r["reason"] for r in table] == [HELD_OUT, HELD_OUT, "retrieved:b", SELF_DUPLICATE, NOT_RETRIEVED]
+    assert [r["match"] for r in table] == ["b", "b/0", "b/7", "c", ""]
+    assert [r["representative"] for r in table] == ["", "", "c", "c", "e"]
+    everything = decisions(list("abcde"), rows, copies, touch, ["b/0"], None, [], [])
+    assert [r["reason"] for r in everything] == [HELD_OUT, HELD_OUT, "pool", SELF_DUPLICATE, "pool"]
+
+
+def test_retrieval_by_sample() -> None:
+    pool = unit(np.eye(6) + 0.01)
+    queries = pool[[1, 1, 2]]
+    how = RetrievalParams(queries=["x"], how=SampleParams(kind="sample", k=1, collisions="multiset"))
+    found = retrieve(pool, queries, how, N)
+    assert found.times.tolist() == [0, 2, 1, 0, 0, 0]
+    assert found.query[2] == 2
+    unique = how.model_copy(update={"how": SampleParams(kind="sample", k=1)})
+    assert retrieve(pool, queries, unique, N).times.tolist() == [0, 1, 1, 0, 0, 0]
+    distant = how.model_copy(update={"min_similarity": 0.5, "how": SampleParams(kind="sample", k=6)})
+    assert retrieve(pool, queries, distant, N).times.tolist() == [0, 1, 1, 0, 0, 0]
+    with pytest.raises(VitrailError, match="only 6 images"):
+        retrieve(pool, queries, how.model_copy(update={"how": SampleParams(kind="sample", k=7)}), N)
+
+
+def test_retrieval_by_cluster_needs_hits_and_keeps_the_cap() -> None:
+    rng = np.random.default_rng(0)
+    centre = np.repeat(np.arange(3), 20)
+    pool = unit(np.eye(8)[centre] + 0.05 * rng.normal(size=(60, 8)))
+    queries = np.concatenate([pool[:5], pool[20:22]])  # five of cluster 0, two of cluster 1, none of cluster 2
+    how = ClusterParams(kind="cluster", clusters=3, hits=3, per_cluster=15, cap=10)
+    found = retrieve(pool, queries, RetrievalParams(queries=["x"], how=how), N)
+    assert found.times.sum() == 10
+    assert set(centre[found.times > 0].tolist()) == {0}
+    assert set(found.query[found.times > 0].tolist()) <= set(range(5))
+    with pytest.raises(VitrailError, match="only 60 images"):
+        retrieve(pool, queries, RetrievalParams(queries=["x"], how=how.model_copy(update={"clusters": 61})), N)

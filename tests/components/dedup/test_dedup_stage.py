@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from components.dedup import stage
+from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
+from components.dedup.run import main
+from components.dedup.search import search
+from components.errors import VitrailError
+from components.evaluation.benchmarks import BenchmarksFile
+from components.images.decode import encode_jpeg
+from components.images.tables import DECISIONS, INDEX, MANIFEST, Shards, read_table, write_table
+from components.params import load_params, parse_params
+from components.storage import StorageParams
+from components.tracking import Run, TrackingParams
+
+ROOT = Path(__file__).resolve().parents[3]
+STORAGE = StorageParams(root="data")
+TRACKING = TrackingParams(uri="sqlite:///unused.db", experiment="t", system_metrics=False)
+
+
+def picture(seed: int, side: int = 96) -> np.ndarray:
+    import cv2
+
+    noise = np.random.default_rng(seed).integers(0, 256, (10, 10, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
+    """A curated set of ``pictures`` by name, as the curate stage leaves it."""
+    (folder / "shards").mkdir(parents=True)
+    shard = folder / "shards" / "0.tar"
+    rows = []
+    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in pictures.items():
+            info = tarfile.TarInfo(f"{name}.jpg")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with tarfile.open(shard) as tar:
+        for member in tar.getmembers():
+            name = member.name.removesuffix(".jpg")
+            data = pictures[name]
+            digest = hashlib.sha256(data).hexdigest()
+            row: dict[str, object] = dict.fromkeys(INDEX.names, "")
+            row |= {
+                "key": hashlib.sha256(name.encode()).hexdigest()[:20],
+                "url": f"http://site.test/{name}.jpg",
+                "status": "kept",
+                "sha256": digest,
+                "stored_sha256": digest,
+                "width": 80 if name.startswith("crop") else 96,
+                "height": 80 if name.startswith("crop") else 96,
+                "faces": 0,
+                "nsfw": 0.0,
+                "face_boxes": [],
+                "shard": "0.tar",
+                "offset": member.offset_data,
+                "length": member.size,
+                "source_offset": -1,
+            }
+            rows.append(row)
+    write_table(folder / "index.parquet", rows, INDEX)
+    Shards("", {"0.tar": {"sha256": "", "bytes": shard.stat().st_size}}).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, bytes]:
+    """30 pictures that the benchmark trains on or not, crops and re-encodings of some, copies of held-out ones."""
+    made = {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(30)}
+    made |= {f"jpeg{i:02d}": encode_jpeg(picture(i), 40) for i in range(4)}
+    made |= {f"crop{i:02d}": encode_jpeg(picture(i)[8:88, 8:88], 85) for i in range(4, 8)}
+    made |= {f"test{i:02d}": encode_jpeg(picture(i), 60) for i in range(100, 104)}
+    return made
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> BenchmarksFile:
+    path = tmp_path_factory.mktemp("benchmark") / "labelled.parquet"
+    numbers = [*range(30), *range(100, 110)]
+    table = {
+        "image": [encode_jpeg(picture(i), 95) for i in numbers],
+        "kind": [i % 2 for i in numbers],
+        "split": ["test" if i >= 100 else "train" for i in numbers],
+    }
+    pq.write_table(pa.table(table), path)
+    content = {"mine": {"kind": "parquet", "path": str(path), "labels": ["kind"]}}
+    return parse_params(content, BenchmarksFile, "test")
+
+
+def params(**changes: object) -> stage.DedupParams:
+    content = yaml.safe_load((ROOT / "params/dedup.yaml").read_text())
+    content["calibration"] |= {"benchmark": "mine", "copies": 10, "apart": 0, "least": 0.75}
+    content["retrieval"]["queries"] = ["mine"]
+    content["retrieval"]["how"]["k"] = 1
+    content["windows"] = [[0.85, 3]]
+    content["chunk"] = 16
+    return parse_params(content | changes, stage.DedupParams, "test")
+
+
+@pytest.fixture(autouse=True)
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def nowhere(*_: object, **__: object) -> Iterator[Run]:
+        yield Run()
+
+    monkeypatch.setattr(stage, "tracked", nowhere)
+
+
+def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.DedupParams) -> dict[str, object]:
+    return stage.run(given, benchmarks, curated, folder / "dedup", folder / "report.json", STORAGE, TRACKING)
+
+
+def test_planted_copies_end_where_they_should(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+) -> None:
+    curated = curate(tmp_path / "curate", pictures)
+    report = run(tmp_path, curated, benchmarks, params())
+    out = tmp_path / "dedup"
+    index = read_table(curated / "index.parquet", INDEX)
+    names = dict(zip(index["key"].to_pylist(), index["url"].to_pylist(), strict=True))
+    decided = {names[r["key"]][17:-4]: r for r in read_table(out / "decisions.parquet", DECISIONS).to_pylist()}
+    assert set(decided) == set(pictures)
+    for i in range(100, 104):
+        assert decided[f"test{i}"]["reason"] == HELD_OUT
+        assert decided[f"test{i}"]["match"] == f"mine/{i - 70:05d}"
+    for i in range(4, 8):  # the larger, uncropped one is kept
+        assert decided[f"crop{i:02d}"]["reason"] == SELF_DUPLICATE
+        assert names[decided[f"crop{i:02d}"]["match"]] == f"http://site.test/plain{i:02d}.jpg"
+    for i in range(4):
+        assert {decided[f"jpeg{i:02d}"]["status"], decided[f"plain{i:02d}"]["status"]} == {"selected", "dropped"}
+    manifest = read_table(out / "manifest.parquet", MANIFEST)
+    assert len(manifest) == 30 == report["selected"]
+    assert set(manifest["reason"].to_pylist()) == {"retrieved:mine"}
+    rows = np.load(out / "descriptors.npy")
+    assert rows.dtype == np.float16
+    assert pq.read_table(out / "keys.parquet")["key"].to_pylist() == index["key"].to_pylist()
+    calibration = json.loads((out / "calibration.json").read_text())
+    assert calibration["self"]["recall"]["exact"] == 1.0
+    assert (out / "calibration.png").stat().st_size > 5000
+    assert any((out / "gx").rglob("*.html"))
+    assert not list(tmp_path.glob(".dedup.*"))
+
+    (tmp_path / "ask.jpg").write_bytes(pictures["jpeg02"])
+    lines = search(tmp_path / "ask.jpg", curated, out, 3, STORAGE).splitlines()
+    assert len(lines) == 4
+    assert "jpeg02.jpg" in lines[1] + lines[2]
+    assert "yes" in lines[1]
+    (tmp_path / "ask.jpg").write_bytes(b"text")
+    with pytest.raises(VitrailError, match="not a readable picture"):
+        search(tmp_path / "ask.jpg", curated, out, 3, STORAGE)
+    other = curate(tmp_path / "other", {"plain00": pictures["plain00"]})
+    (tmp_path / "ask.jpg").write_bytes(pictures["plain00"])
+    with pytest.raises(VitrailError, match="another pool"):
+        search(tmp_path / "ask.jpg", other, out, 3, STORAGE)
+
+
+def test_finished_chunks_are_kept(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curated = curate(tmp_path / "curate", pictures)
+
+    def stop(*_: object, **__: object) -> None:
+        raise VitrailError("stopped here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "_calibrate", stop)
+        with pytest.raises(VitrailError, match="stopped here"):
+            run(tmp_path, curated, benchmarks, params())
+    assert not (tmp_path / "dedup").exists()
+    shutil.rmtree(curated / "shards")  # nothing needs to be read for descriptors again, only for calibration
+    with pytest.raises(VitrailError, match="no such file"):
+        run(tmp_path, curated, benchmarks, params())
+    chunks = list((tmp_path / ".dedup.work").rglob("descriptor-*.npy"))
+    assert len(chunks) == 3
+
+
+def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile) -> None:
+    given = params()
+    with pytest.raises(VitrailError, match="the index is not there"):
+        run(tmp_path, tmp_path / "none", benchmarks, given)
+    one = curate(tmp_path / "one", {"plain00": pictures["plain00"]})
+    with pytest.raises(VitrailError, match=r"1 image\(s\) to learn from"):
+        run(tmp_path, one, benchmarks, given)
+    Shards("", {}).save(one)
+    with pytest.raises(VitrailError, match="index and shards do not match"):
+        run(tmp_path, one, benchmarks, given)
+    cut = curate(tmp_path / "cut", {"plain00": pictures["plain00"], "plain01": pictures["plain01"]})
+    shard = cut / "shards" / "0.tar"
+    shard.write_bytes(b"\0" * shard.stat().st_size)
+    with pytest.raises(VitrailError, match="do not match: no image for key"):
+        run(tmp_path, cut, benchmarks, given)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    write_table(empty / "index.parquet", [], INDEX)
+    with pytest.raises(VitrailError, match="no kept image"):
+        run(tmp_path, empty, benchmarks, given)
+    content = given.model_dump()
+    content["retrieval"]["queries"] = ["mime"]
+    misspelt = parse_params(content, stage.DedupParams, "test")
+    with pytest.raises(VitrailError, match=r"'mime', not in benchmarks.yaml; did you mean 'mine'"):
+        run(tmp_path, one, benchmarks, misspelt)
+    with pytest.raises(VitrailError, match="must be numbers"):
+        run(tmp_path, one, benchmarks, params(calibration=None))
+    assert not (tmp_path / "dedup").exists()
+
+
+def test_all_alike_is_one_component_and_stops_the_stage(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+) -> None:
+    alike = curate(tmp_path / "alike", {f"plain{i:02d}": pictures["plain00"] for i in range(6)})
+    given = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None)
+    content = given.model_dump()
+    content["graph"] |= {"threshold": 0.9}
+    content["relative"] |= {"threshold": 0.999}
+    content["windows"] = []
+    with pytest.raises(VitrailError, match=r"one component holds 6 of 6|dropped all 6"):
+        run(tmp_path, alike, benchmarks, parse_params(content, stage.DedupParams, "test"))
+
+
+def test_the_shipped_parameters_load_and_a_typo_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_params(ROOT / "params/dedup.yaml", stage.DedupParams).descriptor.kind == "discriminant"
+    with pytest.raises(VitrailError, match="did you mean 'threshold'"):
+        load_params(ROOT / "params/dedup.yaml", stage.DedupParams, ["graph.treshold=0.6"])
+    with pytest.raises(SystemExit):
+        main(["run"])
+    assert "--params" in capsys.readouterr().err
