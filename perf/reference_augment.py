@@ -17,6 +17,15 @@ from torch import Tensor
 from components.learning.augment import AugmentParams
 
 
+def reference_batch(images: list[bytes], params: AugmentParams, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Encoded images to the two tensors of a batch, view by view, as the original's collate function stacks them."""
+    views = [reference_views(data, params, rng) for data in images]
+    return (
+        torch.stack([v[0][i] for i in range(2) for v in views]),
+        torch.stack([v[1][i] for i in range(params.locals) for v in views]),
+    )
+
+
 def reference_views(data: bytes, params: AugmentParams, rng: random.Random) -> tuple[list[Tensor], list[Tensor]]:
     """The global and local views of one encoded image: normalised float32 [3, side, side] each."""
     image = Image.open(io.BytesIO(data)).convert("RGB")

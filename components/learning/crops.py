@@ -111,12 +111,25 @@ def shrink_box(box: Box, width: int, height: int, full_width: int, full_height: 
     return Box(left, top, max(1, min(right, width) - left), max(1, min(bottom, height) - top))
 
 
+def resize_opencv(image: Image, side: int) -> Image:
+    """``image`` as ``side`` x ``side`` by OpenCV's bicubic: a sharper kernel (a = -0.75) that does not widen.
+
+    Where a crop grows, 0.4 levels off :func:`resize` on average and up to 7; where it shrinks by 1.6, 1 to 2.5 and up
+    to 50, which is aliasing. About two fifths of the time.
+    """
+    import cv2
+
+    if image.shape[:2] == (side, side):
+        return np.ascontiguousarray(image)
+    out: Image = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC)  # type: ignore[assignment]
+    return out
+
+
 def resize(image: Image, side: int) -> Image:
     """``image`` as ``side`` x ``side``: bicubic (a = -0.5) whose kernel widens when it shrinks, as Pillow does it.
 
     PyTorch's uint8 kernel does this in fixed point with vector instructions: within 2 levels of Pillow, 0.01 on
-    average, at a third of its time. OpenCV's bicubic is faster still, but its kernel (a = -0.75) is another one and
-    does not widen: up to 34 levels off where a crop shrinks.
+    average, at a third of its time.
     """
     import torch
 

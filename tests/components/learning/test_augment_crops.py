@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from components.learning.crops import Box, Draws, central_box, reduction, resize, sample_box, shrink_box
+from components.learning.crops import Box, Draws, central_box, reduction, resize, resize_opencv, sample_box, shrink_box
 
 RATIO = (3 / 4, 4 / 3)
 
@@ -93,6 +93,15 @@ def test_resize_is_pillows_antialiased_bicubic(name: str, box: tuple[int, int], 
         difference = np.abs(ours.astype(int) - theirs)
         assert difference.max() <= 2
         assert difference.mean() <= 0.02
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+@pytest.mark.parametrize(("size", "mean", "worst"), [(60, 0.6, 8), (80, 0.6, 8), (98, 0.0, 0), (157, 3.0, 64)])
+def test_opencv_resize_is_near_where_crops_grow(name: str, size: int, mean: float, worst: int) -> None:
+    image = np.array(getattr(skimage.data, name)())[20 : 20 + size, 30 : 30 + size, :3]
+    difference = np.abs(resize_opencv(image, 98).astype(int) - resize(image, 98))
+    assert difference.mean() <= mean
+    assert difference.max() <= worst
 
 
 def test_resize_of_the_size_it_has_is_a_copy() -> None:
