@@ -14,6 +14,7 @@ from torch import Tensor
 from components.errors import VitrailError
 from components.images.loader import Loader, ManifestDataset
 from components.images.tables import Shards
+from components.learning.allocator import keep_freed_memory
 from components.learning.augment import MultiCrop
 from components.learning.checkpoint import Checkpoints
 from components.learning.collate import collate_bytes
@@ -46,7 +47,10 @@ def start(params: TrainingParams) -> World:
         torch.set_num_threads(params.run.threads)
     if torch.cuda.is_available():
         torch.backends.cuda.matmul.allow_tf32 = True
-    return join(pick_device(params.engine.device))
+    device = pick_device(params.engine.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return join(device)
 
 
 def open_loader(

@@ -73,7 +73,11 @@ def test_a_zero_bottleneck_stays_finite_in_16_bits(dtype: torch.dtype) -> None:
     out = head(torch.zeros(3, 12, dtype=dtype))
     assert out.dtype == dtype
     assert out.eq(0).all()
-    head(torch.randn(3, 12).to(dtype)).float().square().sum().backward()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in head.mlp.parameters():  # to the size that signals have in a head of 2,048
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.3)
+    head(torch.randn(3, 12, generator=generator).to(dtype)).float().square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in head.parameters())
 
 
