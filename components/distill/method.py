@@ -17,10 +17,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from components.errors import VitrailError
+from components.learning.blocks import Block
 from components.learning.collate import Crops
 from components.learning.distributed import World
 from components.learning.engine import Engine
 from components.learning.export import ModelCard, load_backbone, load_heads
+from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, Network, build_network, health, losses
@@ -89,6 +91,7 @@ class Distillation:
             world,
             params.run.batch,
             clipped=("backbone", "dino_head", "ibot_head"),
+            whole=(Block, ProjectionHead),
         )
         self._teacher = self.engine.frozen(teacher)
         self._group = torch.distributed.group.WORLD if world.size > 1 else None

@@ -105,6 +105,8 @@ class Engine:
         groups: AdamW's groups, each with ``params`` and the keys ``lr_multiplier``, ``wd_multiplier``,
             ``is_last_layer``, as ``components.learning.param_groups`` makes them.
         clipped: gradients are clipped within each of these sub-modules, by name of the student's child.
+        whole: kinds of modules whose weights are gathered and reduced together, not layer by layer: fewer, larger
+            messages, and half the cost of ZeRO-3's hooks (vitt on a CPU: 7 % over a plain loop instead of 13 %).
         batch: images a rank and micro-batch (DeepSpeed wants to know).
     """
 
@@ -117,7 +119,9 @@ class Engine:
         world: World,
         batch: int,
         clipped: Sequence[str] = (),
+        whole: Sequence[type[nn.Module]] = (),
     ) -> None:
+        self._whole = list(whole)
         self.params, self.world = params, world
         self.precision = pick_precision(params.precision, world.device)
         self.dtype = DTYPES[self.precision]
@@ -156,6 +160,8 @@ class Engine:
 
     def _initialize(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Any:
         with _quiet():
+            if any(isinstance(part, tuple(self._whole)) for part in module.modules()):
+                self._deepspeed.utils.set_z3_leaf_modules(module, self._whole)
             engine, *_ = self._deepspeed.initialize(
                 model=module, optimizer=optimizer, config=self._config(), dist_init_required=None
             )

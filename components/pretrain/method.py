@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.learning.blocks import Block
 from components.learning.collate import Crops
 from components.learning.distributed import World
 from components.learning.engine import Engine
+from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, build_network, health, losses
@@ -39,6 +41,7 @@ class Pretraining:
             world,
             params.run.batch,
             clipped=("backbone", "dino_head", "ibot_head"),
+            whole=(Block, ProjectionHead),
         )
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
         self.centering = Centering(params.objective, params.heads, world.device, self._group)

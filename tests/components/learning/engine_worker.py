@@ -80,7 +80,9 @@ def own(part: Tensor, world: World) -> Tensor:
 
 
 def learner(world: World) -> Pretraining:
-    params = PARAMS.model_copy(update={"run": PARAMS.run.model_copy(update={"batch": BATCH // world.size})})
+    # half precision also computes blocks again in backward: the same numbers must come out
+    run = {"batch": BATCH // world.size, "activation_checkpointing": sys.argv[2] == "fp16"}
+    params = PARAMS.model_copy(update={"run": PARAMS.run.model_copy(update=run)})
     return Pretraining(params, world)
 
 
