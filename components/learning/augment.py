@@ -7,6 +7,7 @@ itself when every crop has pixels to spare.
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +18,8 @@ from components.images.decode import DecodeLimits, decode
 from components.learning import color
 from components.learning.crops import Box, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
 from components.params import Strict
+
+ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, saturation, hue
 
 
 class JitterParams(Strict):
@@ -149,14 +152,12 @@ def augment(view: Image, kind: int, params: AugmentParams, draws: Draws) -> Imag
     """Everything after the resize, for a view of ``kind`` 0 (first global), 1 (second global) or 2 (local)."""
     import cv2
 
-    turned = draws.chance(params.rot90)
-    if turned:
-        view = np.rot90(view, 1 if draws.chance(0.5) else 3)
+    if draws.chance(params.rot90):
+        way = cv2.ROTATE_90_COUNTERCLOCKWISE if draws.chance(0.5) else cv2.ROTATE_90_CLOCKWISE
+        view = cv2.rotate(view, way)  # type: ignore[assignment]
     horizontal, vertical = draws.chance(params.hflip), draws.chance(params.vflip)
     if horizontal or vertical:
         view = cv2.flip(view, -1 if horizontal and vertical else 1 if horizontal else 0)  # type: ignore[assignment]
-    elif turned:
-        view = np.ascontiguousarray(view)
     if draws.chance(params.jitter.probability):
         view = jitter(view, params.jitter, draws)
     if draws.chance(params.grayscale):
@@ -172,7 +173,7 @@ def jitter(view: Image, params: JitterParams, draws: Draws) -> Image:
     """The four colour jitters in a random order; those of no strength are left out."""
     strengths = (params.brightness, params.contrast, params.saturation, params.hue)
     factors = [draws.uniform(1 - s, 1 + s) for s in strengths[:3]] + [draws.uniform(-params.hue, params.hue)]
-    order = [which for which in draws.shuffled(4) if strengths[which] > 0]
+    order = [which for which in ORDERS[draws.below(len(ORDERS))] if strengths[which] > 0]
     return color.jitter(view, order, factors)
 
 

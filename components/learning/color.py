@@ -81,7 +81,13 @@ def apply_blend(image: Image, blend: Blend) -> Image:
         return image
     if image.ndim == 2:
         return _image(cv2.transform(image, np.array([[gain + gray, offset]], np.float32)))
-    r, g, b = gray * LUMA[0], gray * LUMA[1], gray * LUMA[2]
+    if gray == 0.0:
+        r = g = b = 0.0
+    else:
+        # OpenCV mixes channels in 1/1024ths. Rounded here so that a row still sums to gain + gray: grays stay gray.
+        r, b = round(gray * LUMA[0] * 1024) / 1024, round(gray * LUMA[2] * 1024) / 1024
+        total, gain = round((gain + gray) * 1024) / 1024, round(gain * 1024) / 1024
+        g = total - gain - r - b
     matrix = np.array([[gain + r, g, b, offset], [r, gain + g, b, offset], [r, g, gain + b, offset]], np.float32)
     return _image(cv2.transform(image, matrix))
 

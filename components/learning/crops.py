@@ -49,15 +49,7 @@ class Draws:
 
     def below(self, count: int) -> int:
         """A whole number, uniform in 0 ... count - 1."""
-        return min(int(self.unit() * count), count - 1)
-
-    def shuffled(self, count: int) -> list[int]:
-        """0 ... count - 1 in a random order, all orders alike (Fisher-Yates)."""
-        order = list(range(count))
-        for last in range(count - 1, 0, -1):
-            other = self.below(last + 1)
-            order[last], order[other] = order[other], order[last]
-        return order
+        return int(self.unit() * count)  # below count: a double under 1 times a whole number rounds below that number
 
     def chance(self, probability: float) -> bool:
         """True with ``probability``; draws nothing when it is 0 or 1."""
@@ -68,11 +60,11 @@ class Draws:
 
 def sample_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
     """A random-resized-crop box in an image of ``width`` x ``height`` pixels."""
-    area = width * height
-    low, high = math.log(ratio[0]), math.log(ratio[1])
+    low, span = math.log(ratio[0]), math.log(ratio[1] / ratio[0])
+    least, extent = width * height * scale[0], width * height * (scale[1] - scale[0])
     for _ in range(TRIES):
-        target = area * draws.uniform(*scale)
-        aspect = math.exp(draws.uniform(low, high))
+        target = least + extent * draws.unit()
+        aspect = math.exp(low + span * draws.unit())
         w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
         if 0 < w <= width and 0 < h <= height:
             top = draws.below(height - h + 1)

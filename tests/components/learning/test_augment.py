@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -90,7 +91,9 @@ def test_gray_jpeg_equals_its_three_channels() -> None:
     params = SMALL.model_copy(update={"jitter": JitterParams(probability=1.0), "global_size": 224, "local_size": 98})
     for seed in range(5):
         a, b = MultiCrop(params)(data, rng(seed)), MultiCrop(params)(full, rng(seed))
-        assert np.abs(a.globals.astype(int) - b.globals).max() <= 2
+        difference = np.abs(a.globals.astype(int) - b.globals)
+        assert difference.max() <= 2  # one level where a blend lands on a whole number, stretched by the next one
+        assert difference.mean() <= 0.1
         single = MultiCrop(params.model_copy(update={"gray": True}))(data, rng(seed))
         assert single.globals.shape == (2, 1, 224, 224)
         assert (single.globals == a.globals[:, :1]).all()
@@ -140,9 +143,10 @@ def test_jitter_factors_follow_their_laws(monkeypatch: pytest.MonkeyPatch) -> No
     from scipy import stats
 
     seen: list[list[float]] = []
+    orders: dict[tuple[int, ...], int] = {}
 
     def record(image: Pixels, order: list[int], factors: list[float]) -> Pixels:
-        assert sorted(order) == [0, 1, 2, 3]
+        orders[tuple(order)] = orders.get(tuple(order), 0) + 1
         seen.append(factors)
         return image
 
@@ -151,6 +155,8 @@ def test_jitter_factors_follow_their_laws(monkeypatch: pytest.MonkeyPatch) -> No
     for _ in range(2500):
         augment(view, 0, params, draws)
     assert abs(len(seen) / 2500 - 0.8) < 0.03
+    assert sorted(orders) == list(itertools.permutations(range(4)))
+    assert stats.chisquare(list(orders.values())).pvalue > 0.01
     for values, (low, width) in zip(np.array(seen).T, [(0.6, 0.8), (0.6, 0.8), (0.8, 0.4), (-0.1, 0.2)], strict=True):
         assert stats.kstest(values, stats.uniform(low, width).cdf).pvalue > 0.01
 
