@@ -1,0 +1,78 @@
+"""The command itself: two ranks under torchrun, and SIGTERM to a real process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stage_worker import curate
+
+from components.learning.checkpoint import load_backbone
+
+ROOT = Path(__file__).resolve().parents[3]
+pytestmark = pytest.mark.e2e
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    (folder / "storage.yaml").write_text(f"root: {folder}\n")
+    return [
+        *("-m", "components.pretrain", "run", "--params", str(folder / "params/teacher.yaml")),
+        *("--curated", str(folder / "curate"), "--manifest", str(folder / "manifest.parquet")),
+        *(
+            "--out",
+            str(folder / "model"),
+            "--report",
+            str(folder / "report.json"),
+            "--scratch",
+            str(folder / "scratch"),
+        ),
+        *("--storage", str(folder / "storage.yaml"), "--no-tracking", "--benchmarks", str(folder / "benchmarks.yaml")),
+        *more,
+    ]
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def test_two_ranks_under_torchrun_export_one_model(tmp_path: Path) -> None:
+    curate(tmp_path)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        launcher + command(tmp_path), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "report.json").read_text())["ranks"] == 2
+    assert load_backbone(tmp_path / "model")[1].step == 6
+    assert done.stderr.count("pretrain model: 6/6 steps") == 1  # one rank talks
+
+
+def test_sigterm_ends_the_command_with_a_line_that_says_how_to_go_on(tmp_path: Path) -> None:
+    curate(tmp_path)
+    longer = ("--set", "run.iterations=100000", "--set", "run.checkpoint_every=1", "--set", "probe.benchmark=null")
+    process = subprocess.Popen(
+        [sys.executable, *command(tmp_path, *longer)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "scratch").glob("model/step-*")) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.1)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - asked < 30  # the grace period of the flows
+    assert process.returncode == 1
+    assert errors.splitlines()[-1].startswith("error: pretrain model: stopped by SIGTERM after step")
+    assert errors.splitlines()[-1].endswith("run the same command again to resume")
