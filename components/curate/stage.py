@@ -89,8 +89,9 @@ def run(
             )
         index = pa.Table.from_pylist([{k: row[k] for k in INDEX.names} for row in found.rows], schema=INDEX)
         sheet = contact_sheet.choose(found.rows, lambda row: _show(row, params, sources, store, shards_at, found))
+        docs = report_path.parent / "gx/curate"
         with atomic_dir(out) as folder:
-            _validate(index, params, folder / "gx")
+            _validate(index, params, docs)
             write_table(folder / "index.parquet", index, INDEX)
             Shards("" if local else shards_at.root, shards).save(folder)
             save_picture(sheet, folder / "contact-sheet.png")
@@ -106,8 +107,7 @@ def run(
         recording.log_metrics({f"curate.dropped.{k}": float(v) for k, v in report["reasons"].items()})
         recording.log_image(sheet, "contact-sheet")
         recording.log_dataset("curated", digest, str(out), "curation")
-        if (out / "gx").is_dir():
-            recording.log_artifacts(out / "gx", "gx")
+        recording.log_artifacts(docs, "gx")
     return report
 
 

@@ -118,8 +118,9 @@ def run(
         manifest = _manifest(pool, decisions, found)
         if not len(manifest):
             raise VitrailError(f"{curated}: dedup dropped all {len(pool)} images ({report['reasons']}); see thresholds")
+        docs = report_path.parent / "gx/dedup"
         with atomic_dir(out) as folder:
-            _validate(params, pool, rows, manifest, decisions, touch, report, folder / "gx")
+            _validate(params, pool, rows, manifest, decisions, touch, report, docs)
             write_table(folder / "manifest.parquet", manifest, MANIFEST)
             write_table(folder / "decisions.parquet", decisions, DECISIONS)
             np.save(folder / "descriptors.npy", rows, allow_pickle=False)
@@ -132,7 +133,7 @@ def run(
             _show(folder, pool, copies, touch, sets, calibration, recording)
         report["seconds"] = round(time.monotonic() - began, 1)
         _save_json(report_path, report)
-        _record(recording, report, out)
+        _record(recording, report, out, docs)
         shutil.rmtree(work.parent)
     return report
 
@@ -342,14 +343,13 @@ def _show(
     recording.log_image(shown, "held-out")
 
 
-def _record(recording: Run, report: dict[str, Any], out: Path) -> None:
+def _record(recording: Run, report: dict[str, Any], out: Path, docs: Path) -> None:
     numbers = {f"dedup.{key}": float(value) for key, value in report.items() if isinstance(value, int | float)}
     recording.log_metrics(numbers | {f"dedup.{key}": float(value) for key, value in report["reasons"].items()})
     for name in ("calibration.json", "calibration.png", "duplicates.jpg", "held-out.jpg"):
         if (out / name).exists():
             recording.log_artifacts(out / name, "dedup")
-    if (out / "gx").is_dir():
-        recording.log_artifacts(out / "gx", "gx")
+    recording.log_artifacts(docs, "gx")
 
 
 def _work_folder(out: Path, digest: str) -> Path:

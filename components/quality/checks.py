@@ -33,8 +33,8 @@ class QualityError(VitrailError):
 def validate(table: pa.Table | pd.DataFrame, suite: Suite, out: Path) -> dict[str, Any]:
     """Check ``table`` against ``suite``; Data Docs (``index.html``) and ``result.json`` replace ``out/<table's name>``.
 
-    When a rule is broken and ``out`` stands in a folder of :func:`components.storage.atomic_dir`, which the exception
-    throws away, they go to ``<that folder's name>-failed-quality`` beside it instead, and stay until the table passes.
+    They carry the time of the check, so ``out`` belongs beside a stage's output, not inside: the output's digest would
+    change with every run. And there a failure's docs outlive the output that the failure throws away.
 
     Returns:
         ``{"table", "rows", "success", "rules": [{"rule", "where", "success", "broken", "of", "keys"}], "docs"}``;
@@ -44,38 +44,24 @@ def validate(table: pa.Table | pd.DataFrame, suite: Suite, out: Path) -> dict[st
         QualityError: a rule is broken.
     """
     frame = _prepare(table, suite)
-    failed = _outlives(out) / suite.table
     with _quiet(), tempfile.TemporaryDirectory(prefix="vitrail-quality-") as project:
         results, site = _run(frame, suite, Path(project))
         success = all(result["success"] for result in results)
-        target = out / suite.table if success else failed
+        target = out / suite.table
         summary: dict[str, Any] = {
             "table": suite.table,
             "rows": len(frame),
             "success": success,
             "rules": results,
         }
-        if success and failed.parent != out:
-            shutil.rmtree(failed, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other tables' failures may stand there, or none
-                failed.parent.rmdir()
         with atomic_dir(target) as folder:
             shutil.copytree(site, folder, dirs_exist_ok=True)
             (folder / "result.json").write_text(json.dumps(summary, indent=1) + "\n")
-    summary["docs"] = str(target / "index.html")  # not in the file: the folder may be renamed around it
+    summary["docs"] = str(target / "index.html")  # not in the file: the folder may be moved
     broken = [result for result in results if not result["success"]]
     if broken:
         raise QualityError(_explain(suite, broken, summary), summary)
     return summary
-
-
-def _outlives(out: Path) -> Path:
-    """``out``, or where to put it when it stands in an unfinished output, which a failure deletes."""
-    for folder in (out, *out.parents):
-        if folder.name.startswith(".") and folder.name.endswith(".partial"):
-            name = folder.name.removeprefix(".").rsplit(".", 2)[0]
-            return folder.parent / f"{name}-failed-quality"
-    return out
 
 
 def _prepare(table: pa.Table | pd.DataFrame, suite: Suite) -> pd.DataFrame:

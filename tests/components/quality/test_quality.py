@@ -22,7 +22,6 @@ from components.quality.suites import (
     index_suite,
     manifest_suite,
 )
-from components.storage import atomic_dir
 
 REASONS = ["duplicate", "nsfw", "restricted"]
 
@@ -123,20 +122,16 @@ def test_a_missing_column_is_said_not_raised(tmp_path: Path) -> None:
         validate(index(row(0)).drop_columns(["shard"]), suite(), tmp_path / "docs")
 
 
-def test_docs_of_a_failure_outlive_the_unfinished_output(tmp_path: Path) -> None:
+def test_docs_of_a_failure_are_there_to_be_read_and_tables_do_not_replace_each_other(tmp_path: Path) -> None:
     rule = Rule("x is 1", "expect_column_values_to_be_in_set", {"column": "x", "value_set": [1]})
-    numbers = Suite("numbers", "x", [rule])
-    kept = tmp_path / "dedup-failed-quality/numbers/index.html"
-    with pytest.raises(QualityError, match=str(kept)), atomic_dir(tmp_path / "dedup") as folder:
-        validate(pd.DataFrame({"x": [1, 2]}), numbers, folder / "gx")
-    assert kept.is_file()
-    assert not (tmp_path / "dedup").exists()
-    with atomic_dir(tmp_path / "dedup") as folder:
-        validate(pd.DataFrame({"x": [1, 1]}), numbers, folder / "gx")
-        validate(pd.DataFrame({"x": [1, 1]}), Suite("others", "x", [rule]), folder / "gx")
-    assert (tmp_path / "dedup/gx/numbers/index.html").is_file()
-    assert (tmp_path / "dedup/gx/others/index.html").is_file()
-    assert not kept.parent.parent.exists()
+    numbers, docs = Suite("numbers", "x", [rule]), tmp_path / "gx"
+    with pytest.raises(QualityError, match=str(docs / "numbers/index.html")):
+        validate(pd.DataFrame({"x": [1, 2]}), numbers, docs)
+    assert not json.loads((docs / "numbers/result.json").read_text())["success"]
+    validate(pd.DataFrame({"x": [1, 1]}), Suite("others", "x", [rule]), docs)
+    validate(pd.DataFrame({"x": [1, 1]}), numbers, docs)
+    assert json.loads((docs / "numbers/result.json").read_text())["success"]
+    assert (docs / "others/index.html").is_file()
 
 
 def test_a_message_names_only_the_first_rows_but_counts_all(tmp_path: Path) -> None:
