@@ -75,7 +75,7 @@ class Recorder:
         self.run.log_metrics({f"train/{name}": value for name, value in figures.items() if name != "step"}, step=step)
 
     def probe(self, step: int) -> dict[str, float]:
-        """20-NN accuracy (percent) of every label set of the benchmark, held-out part against bank."""
+        """kNN accuracy (0 ... 1) of every label set of the benchmark, held-out part against bank."""
         if self._benchmark is None:
             return {}
         rows = probe_rows(self._benchmark, self.params)
@@ -85,7 +85,8 @@ class Recorder:
         for task, labels in self._benchmark.labels.items():
             wanted = np.asarray(labels)[rows]
             predicted = knn_predict(cls[:bank], wanted[:bank], cls[bank:], self.params.probe.neighbours)
-            scores[f"probe/{self._benchmark.name}/{task}/knn"] = 100 * float(np.mean(predicted == wanted[bank:]))
+            name = f"probe/{self._benchmark.name}/{task}/knn{self.params.probe.neighbours}"
+            scores[name] = float(np.mean(predicted == wanted[bank:]))
         if self.world.main:
             self.run.log_metrics(scores, step=step)
             self.register(step, scores)

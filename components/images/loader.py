@@ -7,6 +7,7 @@ only through their size, and a run resumed with another n goes on where the last
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ class Loader:
             num_workers=self.params.workers,
             prefetch_factor=self.params.prefetch,
             collate_fn=_as_is,  # type: ignore[arg-type]
+            worker_init_fn=_leave_signals,
             multiprocessing_context="forkserver",
         )
 
@@ -127,6 +129,12 @@ class _Once:
 
     def __iter__(self) -> Iterator[list[Task]]:
         return self._tasks
+
+
+def _leave_signals(_: int) -> None:
+    """A signal to the process group is answered by the training process, whose checkpoint needs its batches to come."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_is(batch: Batch) -> Batch:

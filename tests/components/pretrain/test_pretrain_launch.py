@@ -54,9 +54,11 @@ def test_two_ranks_under_torchrun_export_one_model(tmp_path: Path) -> None:
     assert done.stderr.count("pretrain model: 6/6 steps") == 1  # one rank talks
 
 
-def test_sigterm_ends_the_command_with_a_line_that_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_to_the_group_ends_the_command_with_a_line_that_says_how_to_go_on(tmp_path: Path, workers: int) -> None:
     curate(tmp_path)
     longer = ("--set", "run.iterations=100000", "--set", "run.checkpoint_every=1", "--set", "probe.benchmark=null")
+    longer += ("--set", f"loader.workers={workers}")
     process = subprocess.Popen(
         [sys.executable, *command(tmp_path, *longer)],
         cwd=ROOT,
@@ -64,13 +66,14 @@ def test_sigterm_ends_the_command_with_a_line_that_says_how_to_go_on(tmp_path: P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 200
     while not list((tmp_path / "scratch").glob("model/step-*")) and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.1)
     asked = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)  # as flows end a stage: the loader's workers get it, too
     _, errors = process.communicate(timeout=60)
     assert time.monotonic() - asked < 30  # the grace period of the flows
     assert process.returncode == 1
