@@ -12,6 +12,10 @@ def square(number: int) -> int:
     return number * number
 
 
+def threads(number: int) -> str:
+    return os.environ.get("OMP_NUM_THREADS", "")
+
+
 def die(number: int) -> int:
     if number == 2:
         os._exit(9)
@@ -36,3 +40,7 @@ def test_a_fault_reaches_the_caller(workers: int) -> None:
 def test_a_killed_worker_is_one_line() -> None:
     with pytest.raises(VitrailError, match="a worker process died"):
         list(map_shards(die, range(6), ExecutorParams(workers=1)))
+
+
+def test_workers_keep_their_libraries_to_one_thread() -> None:
+    assert set(map_shards(threads, range(2), ExecutorParams(workers=1))) == {"1"}
