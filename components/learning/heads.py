@@ -19,8 +19,8 @@ class HeadConfig(Strict):
     hidden: int = Field(default=2048, gt=0)
     bottleneck: int = Field(default=256, gt=0)  # 384 for DINO's head in the long recipe
     layers: int = Field(default=3, ge=1)
-    # of the MLP's start weights. 0.02 nearly keeps the scale of activations 2,048 wide; narrower layers need more, or the
-    # biases soon outweigh what tells images apart: about 0.02 * sqrt(2048 / hidden)
+    # of the MLP's start weights. 0.02 nearly keeps the scale of activations 2,048 wide; narrower layers need more, or
+    # the biases soon outweigh what tells images apart: about 0.02 * sqrt(2048 / hidden)
     init_std: float = Field(default=0.02, gt=0)
 
 
@@ -66,7 +66,7 @@ class ProjectionHead(nn.Module):
         return out
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Weights truncated normal (the MLP's of ``config.init_std``, prototypes 0.02), biases zero, ``weight_g`` one."""
+        """Weights truncated normal (MLP ``config.init_std``, prototypes 0.02), biases zero, ``weight_g`` one."""
         for module in self.mlp:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=self.config.init_std, generator=generator)
