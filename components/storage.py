@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -18,6 +18,8 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.params import Strict
+
+DEFAULT_ROOT = "data"  # bytes stay inside the stages' outputs, which DVC tracks
 
 
 class StorageParams(Strict):
@@ -71,6 +73,25 @@ def open_store(params: StorageParams | str, *below: str) -> Store:
 def is_remote(root: str) -> bool:
     """Whether ``root`` names an object store rather than a local path."""
     return root.startswith("s3://")
+
+
+def inside_outputs(params: StorageParams) -> bool:
+    """Whether the root is the default one, where bytes stay inside the stages' own outputs."""
+    return params.root == DEFAULT_ROOT
+
+
+def publish(params: StorageParams, folder: Path, names: Sequence[str], *below: str) -> str | None:
+    """Put the finished files ``names`` of an output ``folder`` on the store as well; returns where they stand.
+
+    ``below`` names the folder on the store and ends with a digest, so that versions never replace each other. Nothing
+    is done, and None returned, where the root is the default: the output itself is the place then.
+    """
+    if inside_outputs(params):
+        return None
+    store = open_store(params, *below)
+    for name in names:
+        store.put_file(name, folder / name)
+    return store.root
 
 
 @contextlib.contextmanager

@@ -35,9 +35,8 @@ from components.images.decode import RGB, DecodeError, DecodeLimits, decode
 from components.images.tables import INDEX, Shards, write_table
 from components.params import Strict, fingerprint, load_params
 from components.progress import Progress
-from components.storage import StorageParams, Store, atomic_dir, atomic_file, open_store
+from components.storage import StorageParams, Store, atomic_dir, atomic_file, inside_outputs, open_store
 
-DEFAULT_ROOT = "data"  # of params/storage.yaml: shards stay inside the stage's output
 FORMAT = 1  # of what the passes leave in the work folder, and of the decoding behind it
 
 
@@ -76,7 +75,7 @@ def run(
         _examine(params, sources, store, found, work)
         exact = mark_exact(found.rows)
         hashed = _near_duplicates(params.pca_hash, found.rows)
-        local = storage.root == DEFAULT_ROOT
+        local = inside_outputs(storage)
         shards_at = open_store(str(work / "shards")) if local else open_store(storage, "curate", digest)
         shards = _store(params, sources, store, shards_at, found, work)
         settle(found.rows)

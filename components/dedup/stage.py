@@ -44,7 +44,7 @@ from components.executor import ExecutorParams
 from components.images.tables import DECISIONS, MANIFEST, write_table
 from components.neighbours import NeighbourParams
 from components.params import Strict, fingerprint
-from components.storage import StorageParams, atomic_dir, atomic_file
+from components.storage import StorageParams, atomic_dir, atomic_file, publish
 from components.tracking import Run, TrackingParams
 from components.tracking import run as tracked
 
@@ -131,6 +131,7 @@ def run(
             _save_json(folder / "calibration.json", report["calibration"])
             _save_json(folder / "thresholds.json", {"self": at_self, "relative": at_relative})
             _show(folder, pool, copies, touch, sets, calibration, recording)
+        publish(storage, out, ("manifest.parquet", "decisions.parquet"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
         _save_json(report_path, report)
         _record(recording, report, out, docs)

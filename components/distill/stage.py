@@ -63,7 +63,16 @@ def distill(params: DistillParams, paths: Paths, storage: StorageParams) -> dict
         curves = train(learner, loader, params, checkpoints, observer, world, label)
         model_id = observer.register(params.run.iterations)
         export_average(
-            paths.out, learner.engine, params, "distill", fingerprint, digest, curves, card.preset, model_id=model_id
+            paths.out,
+            learner.engine,
+            params,
+            "distill",
+            fingerprint,
+            digest,
+            curves,
+            storage,
+            card.preset,
+            model_id=model_id,
         )
         report = {
             "preset": preset,

@@ -20,10 +20,10 @@ from components.learning.checkpoint import Checkpoints
 from components.learning.collate import collate_bytes
 from components.learning.distributed import World, gather_shards, join, pick_device
 from components.learning.engine import Engine
-from components.learning.export import ModelCard, export_model
+from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_model
 from components.learning.loop import Curves
 from components.learning.training import TrainingParams
-from components.storage import StorageParams
+from components.storage import StorageParams, publish
 
 
 def data_digest(curated: Path, manifest: Path) -> str:
@@ -108,10 +108,11 @@ def export_average(
     fingerprint: str,
     digest: str,
     curves: Curves,
+    storage: StorageParams,
     teacher: str | None = None,
     model_id: str | None = None,
 ) -> None:
-    """Write the averaged network to ``out`` with ``curve.json`` (rank 0; the others help to gather)."""
+    """Write the averaged network and ``curve.json`` to ``out``, and to the store (rank 0; the others help gather)."""
     whole = gather_average(engine)
     if not engine.world.main:
         return
@@ -133,6 +134,7 @@ def export_average(
     backbone = {k.removeprefix("backbone."): v for k, v in whole.items() if k.startswith("backbone.")}
     heads = {k: v for k, v in whole.items() if not k.startswith("backbone.")}
     export_model(out, backbone, card, heads, {"curve.json": vars(curves)})
+    publish(storage, out, (CARD, BACKBONE, HEADS), kind, out.name, fingerprint[:16])
 
 
 def summary(params: TrainingParams, world: World, curves: Curves) -> dict[str, Any]:

@@ -57,7 +57,9 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
     ) as observer:
         curves = train(learner, loader, params, checkpoints, observer, world, label)
         model_id = observer.register(params.run.iterations)
-        export_average(paths.out, learner.engine, params, "pretrain", fingerprint, digest, curves, model_id=model_id)
+        export_average(
+            paths.out, learner.engine, params, "pretrain", fingerprint, digest, curves, storage, model_id=model_id
+        )
         report = {"preset": preset, "parameters": count_parameters(params), **summary(params, world, curves)}
         if world.main:
             with atomic_file(paths.report, "w") as file:

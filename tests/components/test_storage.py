@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import VitrailError
-from components.storage import LocalStore, S3Store, StorageParams, Store, atomic_dir, atomic_file, open_store
+from components.storage import LocalStore, S3Store, StorageParams, Store, atomic_dir, atomic_file, open_store, publish
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -76,6 +76,18 @@ def test_an_unreachable_server_and_a_missing_bucket_are_one_line(s3_endpoint: st
         open_store(missing).write("x", b"")
     with pytest.raises(VitrailError, match="no bucket"):
         open_store(StorageParams(root="s3:///p"))
+
+
+def test_finished_files_are_published_unless_the_output_is_the_place(in_tmp: Path, s3_endpoint: str) -> None:
+    (in_tmp / "out").mkdir()
+    (in_tmp / "out/model.json").write_text("{}")
+    assert publish(StorageParams(root="data"), in_tmp / "out", ["model.json"], "pretrain", "d1") is None
+    assert [path.name for path in in_tmp.iterdir()] == ["out"]
+    s3 = StorageParams(root="s3://vitrail-test/published", endpoint_url=s3_endpoint, region="us-east-1")
+    for params in (StorageParams(root=str(in_tmp / "store")), s3):
+        place = publish(params, in_tmp / "out", ["model.json"], "pretrain", "d1")
+        assert place == f"{params.root}/pretrain/d1"
+        assert open_store(params).read("pretrain/d1/model.json") == b"{}"
 
 
 def test_roots_choose_the_store() -> None:

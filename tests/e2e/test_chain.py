@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from flows.settings import load_pipeline
 from flows.stages import stage_names
 
 pytestmark = pytest.mark.e2e
+
+EXPORT = ["model.json", "backbone.safetensors", "heads.safetensors"]
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -130,7 +133,10 @@ def test_the_same_chain_on_s3_with_dvcs_remote_there(chain_copy: Path, s3_endpoi
     assert done.ran[0] == "curate"
     assert not (chain_copy / "data/curate/shards").exists()
     objects = boto3.client("s3", endpoint_url=s3_endpoint).list_objects_v2(Bucket="vitrail-test", Prefix="chain/")
-    assert any(entry["Key"].endswith(".tar") for entry in objects["Contents"])
+    names = {re.sub(r"[0-9a-f]{16}", "DIGEST", entry["Key"]) for entry in objects["Contents"]}
+    assert any(name.startswith("chain/curate/DIGEST/") and name.endswith(".tar") for name in names)
+    exports = [f"{kind}/DIGEST/{name}" for kind in ("pretrain/vitt", "distill/vitxt") for name in EXPORT]
+    assert names >= {f"chain/{name}" for name in ["dedup/DIGEST/manifest.parquet", *exports]}
 
     for arguments in (
         ("remote", "add", "--local", "--default", "store", "s3://vitrail-test/dvc"),
