@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
 from components.evaluation.online import observe
 from components.learning.capability import count_parameters, require
+from components.learning.command import Paths
 from components.learning.export import BACKBONE, HEADS, load_card
 from components.learning.loop import train
 from components.learning.session import (
@@ -24,36 +24,21 @@ from components.learning.session import (
 from components.storage import StorageParams, atomic_file
 
 
-@dataclass(frozen=True)
-class Paths:
-    """What the stage reads and writes."""
-
-    params: Path  # the preset, and the folder of its siblings
-    curated: Path
-    manifest: Path
-    teacher: Path
-    out: Path
-    report: Path
-    scratch: Path
-    tracking: Path | None
-    benchmarks: Path | None
-
-
-def distill(params: DistillParams, paths: Paths, storage: StorageParams) -> dict[str, Any]:
-    """Train the student, export to ``paths.out``, write and return the report.
+def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: StorageParams) -> dict[str, Any]:
+    """Train a student of the teacher exported to ``teacher_at``; export to ``paths.out``, write and return the report.
 
     Raises:
         VitrailError: the machine cannot train this preset, or an input is missing, damaged or does not fit.
         components.learning.loop.Stopped: a signal came; the training state is kept.
     """
-    card = load_card(paths.teacher)
-    check_teacher(params, card, paths.teacher)
+    card = load_card(teacher_at)
+    check_teacher(params, card, teacher_at)
     digest = data_digest(paths.curated, paths.manifest)
     world = start(params)
-    teacher = load_teacher(paths.teacher)
+    teacher = load_teacher(teacher_at)
     require(paths.params, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {paths.out.name}", paths.out.name
-    fingerprint = params.fingerprint(digest, *(_digest(paths.teacher / name) for name in (BACKBONE, HEADS)))
+    fingerprint = params.fingerprint(digest, *(_digest(teacher_at / name) for name in (BACKBONE, HEADS)))
     loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
     checkpoints = open_checkpoints(paths.scratch / preset, params, fingerprint, world)
     learner = Distillation(params, teacher, world)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from components.errors import VitrailError
+from components.learning.command import add_params_arguments, add_run_arguments, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -18,25 +18,14 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m components.pretrain", description="DINO + iBOT + KoLeo pretraining.")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and export")
-    run.add_argument("--curated", type=Path, required=True, help="folder of index, shards.json and shards")
-    run.add_argument("--manifest", type=Path, required=True, help="Parquet table of the images to train on")
-    run.add_argument("--out", type=Path, required=True, help="folder of the exported model")
-    run.add_argument("--report", type=Path, required=True, help="JSON of the run's figures")
-    run.add_argument("--scratch", type=Path, default=Path("scratch/pretrain"), help="training state")
-    run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
-    run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
-    run.add_argument("--no-tracking", action="store_true", help="record nothing in MLflow")
-    run.add_argument("--benchmarks", type=Path, default=Path("params/benchmarks.yaml"))
+    add_run_arguments(run, "pretrain")
     check = commands.add_parser("check", help="does this machine fit the preset?")
     plan = commands.add_parser("plan", help="memory, FLOPs and time on a cluster")
     plan.add_argument("--gpus", type=int, default=8)
     plan.add_argument("--gpu", default="h100-80gb")
     plan.add_argument("--utilisation", type=float, default=0.35, help="share of peak FLOP/s that training reaches")
     for command in (run, check, plan):
-        command.add_argument("--params", type=Path, required=True)
-        command.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="lay a value over the file"
-        )
+        add_params_arguments(command)
     return top
 
 
@@ -61,13 +50,8 @@ def main(argv: Sequence[str]) -> int:
         from components.learning.capability import require
 
         require(args.params, params)  # before the imports and the data: seconds, not minutes
-        from components.pretrain.stage import Paths, pretrain
+        from components.pretrain.stage import pretrain
         from components.storage import StorageParams
 
-        storage = load_params(args.storage, StorageParams)
-        tracking = None if args.no_tracking else args.tracking
-        paths = Paths(
-            args.params, args.curated, args.manifest, args.out, args.report, args.scratch, tracking, args.benchmarks
-        )
-        pretrain(params, paths, storage)
+        pretrain(params, paths(args), load_params(args.storage, StorageParams))
     return 0

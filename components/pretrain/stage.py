@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from components.evaluation.online import observe
 from components.learning.capability import count_parameters, require
+from components.learning.command import Paths
 from components.learning.loop import train
 from components.learning.session import (
     data_digest,
@@ -21,20 +20,6 @@ from components.learning.session import (
 from components.learning.training import TrainingParams
 from components.pretrain.method import Pretraining
 from components.storage import StorageParams, atomic_file
-
-
-@dataclass(frozen=True)
-class Paths:
-    """What the stage reads and writes."""
-
-    params: Path  # the preset, and the folder of its siblings
-    curated: Path
-    manifest: Path
-    out: Path
-    report: Path
-    scratch: Path
-    tracking: Path | None
-    benchmarks: Path | None
 
 
 def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> dict[str, Any]:

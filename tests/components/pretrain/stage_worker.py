@@ -22,15 +22,15 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from components.distill.method import DistillParams
-from components.distill.stage import Paths as DistillPaths
 from components.distill.stage import distill
 from components.errors import VitrailError
 from components.evaluation.online import Recorder
 from components.images.decode import encode_jpeg
 from components.images.shards import ShardWriter
 from components.images.tables import MANIFEST, Shards, write_table
+from components.learning.command import Paths
 from components.learning.training import TrainingParams
-from components.pretrain.stage import Paths, pretrain
+from components.pretrain.stage import pretrain
 from components.storage import StorageParams, open_store
 
 STUDENT: dict[str, Any] = {
@@ -114,8 +114,8 @@ def main(folder: Path) -> None:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
                 if teacher:
-                    paths = DistillPaths(params=folder / "params/student.yaml", teacher=folder / teacher, **common)
-                    distill(DistillParams.model_validate(content), paths, storage)
+                    paths = Paths(params=folder / "params/student.yaml", **common)
+                    distill(DistillParams.model_validate(content), paths, folder / teacher, storage)
                 else:
                     params = TrainingParams.model_validate(content)
                     pretrain(params, Paths(params=folder / "params/teacher.yaml", **common), storage)
