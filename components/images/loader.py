@@ -8,7 +8,7 @@ only through their size, and a run resumed with another n goes on where the last
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,11 @@ class Loader:
         self._epoch = self._position = self._consumed = 0
         self._workers: Any = None
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches from the current state on. The state moves as each batch is handed out, not as it is prepared."""
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """Batches from the current state on. The state moves as each batch is handed out, not as it is prepared.
+
+        Closing the generator ends its worker processes.
+        """
         size = self.batch_size * self.world
         tasks = self._tasks(self._epoch, self._position)
         if self.params.workers == 0:

@@ -6,11 +6,12 @@ state to go on bit by bit.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
-from components.images.loader import Batch, Loader
+from components.images.loader import Loader
 from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops, normalize_crops
 from components.learning.distributed import World, anywhere, sum_
@@ -120,11 +121,10 @@ def train(
     progress = Progress(label, run.iterations - step, unit="steps", out=None if world.main else io.StringIO())
     window = _Window(world)
     saved = step
-    with Signals() as signals:
-        batches: Iterator[Batch] | None = None
+    # Closed before anything is said of a stop: what the loader's workers print on their way out comes first.
+    with Signals() as signals, contextlib.closing(iter(loader)) as batches:
         while step < run.iterations:
             started = time.monotonic()
-            batches = batches or iter(loader)
             values = schedules.at(step)
             engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
             detail = (step + 1) % run.log_every == 0 or step + 1 == run.iterations
