@@ -8,7 +8,7 @@ itself when every crop has pixels to spare.
 from __future__ import annotations
 
 import itertools
-from typing import Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from components.images.decode import DecodeLimits, decode
 from components.learning import color
 from components.learning.crops import Box, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
 from components.params import Strict
+
+if TYPE_CHECKING:
+    import torch
 
 ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, saturation, hue
 
@@ -56,6 +59,7 @@ class AugmentParams(Strict):
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the crop, uniform
     solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
     solarize_threshold: int = Field(128, ge=0, le=255)
+    color_on: Literal["auto", "worker", "device"] = "auto"  # where jitter, blur and solarize run; auto: on a GPU if any
     gray: bool = False  # treat every image as gray: a third of the work, and nothing lost where images are gray
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 ... 1
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -79,22 +83,43 @@ class AugmentParams(Strict):
         return self
 
 
+class Recipe(NamedTuple):
+    """All that chance decides about one view after its crop: drawn first, then applied in a worker or on the device."""
+
+    quarter_turn: int = 0  # -1 clockwise, 1 counter-clockwise
+    horizontal: bool = False
+    vertical: bool = False
+    order: int = -1  # of the jitters, a number of ORDERS; -1: none
+    factors: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.0)  # brightness, contrast, saturation, turn of hue
+    gray: bool = False
+    sigma: float = 0.0  # of the blur, pixels; 0: none
+    solarize: bool = False
+
+    def color(self) -> tuple[float, ...]:
+        """The part that may wait for the device: order, the four factors, gray, sigma, solarize."""
+        return (self.order, *self.factors, self.gray, self.sigma, self.solarize)
+
+
 class Sample(NamedTuple):
     """The views of one image: uint8, planar. C is 1 when the parameters say ``gray``, else 3."""
 
     globals: npt.NDArray[np.uint8]  # [2, C, G, G]
     locals: npt.NDArray[np.uint8]  # [L, C, l, l]
+    colors: npt.NDArray[np.float32] | None = None  # [2 + L, 8]: Recipe.color() where it is left to the device
 
 
 class MultiCrop:
     """Bytes of an image, or its pixels, to a :class:`Sample`. Equal generators give equal views.
 
+    With ``defer_color`` the views are cropped, resized and flipped only; ``Sample.colors`` says what remains for
+    :func:`components.learning.color_batch.apply_colors`. The draws are the same.
+
     Raises (when called):
         components.images.decode.DecodeError: the bytes are no whole image within ``limits``.
     """
 
-    def __init__(self, params: AugmentParams, limits: DecodeLimits | None = None) -> None:
-        self.params = params
+    def __init__(self, params: AugmentParams, limits: DecodeLimits | None = None, defer_color: bool = False) -> None:
+        self.params, self.defer_color = params, defer_color
         self.limits = limits or DecodeLimits()
         self._resize = resize if params.resize == "antialiased" else resize_opencv
 
@@ -115,11 +140,16 @@ class MultiCrop:
             np.empty((2, channels, params.global_size, params.global_size), np.uint8),
             np.empty((params.locals, channels, params.local_size, params.local_size), np.uint8),
         )
+        colors: list[tuple[float, ...]] = []
         for i, (box, side) in enumerate(zip(boxes, sides, strict=True)):
             crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
-            view = augment(self._resize(crop, side), min(i, 2), params, draws)
+            recipe = draw_recipe(min(i, 2), params, draws)
+            view = turn(self._resize(crop, side), recipe)
+            if not self.defer_color:
+                view = recolor(view, recipe, params)
+            colors.append(recipe.color())
             _planar(view, sample.globals[i] if i < 2 else sample.locals[i - 2])
-        return sample
+        return sample._replace(colors=np.array(colors, np.float32)) if self.defer_color else sample
 
     def _decode(
         self, data: bytes, sides: list[int], scales: list[tuple[float, float]], draws: Draws
@@ -148,33 +178,53 @@ class MultiCrop:
         return image, [sample_box(width, height, scale, self.params.ratio, draws) for scale in scales]
 
 
-def augment(view: Image, kind: int, params: AugmentParams, draws: Draws) -> Image:
-    """Everything after the resize, for a view of ``kind`` 0 (first global), 1 (second global) or 2 (local)."""
+def colors_on_device(params: AugmentParams, device: torch.device) -> bool:
+    """Whether colour operations run on ``device`` in batches; ``auto`` says yes for anything but a CPU."""
+    return params.color_on == "device" or (params.color_on == "auto" and device.type != "cpu")
+
+
+def draw_recipe(kind: int, params: AugmentParams, draws: Draws) -> Recipe:
+    """Everything random after the crop, for a view of ``kind`` 0 (first global), 1 (second global) or 2 (local)."""
+    quarter_turn = (1 if draws.chance(0.5) else -1) if draws.chance(params.rot90) else 0
+    horizontal, vertical = draws.chance(params.hflip), draws.chance(params.vflip)
+    order, factors = -1, (1.0, 1.0, 1.0, 0.0)
+    if draws.chance(params.jitter.probability):
+        jitter = params.jitter
+        b, c, s = (draws.uniform(1 - s, 1 + s) for s in (jitter.brightness, jitter.contrast, jitter.saturation))
+        factors = (b, c, s, draws.uniform(-jitter.hue, jitter.hue))
+        order = draws.below(len(ORDERS))
+    gray = draws.chance(params.grayscale)
+    sigma = draws.uniform(*params.blur_sigma) if draws.chance(params.blur[kind]) else 0.0
+    return Recipe(quarter_turn, horizontal, vertical, order, factors, gray, sigma, draws.chance(params.solarize[kind]))
+
+
+def turn(view: Image, recipe: Recipe) -> Image:
+    """Quarter turn and flips."""
     import cv2
 
-    if draws.chance(params.rot90):
-        way = cv2.ROTATE_90_COUNTERCLOCKWISE if draws.chance(0.5) else cv2.ROTATE_90_CLOCKWISE
+    if recipe.quarter_turn:
+        way = cv2.ROTATE_90_COUNTERCLOCKWISE if recipe.quarter_turn > 0 else cv2.ROTATE_90_CLOCKWISE
         view = cv2.rotate(view, way)  # type: ignore[assignment]
-    horizontal, vertical = draws.chance(params.hflip), draws.chance(params.vflip)
-    if horizontal or vertical:
-        view = cv2.flip(view, -1 if horizontal and vertical else 1 if horizontal else 0)  # type: ignore[assignment]
-    if draws.chance(params.jitter.probability):
-        view = jitter(view, params.jitter, draws)
-    if draws.chance(params.grayscale):
-        view = color.grayscale(view)
-    if draws.chance(params.blur[kind]):
-        view = color.blur(view, params.blur_kernel, draws.uniform(*params.blur_sigma))
-    if draws.chance(params.solarize[kind]):
-        view = color.solarize(view, params.solarize_threshold)
+    if recipe.horizontal or recipe.vertical:
+        code = -1 if recipe.horizontal and recipe.vertical else 1 if recipe.horizontal else 0
+        view = cv2.flip(view, code)  # type: ignore[assignment]
     return view
 
 
-def jitter(view: Image, params: JitterParams, draws: Draws) -> Image:
-    """The four colour jitters in a random order; those of no strength are left out."""
-    strengths = (params.brightness, params.contrast, params.saturation, params.hue)
-    factors = [draws.uniform(1 - s, 1 + s) for s in strengths[:3]] + [draws.uniform(-params.hue, params.hue)]
-    order = [which for which in ORDERS[draws.below(len(ORDERS))] if strengths[which] > 0]
-    return color.jitter(view, order, factors)
+def recolor(view: Image, recipe: Recipe, params: AugmentParams) -> Image:
+    """Jitter (those of no strength are left out), grayscale, blur, solarize."""
+    if recipe.order >= 0:
+        jitter = params.jitter
+        strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
+        order = [which for which in ORDERS[recipe.order] if strengths[which] > 0]
+        view = color.jitter(view, order, list(recipe.factors))
+    if recipe.gray:
+        view = color.grayscale(view)
+    if recipe.sigma:
+        view = color.blur(view, params.blur_kernel, recipe.sigma)
+    if recipe.solarize:
+        view = color.solarize(view, params.solarize_threshold)
+    return view
 
 
 def jpeg_header(data: bytes, limits: DecodeLimits) -> tuple[int, int, str] | None:

@@ -15,6 +15,15 @@ from components.learning.augment import AugmentParams, Sample
 CHUNK = 1 << 18  # numbers normalised at a time: 1 MiB of floats stays in a core's cache through the three passes
 
 
+class Uncolored(NamedTuple):
+    """A batch whose colour operations are left to the device: uint8 crops and their recipes, in the same order."""
+
+    globals: Tensor  # uint8 [2B, C, G, G]
+    locals: Tensor  # uint8 [L*B, C, l, l]
+    global_colors: Tensor  # float32 [2B, 8], rows of Recipe.color()
+    local_colors: Tensor  # float32 [L*B, 8]
+
+
 class Crops(NamedTuple):
     """The crops of a batch of B images, view by view: float32 normalised, or uint8 as workers send them to a device."""
 
@@ -37,13 +46,18 @@ def collate(samples: Sequence[Sample], params: AugmentParams) -> Crops:
     return Crops(group([s.globals for s in samples]), group([s.locals for s in samples]))
 
 
-def collate_bytes(samples: Sequence[Sample]) -> Crops:
+def collate_bytes(samples: Sequence[Sample]) -> Crops | Uncolored:
     """Samples to uint8 crops, [.., 1, ..] where they are gray: a quarter of the floats' size on the way to a device."""
 
     def group(views: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
         return torch.from_numpy(np.stack(views, axis=1)).flatten(0, 1)
 
-    return Crops(group([s.globals for s in samples]), group([s.locals for s in samples]))
+    large, small = group([s.globals for s in samples]), group([s.locals for s in samples])
+    colors = [s.colors for s in samples if s.colors is not None]
+    if not colors:
+        return Crops(large, small)
+    by_view = torch.from_numpy(np.stack(colors, axis=1))  # [2 + L, B, 8]
+    return Uncolored(large, small, by_view[:2].flatten(0, 1), by_view[2:].flatten(0, 1))
 
 
 def normalize(
@@ -53,7 +67,7 @@ def normalize(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """uint8 [N, C, H, W], C 3 or 1 (gray), to ``(x / 255 - mean) / std``, [N, 3, H, W] of ``dtype`` on ``device``."""
+    """Levels 0 ... 255 [N, C, H, W], C 3 or 1 (gray), to ``(x / 255 - mean) / std``, [N, 3, H, W] on ``device``."""
     images = images.to(device, non_blocking=True)
     shift, scale = _constants(mean, std, device)
     if images.device.type != "cpu":
@@ -65,8 +79,13 @@ def normalize(
     return out.to(dtype)
 
 
-def normalize_crops(crops: Crops, params: AugmentParams, device: torch.device | str = "cpu") -> Crops:
-    """Both groups of uint8 crops as normalised float32 on ``device``."""
+def normalize_crops(crops: Crops | Uncolored, params: AugmentParams, device: torch.device | str = "cpu") -> Crops:
+    """Both groups of uint8 crops as normalised float32 on ``device``, colour operations done where they still wait."""
+    if isinstance(crops, Uncolored):
+        from components.learning.color_batch import apply_colors
+
+        pairs = ((crops.globals, crops.global_colors), (crops.locals, crops.local_colors))
+        crops = Crops(*(apply_colors(images, colors, params, device) for images, colors in pairs))
     return Crops(*(normalize(group, params.mean, params.std, device) for group in crops))
 
 

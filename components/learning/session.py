@@ -15,7 +15,7 @@ from components.errors import VitrailError
 from components.images.loader import Loader, ManifestDataset
 from components.images.tables import Shards
 from components.learning.allocator import keep_freed_memory
-from components.learning.augment import MultiCrop
+from components.learning.augment import MultiCrop, colors_on_device
 from components.learning.checkpoint import Checkpoints
 from components.learning.collate import collate_bytes
 from components.learning.distributed import World, gather_shards, join, pick_device
@@ -69,7 +69,7 @@ def open_loader(
         )
     return Loader(
         dataset,
-        MultiCrop(params.augment),
+        MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device)),
         params.run.batch,
         params.run.seed,
         rank=world.rank,
