@@ -1,0 +1,167 @@
+"""A learning curve: five minutes of pretraining on 20,000 CIFAR-10 pictures, kNN on 4,000 held-out ones as it goes.
+
+``python -m perf cifar`` where ../shared/data/cifar10-24k.parquet lies; ``--set`` of ``python -m perf.cifar`` changes the
+preset. The curve is drawn to perf/results/cifar.png. Beside it stand what knows nothing: raw pixels and the network as
+it starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PRESET = Path("params/pretrain/vitt_cifar.yaml")
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-24k.parquet"
+NEIGHBOURS = 20
+POINTS = 10  # of the curve
+
+
+def main(changes: Sequence[str] = (), shares: Sequence[float] | None = None) -> dict[str, object]:
+    """Train, and return accuracies by images seen."""
+    if not DATA.exists():
+        return {"left out": f"{DATA.name} is not there"}
+    from components.learning.training import TrainingParams
+    from components.params import load_params
+
+    params = load_params(PRESET, TrainingParams, list(changes))
+    with tempfile.TemporaryDirectory() as folder:
+        figures = train_and_score(Path(folder), params, shares or [i / POINTS for i in range(1, POINTS + 1)])
+    draw(figures, Path(__file__).parent / "results" / "cifar.png")
+    return figures
+
+
+def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[str, Any]:
+    """The run, its state below ``folder``."""
+    import pyarrow.parquet as pq
+
+    from components.learning.loop import train
+    from components.learning.session import open_checkpoints, open_loader, start
+    from components.pretrain.method import Pretraining
+    from components.storage import StorageParams
+    from perf.loader import as_dataset
+
+    table = pq.read_table(DATA)
+    side = np.array(table["split"].to_pylist())
+    images = table["image"].to_pylist()
+    labels = np.unique(np.array(table["label"].to_pylist()), return_inverse=True)[1]
+    training, held_out = np.flatnonzero(side == "train"), np.flatnonzero(side == "test")
+    as_dataset(folder, [images[i] for i in training])
+    world = start(params)
+    loader = open_loader(
+        params, folder, folder / "manifest.parquet", StorageParams(root=str(folder)), world, folder / "quarantine"
+    )
+    learner = Pretraining(params, world)
+    pixels = decoded(images, params.augment.global_size)
+    scorer = Scorer(learner, params, pixels[training], labels[training], pixels[held_out], labels[held_out], shares)
+    params = params.model_copy(
+        update={"probe": params.probe.model_copy(update={"benchmark": "held-out", "at": tuple(shares)})}
+    )
+    untrained, raw = scorer.probe(0)["knn"], scorer.raw()
+    print(f"raw pixels {raw:.4f}, untrained {untrained:.4f}", flush=True)
+    checkpoints = open_checkpoints(folder / "state", params, "perf", world)
+    curves = train(learner, loader, params, checkpoints, scorer, world, "cifar")
+    seen = params.run.batch
+    return {
+        "raw_pixels_knn": raw,
+        "untrained_knn": untrained,
+        "curve": [{"images": int(p["step"] * seen), "knn": round(p["knn"], 4)} for p in curves.probes],
+        "half_width_95": round(1.96 * (0.25 / len(held_out)) ** 0.5, 4),
+        "training_minutes": round(curves.seconds / 60, 2),
+        "iterations": params.run.iterations,
+        "final": {k: round(v, 3) for k, v in curves.points[-1].items() if k in ("loss", "dino_global", "ibot")},
+    }
+
+
+def decoded(images: Sequence[bytes], size: int) -> np.ndarray:
+    """uint8 [n, size, size, 3]."""
+    import simplejpeg
+
+    from components.evaluation.features import square
+
+    return np.stack([square(simplejpeg.decode_jpeg(data), size) for data in images])
+
+
+class Scorer:
+    """kNN of the averaged network, held-out pictures against all training ones; the loop's observer."""
+
+    def __init__(
+        self,
+        learner: Any,
+        params: Any,
+        bank: np.ndarray,
+        bank_labels: np.ndarray,
+        queries: np.ndarray,
+        query_labels: np.ndarray,
+        shares: Sequence[float],
+    ) -> None:
+        self._learner, self._params, self._shares = learner, params, shares
+        self._bank, self._bank_labels = bank, bank_labels
+        self._queries, self._query_labels = queries, query_labels
+
+    def begin(self, crops: Any, step: int) -> None:
+        """Nothing to show."""
+
+    def point(self, step: int, figures: Mapping[str, float]) -> None:
+        """The progress line says it."""
+
+    def probe(self, step: int) -> dict[str, float]:
+        """Accuracy after ``step`` steps."""
+        return {"knn": self._accuracy(self._features(self._bank), self._features(self._queries))}
+
+    def raw(self) -> float:
+        """Accuracy of pixels."""
+        flat = [pixels.reshape(len(pixels), -1).astype(np.float32) / 255 for pixels in (self._bank, self._queries)]
+        return self._accuracy(*flat)
+
+    def _accuracy(self, bank: np.ndarray, queries: np.ndarray) -> float:
+        from components.evaluation.knn import knn_predict
+
+        return float((knn_predict(bank, self._bank_labels, queries, NEIGHBOURS) == self._query_labels).mean())
+
+    def _features(self, pixels: np.ndarray) -> np.ndarray:
+        import torch
+
+        from components.learning.collate import normalize
+
+        augment, found = self._params.augment, []
+        backbone = self._learner.engine.average.module.backbone
+        with torch.no_grad():
+            for start in range(0, len(pixels), 512):
+                images = torch.from_numpy(pixels[start : start + 512]).permute(0, 3, 1, 2)
+                found.append(backbone(normalize(images, augment.mean, augment.std)).cls.float())
+        return torch.cat(found).numpy()
+
+
+def draw(figures: Mapping[str, Any], path: Path) -> None:
+    """The curve as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    path.parent.mkdir(exist_ok=True)
+    figure, axes = plt.subplots(figsize=(6, 3.6), dpi=110)
+    seen = [0] + [point["images"] for point in figures["curve"]]
+    scores = [figures["untrained_knn"]] + [point["knn"] for point in figures["curve"]]
+    axes.plot(seen, [100 * s for s in scores], "o-", label="DINO + iBOT + KoLeo, averaged network")
+    axes.axhline(100 * figures["raw_pixels_knn"], color="gray", linestyle="--", label="raw pixels")
+    axes.axhline(100 * figures["untrained_knn"], color="gray", linestyle=":", label="untrained network")
+    axes.set(xlabel="training images seen", ylabel=f"{NEIGHBOURS}-NN, 4,000 held-out pictures (%)")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="A learning curve on CIFAR-10.")
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over the preset")
+    parser.add_argument("--points", type=int, default=POINTS)
+    given = parser.parse_args()
+    print(main(given.set, [i / given.points for i in range(1, given.points + 1)]))
