@@ -1,8 +1,8 @@
 """A learning curve: five minutes of pretraining on 20,000 CIFAR-10 pictures, kNN on 4,000 held-out ones as it goes.
 
-``python -m perf cifar`` where ../shared/data/cifar10-24k.parquet lies; ``--set`` of ``python -m perf.cifar`` changes the
-preset. The curve is drawn to perf/results/cifar.png. Beside it stand what knows nothing: raw pixels and the network as
-it starts.
+``python -m perf cifar`` where ../shared/data/cifar10-24k.parquet lies; ``python -m perf.cifar --set KEY=VALUE`` changes
+the preset. The curve is drawn to perf/results/cifar.png. Beside it stand what knows nothing: raw pixels and the network
+as it starts.
 """
 
 from __future__ import annotations
