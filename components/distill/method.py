@@ -40,6 +40,9 @@ class DistillParams(TrainingParams):
     def _no_stochastic_depth(self) -> Self:
         if self.vit.drop_path:
             raise ValueError("vit.drop_path: distillation runs without stochastic depth; set it to 0")
+        for name in ("init", "high_resolution"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: of pretraining only; a distilled student learns at its teacher's size")
         return self
 
 

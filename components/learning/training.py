@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,8 @@ from components.learning.engine import EngineParams
 from components.learning.masks import MaskParams
 from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
-from components.learning.schedules import ScheduleParams
+from components.learning.resolution import HighResolutionParams
+from components.learning.schedules import ScheduleParams, compressed
 from components.learning.vit import ViTConfig
 from components.params import Strict, fingerprint
 
@@ -58,6 +59,8 @@ class TrainingParams(Strict):
     loader: LoaderParams = LoaderParams()
     run: RunParams
     probe: ProbeParams = ProbeParams()
+    init: str | None = None  # folder of an exported model to start from; null: from random weights
+    high_resolution: HighResolutionParams | None = None  # a second phase on larger images; null: none
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -66,6 +69,8 @@ class TrainingParams(Strict):
             size = getattr(self.augment, name)
             if size % patch:
                 raise ValueError(f"augment.{name} {size} is no multiple of vit.patch_size {patch}")
+        if self.high_resolution is not None:
+            self.high_resolution.check(patch)
         if self.vit.in_channels != 3:
             raise ValueError("vit.in_channels must be 3: gray images are given as three equal channels")
         return self
@@ -75,14 +80,44 @@ class TrainingParams(Strict):
         side = self.augment.global_size // self.vit.patch_size
         return side, side
 
+    def phases(self) -> list[Phase]:
+        """The run, and its high-resolution phase as a run of its own that goes on counting where the first ends."""
+        first = Phase("", self.model_copy(update={"high_resolution": None}), 0)
+        larger = self.high_resolution
+        if larger is None:
+            return [first]
+        content: dict[str, Any] = first.params.model_dump()
+        content["init"] = None
+        content["vit"]["image_size"] = content["augment"]["global_size"] = larger.size
+        content["augment"]["local_size"] = larger.local_size or self.augment.local_size
+        content["run"] |= {"iterations": larger.iterations, "batch": larger.batch or self.run.batch}
+        content["engine"]["accumulation"] = larger.accumulation or self.engine.accumulation
+        content["schedule"] = compressed(self.schedule, self.run.iterations, larger.iterations).model_dump()
+        content["schedule"]["learning_rate"]["peak"] = larger.learning_rate
+        return [first, Phase("high-resolution", type(self).model_validate(content), self.run.iterations)]
+
     def fingerprint(self, data_digest: str, *more: str) -> str:
-        """Of all that decides the numbers: device, logging and worker counts are left out."""
+        """Of all that decides the numbers: device, logging and worker counts are left out, and the phase to come."""
         content = self.model_dump(mode="json")
         for section, keys in VOLATILE.items():
             for key in keys:
                 content[section].pop(key)
-        del content["probe"]
+        for key in ("probe", "high_resolution"):
+            del content[key]
         return fingerprint(content, data_digest, *more)
+
+
+class Phase(NamedTuple):
+    """A part of a run with parameters of its own."""
+
+    name: str  # "" of the first
+    params: TrainingParams
+    first: int  # steps trained before it
+
+    @property
+    def last(self) -> int:
+        """Steps trained when it ends."""
+        return self.first + self.params.run.iterations
 
 
 VOLATILE = {

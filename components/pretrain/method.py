@@ -7,6 +7,7 @@ teacher sees them whole. Teacher and student heads run on hidden patches only.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, build_network, health, losses
 from components.learning.param_groups import param_groups
+from components.learning.resolution import load_network
 from components.learning.schedules import StepValues
 from components.learning.training import TrainingParams
 
@@ -29,8 +31,16 @@ class Pretraining:
     """A student, its EMA teacher, and the losses between them."""
 
     def __init__(self, params: TrainingParams, world: World) -> None:
+        """With random weights, or those of the model exported to ``params.init``.
+
+        Raises:
+            VitrailError: that model is missing, damaged or another network.
+        """
         self.params, self.world = params, world
-        network = build_network(params.vit, params.heads, params.run.seed)
+        if params.init is None:
+            network = build_network(params.vit, params.heads, params.run.seed)
+        else:
+            network = load_network(Path(params.init), params.vit, params.heads)
         network.backbone.checkpoint_blocks = params.run.activation_checkpointing
         self.network = network
         self.engine = Engine(

@@ -1,0 +1,174 @@
+"""One rank of the tests of a run in two phases: ``phases_worker.py DATA OUT [EARLIER]``; facts go to OUT/facts-N.json.
+
+DATA is a curated set (made by rank 0 of a lone process), EARLIER the scratch folder of another number of ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from stage_worker import TEACHER, digests
+from torch import Tensor
+
+import components.pretrain.stage as stage
+from components.errors import VitrailError
+from components.evaluation.online import Recorder
+from components.learning.checkpoint import Checkpoint
+from components.learning.command import Paths
+from components.learning.distributed import gather_shards, join, pick_device
+from components.learning.embed import interpolate_positions
+from components.learning.engine import Engine
+from components.learning.resolution import POSITIONS
+from components.learning.training import TrainingParams
+from components.learning.vit import VisionTransformer, ViTConfig
+from components.storage import StorageParams
+
+LARGER = {"size": 32, "local_size": 16, "iterations": 5, "learning_rate": 3e-4, "batch": 2, "accumulation": 3}
+FIRST = TEACHER | {
+    # heads that are not shared, a width whose shards need padding
+    "vit": TEACHER["vit"] | {"embed_dim": 18, "heads": 2},
+    "heads": TEACHER["heads"] | {"ibot": {"prototypes": 24, "hidden": 24, "bottleneck": 8}},
+}
+
+
+def positions(table: Tensor, vit: ViTConfig) -> Tensor:
+    """A table of ``vit`` for the larger size, the class token's row kept."""
+    side = LARGER["size"] // vit.patch_size  # type: ignore[operator]
+    return torch.cat([table[:, :1], interpolate_positions(table[:, 1:], (side, side), vit.interpolation)], dim=1)
+
+
+def whole(shard: Tensor, shape: torch.Size) -> Tensor:
+    return gather_shards(shard)[: shape.numel()].view(shape)
+
+
+class Switch:
+    """Looks on as one phase hands its weights to the next."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self._carry_over = stage.carry_over
+
+    @torch.no_grad()
+    def __call__(self, state: Checkpoint, earlier: ViTConfig, engine: Engine, vit: ViTConfig) -> None:
+        self._carry_over(state, earlier, engine, vit)
+        shapes = engine.shapes()
+        table = torch.Size([1, 1 + (earlier.image_size // earlier.patch_size) ** 2, earlier.embed_dim])
+        before = {
+            kind: {
+                name: whole(state.shards[f"{kind}/{name}"], table if name == POSITIONS else shapes[name])
+                for name in shapes
+            }
+            for kind in ("master", "ema")
+        }
+        student = {n: whole(s, shapes[n]) for n, s in engine._masters.items()}
+        networks = {
+            name: {n: whole(p.ds_tensor.data, shapes[n]) for n, p in network.module.named_parameters()}
+            for name, network in (("student", engine.student), ("teacher", engine.average))
+        }
+        average = {n: whole(s, shapes[n]) for n, s in engine.ema.state().items()}
+        wanted = {
+            kind: {n: positions(v, earlier) if n == POSITIONS else v for n, v in values.items()}
+            for kind, values in before.items()
+        }
+
+        def equal(found: Mapping[str, Tensor], kind: str) -> bool:
+            return all(torch.equal(found[name], value) for name, value in wanted[kind].items())
+
+        self.facts["differ"] = not torch.equal(student[POSITIONS], average[POSITIONS])
+        self.facts["equal"] = [
+            equal(student, "master"),
+            equal(networks["student"], "master"),
+            equal(average, "ema"),
+            equal(networks["teacher"], "ema"),
+        ]
+        self.facts["moments"] = len(engine._zero.optimizer.state)
+        # what the teacher says of large crops is what it said of them before, interpolating on the fly
+        small = VisionTransformer(earlier).eval()
+        small.load_state_dict({n.removeprefix("backbone."): v for n, v in before["ema"].items() if "backbone" in n})
+        crops = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            here, there = engine.average.module.backbone(crops), small(crops)
+        self.facts["features"] = float((here.patches - there.patches).abs().max())
+
+
+def main(data: Path, out: Path, earlier: Path | None) -> None:
+    torch.set_num_threads(1)
+    world = join(pick_device("cpu"))
+    facts: dict[str, Any] = {}
+    switch = stage.carry_over = Switch()  # type: ignore[assignment]
+
+    def run(name: str, to: str, **change: Any) -> None:
+        """One run of the stage; its outcome under ``name``."""
+        content = json.loads(json.dumps(FIRST | {"high_resolution": LARGER} | change))
+        paths = Paths(
+            params=data / "params/teacher.yaml",
+            curated=data / "curate",
+            manifest=data / "manifest.parquet",
+            out=out / to / "model",
+            report=out / to / "report.json",
+            scratch=out / to / "scratch",
+            tracking=None,
+            benchmarks=data / "benchmarks.yaml",
+        )
+        printed, raised = io.StringIO(), ""
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+            try:
+                stage.pretrain(TrainingParams.model_validate(content), paths, StorageParams(root=str(data)))
+            except VitrailError as fault:
+                raised = f"{type(fault).__name__}: {fault}"
+        facts[name] = {"raised": raised, "printed": printed.getvalue(), "files": digests(out / to / "model")}
+
+    point = Recorder.point
+
+    def terminate_at(step: int | None) -> None:
+        def stopping(self: Recorder, at: int, figures: Mapping[str, float]) -> None:
+            point(self, at, figures)
+            if at == step and world.main:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Recorder.point = stopping  # type: ignore[method-assign]
+
+    run("unbroken", "a")
+    facts["switch"] = dict(switch.facts)
+    terminate_at(4)
+    run("stopped in the first", "b")
+    terminate_at(8)
+    run("stopped in the second", "b")
+    terminate_at(None)
+    run("resumed", "b")
+    if earlier is not None:
+        if world.main:
+            shutil.copytree(earlier, out / "c" / "scratch")
+            shutil.rmtree(out / "c" / "scratch" / "model" / "high-resolution")
+        torch.distributed.barrier()
+        switch.facts.clear()
+        run("other ranks", "c")
+        facts["elastic switch"] = dict(switch.facts)
+    else:
+        small = {"image_size": 32, "drop_path": 0.0}
+        crops = TEACHER["augment"] | {"global_size": 32}
+        alone = {"high_resolution": None, "init": str(out / "b" / "model")}
+        run("started", "d", **alone, vit=FIRST["vit"] | small, augment=crops)
+        run("started at the old size", "e", **alone)
+        run("another network", "f", **alone, vit=FIRST["vit"] | {"depth": 3, "patch_size": 4})
+        run("shared heads", "f", **alone, heads=TEACHER["heads"])
+        run("no such model", "f", high_resolution=None, init=str(out / "nowhere"))
+        run(
+            "another phase", "b", high_resolution=LARGER | {"iterations": 2}, run=TEACHER["run"] | {"keep_state": False}
+        )
+        facts["state left"] = (out / "b" / "scratch" / "model").exists()
+    (out / f"facts-{world.rank}.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
