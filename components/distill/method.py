@@ -22,6 +22,7 @@ from components.learning.collate import Crops
 from components.learning.distributed import World
 from components.learning.engine import Engine
 from components.learning.export import ModelCard, load_backbone, load_heads
+from components.learning.gram import GramTeacher
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
@@ -40,9 +41,9 @@ class DistillParams(TrainingParams):
     def _no_stochastic_depth(self) -> Self:
         if self.vit.drop_path:
             raise ValueError("vit.drop_path: distillation runs without stochastic depth; set it to 0")
-        for name in ("init", "high_resolution"):
+        for name in ("init", "high_resolution", "gram"):
             if getattr(self, name) is not None:
-                raise ValueError(f"{name}: of pretraining only; a distilled student learns at its teacher's size")
+                raise ValueError(f"{name}: of pretraining only; distillation has no such thing")
         return self
 
 
@@ -97,6 +98,7 @@ class Distillation:
             whole=(Block, ProjectionHead),
         )
         self._teacher = self.engine.frozen(teacher)
+        self.gram: GramTeacher | None = None
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
         self.centering = Centering(params.objective, params.heads, world.device, self._group)
 

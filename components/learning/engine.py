@@ -160,6 +160,13 @@ class Engine:
         self._frozen.append(self._initialize(module.requires_grad_(False).eval()))
         return self._frozen[-1]
 
+    @torch.no_grad()
+    def write(self, frozen: Any, shards: Mapping[str, Tensor]) -> None:
+        """Fill a module that :meth:`frozen` gave from this rank's ``shards``, cut as this engine's own."""
+        for name, parameter in frozen.module.named_parameters():
+            parameter.ds_tensor.data.copy_(shards[name])
+        _regather(frozen.optimizer)
+
     def close(self) -> None:
         """Free what this engine holds, for another to take its place; it is of no use afterwards.
 

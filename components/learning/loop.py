@@ -26,6 +26,7 @@ from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops, normalize_crops
 from components.learning.distributed import World, anywhere, sum_
 from components.learning.engine import Engine, StepReport
+from components.learning.gram import GramTeacher
 from components.learning.objective import Centering, Losses
 from components.learning.schedules import Schedules, StepValues
 from components.learning.training import TrainingParams
@@ -37,6 +38,7 @@ class Learner(Protocol):
 
     engine: Engine
     centering: Centering
+    gram: GramTeacher | None
 
     def losses(
         self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool
@@ -109,12 +111,14 @@ def train(
     label: str,
     first: int = 0,
     curves: Curves | None = None,
+    until: int | None = None,
 ) -> Curves:
     """Train for ``params.run.iterations`` steps, from the newest good checkpoint if there is one.
 
     Args:
         first: steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin.
         curves: of the earlier phase, to go on from.
+        until: end, with a checkpoint, after this step already, for another call to go on.
 
     Raises:
         Stopped: a signal came; a checkpoint was written first.
@@ -123,7 +127,7 @@ def train(
     run, engine = params.run, learner.engine
     schedules = Schedules(params.schedule, run.iterations, run.batch * world.size * params.engine.accumulation)
     curves, step = _resume(learner, loader, checkpoints, world, curves or Curves(), first)
-    last = first + run.iterations
+    last = min(first + run.iterations, until or first + run.iterations)
     shares = params.probe.at if params.probe.benchmark else ()
     probes = {first + max(1, round(share * run.iterations)) for share in shares}
     progress = Progress(label, last - step, unit="steps", out=None if world.main else io.StringIO())
@@ -134,6 +138,8 @@ def train(
         while step < last:
             started = time.monotonic()
             values = schedules.at(step - first)
+            if learner.gram is not None:
+                learner.gram.before(step)
             engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
             detail = (step + 1) % run.log_every == 0 or step + 1 == last
             keys: list[str] = []
@@ -187,6 +193,8 @@ def _resume(
     if state is None:
         return curves, first
     learner.engine.load(state.shards, state.shared["engine"])
+    if learner.gram is not None:
+        learner.gram.load(state.shards)
     loader.load_state_dict(state.shared["loader"])
     for name, center in state.whole.items():
         learner.centering.centers[name] = center.to(world.device)
@@ -197,6 +205,8 @@ def _resume(
 
 def _save(learner: Learner, loader: Loader, checkpoints: Checkpoints, curves: Curves, step: int) -> None:
     shards, rest = learner.engine.state()
+    if learner.gram is not None:
+        shards |= learner.gram.state()
     shared = {"engine": rest, "loader": loader.state_dict(), "curves": vars(curves)}
     checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
 

@@ -20,6 +20,7 @@ from components.learning.distributed import gather_shards
 from components.learning.embed import Interpolation, interpolate_positions
 from components.learning.engine import Engine
 from components.learning.export import ModelCard, load_backbone, load_card, load_heads
+from components.learning.gram import GramTeacher
 from components.learning.objective import HeadsParams, Network
 from components.learning.vit import ViTConfig
 from components.params import Strict
@@ -34,6 +35,7 @@ class HighResolutionParams(Strict):
     local_size: int | None = Field(None, ge=8)  # px; unpublished; null: as before
     iterations: int = Field(10_000, ge=1)  # optimizer steps
     learning_rate: float = Field(gt=0)  # peak, by the schedule's rule; unpublished but for being lower
+    gram_size: int | None = Field(None, ge=8)  # px of a gram teacher's crops; null: it sees the student's
     batch: int | None = Field(None, ge=1)  # images a rank and micro-batch; null: as before
     accumulation: int | None = Field(None, ge=1)  # micro-batches a step; null: as before
 
@@ -43,7 +45,7 @@ class HighResolutionParams(Strict):
         Raises:
             ValueError: they cannot; names a size that can.
         """
-        for name in ("size", "local_size"):
+        for name in ("size", "local_size", "gram_size"):
             size = getattr(self, name)
             if size is not None and size % patch:
                 near = max(1, round(size / patch)) * patch
@@ -66,11 +68,14 @@ def earlier_lengths(engine: Engine, vit: ViTConfig) -> dict[str, int]:
 
 
 @torch.no_grad()
-def carry_over(state: Checkpoint, earlier: ViTConfig, engine: Engine, vit: ViTConfig) -> None:
+def carry_over(
+    state: Checkpoint, earlier: ViTConfig, engine: Engine, vit: ViTConfig, gram: GramTeacher | None = None
+) -> None:
     """Give ``engine``, whose network is ``vit``, the weights that a run of the network ``earlier`` ended with.
 
-    Student and moving average are taken, each with its own position embeddings interpolated; all else keeps its shape
-    and so its place among the ranks. AdamW begins anew: its second moments have no meaning on another grid.
+    Student, moving average and gram teacher are taken, each with its own position embeddings interpolated; all else
+    keeps its shape and so its place among the ranks. AdamW begins anew: its second moments have no meaning on another
+    grid.
 
     Args:
         state: cut for this number of ranks with :func:`earlier_lengths`.
@@ -80,13 +85,15 @@ def carry_over(state: Checkpoint, earlier: ViTConfig, engine: Engine, vit: ViTCo
     shards = {}
     for name, shard in state.shards.items():
         kind, _, parameter = name.partition("/")
-        if kind in ("master", "ema"):
+        if kind in ("master", "ema", "gram"):
             if parameter == POSITIONS:
                 whole = gather_shards(shard.to(engine.world.device))[: shape[1] * shape[2]].view(shape)
                 shard = engine.cut(POSITIONS, resized_positions(whole, (side, side), vit.interpolation))
             shards[name] = shard
     rest = {"adam_steps": 0.0, "loss_scaler": state.shared["engine"]["loss_scaler"], "skipped_in_a_row": 0}
     engine.load(shards, rest)
+    if gram is not None:
+        gram.load(shards)
 
 
 def load_network(folder: Path, vit: ViTConfig, heads: HeadsParams) -> Network:

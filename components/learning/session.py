@@ -54,9 +54,15 @@ def start(params: TrainingParams) -> World:
 
 
 def open_loader(
-    params: TrainingParams, curated: Path, manifest: Path, storage: StorageParams, world: World, quarantine: Path
+    params: TrainingParams,
+    curated: Path,
+    manifest: Path,
+    storage: StorageParams,
+    world: World,
+    quarantine: Path,
+    anchors: int | None = None,
 ) -> Loader:
-    """Endless batches of uint8 crops of the manifest's images.
+    """Endless batches of uint8 crops of the manifest's images, with larger ones of ``anchors`` pixels if asked for.
 
     Raises:
         VitrailError: the manifest is missing, or holds fewer images than one batch of all ranks.
@@ -69,7 +75,7 @@ def open_loader(
         )
     return Loader(
         dataset,
-        MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device)),
+        MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device), anchors=anchors),
         params.run.batch,
         params.run.seed,
         rank=world.rank,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from components.images.loader import LoaderParams
 from components.learning.augment import AugmentParams
 from components.learning.engine import EngineParams
+from components.learning.gram import GramParams
 from components.learning.masks import MaskParams
 from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
@@ -60,6 +61,7 @@ class TrainingParams(Strict):
     run: RunParams
     probe: ProbeParams = ProbeParams()
     init: str | None = None  # folder of an exported model to start from; null: from random weights
+    gram: GramParams | None = None  # hold patch similarities to an earlier average; null: not
     high_resolution: HighResolutionParams | None = None  # a second phase on larger images; null: none
 
     @model_validator(mode="after")
@@ -71,6 +73,8 @@ class TrainingParams(Strict):
                 raise ValueError(f"augment.{name} {size} is no multiple of vit.patch_size {patch}")
         if self.high_resolution is not None:
             self.high_resolution.check(patch)
+        if self.gram is not None:
+            self.gram.check(self.run.iterations, patch)
         if self.vit.in_channels != 3:
             raise ValueError("vit.in_channels must be 3: gray images are given as three equal channels")
         return self
@@ -86,15 +90,27 @@ class TrainingParams(Strict):
         larger = self.high_resolution
         if larger is None:
             return [first]
-        content: dict[str, Any] = first.params.model_dump()
-        content["init"] = None
-        content["vit"]["image_size"] = content["augment"]["global_size"] = larger.size
-        content["augment"]["local_size"] = larger.local_size or self.augment.local_size
-        content["run"] |= {"iterations": larger.iterations, "batch": larger.batch or self.run.batch}
-        content["engine"]["accumulation"] = larger.accumulation or self.engine.accumulation
-        content["schedule"] = compressed(self.schedule, self.run.iterations, larger.iterations).model_dump()
-        content["schedule"]["learning_rate"]["peak"] = larger.learning_rate
-        return [first, Phase("high-resolution", type(self).model_validate(content), self.run.iterations)]
+        # Put together of checked parts: gram's iterations, which are of the whole run, would not fit the phase alone.
+        schedule = compressed(self.schedule, self.run.iterations, larger.iterations)
+        rate = schedule.learning_rate.model_copy(update={"peak": larger.learning_rate})
+        crops = {"global_size": larger.size, "local_size": larger.local_size or self.augment.local_size}
+        run = {"iterations": larger.iterations, "batch": larger.batch or self.run.batch}
+        gram = self.gram and self.gram.resolved(self.run.iterations)
+        second = self.model_copy(
+            update={
+                "init": None,
+                "high_resolution": None,
+                "vit": self.vit.model_copy(update={"image_size": larger.size}),
+                "augment": self.augment.model_copy(update=crops),
+                "schedule": schedule.model_copy(update={"learning_rate": rate}),
+                "engine": self.engine.model_copy(
+                    update={"accumulation": larger.accumulation or self.engine.accumulation}
+                ),
+                "run": self.run.model_copy(update=run),
+                "gram": gram and gram.model_copy(update={"size": larger.gram_size}),
+            }
+        )
+        return [first, Phase("high-resolution", second, self.run.iterations)]
 
     def fingerprint(self, data_digest: str, *more: str) -> str:
         """Of all that decides the numbers: device, logging and worker counts are left out, and the phase to come."""
@@ -118,6 +134,15 @@ class Phase(NamedTuple):
     def last(self) -> int:
         """Steps trained when it ends."""
         return self.first + self.params.run.iterations
+
+    def stretches(self) -> list[tuple[int, int | None]]:
+        """The phase cut where the loader's work changes: the step that each stretch ends at, and the size in pixels of
+        the crops that it makes for a gram teacher (None: it makes none)."""
+        gram = self.params.gram
+        if gram is None or gram.size is None:
+            return [(self.last, None)]
+        start = int(gram.resolved(self.params.run.iterations).start)
+        return [(start, None)] * (start > self.first) + [(self.last, gram.size)]
 
 
 VOLATILE = {

@@ -17,10 +17,11 @@ from components.learning.blocks import Block
 from components.learning.collate import Crops
 from components.learning.distributed import World
 from components.learning.engine import Engine
+from components.learning.gram import GramTeacher
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
-from components.learning.objective import Centering, Losses, build_network, health, losses
+from components.learning.objective import Centering, Losses, build_network, health, losses, total
 from components.learning.param_groups import param_groups
 from components.learning.resolution import load_network
 from components.learning.schedules import StepValues
@@ -43,6 +44,8 @@ class Pretraining:
             network = load_network(Path(params.init), params.vit, params.heads)
         network.backbone.checkpoint_blocks = params.run.activation_checkpointing
         self.network = network
+        # Copied before it is partitioned: afterwards no rank has it whole.
+        anchor = None if params.gram is None else copy.deepcopy(network.backbone)
         self.engine = Engine(
             network,
             copy.deepcopy(network),
@@ -53,6 +56,9 @@ class Pretraining:
             clipped=("backbone", "dino_head", "ibot_head"),
             whole=(Block, ProjectionHead),
         )
+        self.gram: GramTeacher | None = None
+        if params.gram is not None and anchor is not None:
+            self.gram = GramTeacher(params.gram.resolved(params.run.iterations), self.engine, anchor, params.grid())
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
         self.centering = Centering(params.objective, params.heads, world.device, self._group)
 
@@ -78,6 +84,8 @@ class Pretraining:
         with torch.no_grad():
             teacher = self.engine.average(globals_, patches=hidden.positions)
             targets = self.centering.targets(teacher, values.teacher_temperature)
-        student = self.engine.student(globals_, locals_, masks, hidden.positions)
+        student = self.engine.student(globals_, locals_, masks, hidden.positions, dense=self.gram is not None)
         found = losses(student, targets, hidden.weights, self.params.objective, self._group)
+        if self.gram is not None and student.patches is not None:
+            found = total(found.terms | {"gram": self.gram.loss(student.patches, crops)})
         return found, health(teacher, targets) if detail else {}

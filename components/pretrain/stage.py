@@ -49,20 +49,20 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
     begun = _begun(stores)
     phase, curves, data = phases[begun], Curves(), (str(paths.manifest), digest)
     learner = Pretraining(phase.params, world)
-    with observe("pretrain", preset, phase.params, learner.engine, paths.tracking, paths.benchmarks, data) as observer:
+    with observe("pretrain", preset, params, learner.engine, paths.tracking, paths.benchmarks, data) as observer:
         for number in range(begun, len(phases)):
             phase, saved = phases[number], stores[number]
             if number > begun:
                 learner.engine.close()
                 learner = Pretraining(phase.params, world)
-                observer.enter(phase.params, learner.engine.average.module.backbone)
-            loader = open_loader(
-                phase.params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine"
-            )
-            if number and not saved.found():
-                curves = _enter(phases[number - 1], stores[number - 1], phase, learner, loader, world)
+            observer.enter(phase.params, learner.engine.average.module.backbone)
             label = f"pretrain {preset}" + (f", {phase.name}" if phase.name else "")
-            curves = train(learner, loader, phase.params, saved, observer, world, label, phase.first, curves)
+            for part, (until, anchors) in enumerate(phase.stretches()):
+                quarantine = paths.scratch / "quarantine"
+                loader = open_loader(phase.params, paths.curated, paths.manifest, storage, world, quarantine, anchors)
+                if number > begun and part == 0:
+                    curves = _enter(phases[number - 1], stores[number - 1], phase, learner, loader, world)
+                curves = train(learner, loader, phase.params, saved, observer, world, label, phase.first, curves, until)
         model_id = observer.register(phase.last)
         export_average(
             paths.out,
@@ -103,7 +103,7 @@ def _enter(
     state = saved.load(earlier_lengths(learner.engine, before.params.vit))
     if state is None or state.step != before.last:
         raise VitrailError(f"{saved.folder}: the end of its phase was damaged on disk; run the same command again")
-    carry_over(state, before.params.vit, learner.engine, phase.params.vit)
+    carry_over(state, before.params.vit, learner.engine, phase.params.vit, learner.gram)
     loader.load_state_dict(state.shared["loader"])
     for name, center in state.whole.items():
         learner.centering.centers[name] = center.to(world.device)

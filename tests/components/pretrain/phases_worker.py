@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from stage_worker import TEACHER, digests
-from torch import Tensor
+from torch import Tensor, nn
 
 import components.pretrain.stage as stage
 from components.errors import VitrailError
@@ -28,6 +28,7 @@ from components.learning.command import Paths
 from components.learning.distributed import gather_shards, join, pick_device
 from components.learning.embed import interpolate_positions
 from components.learning.engine import Engine
+from components.learning.gram import GramTeacher
 from components.learning.resolution import POSITIONS
 from components.learning.training import TrainingParams
 from components.learning.vit import VisionTransformer, ViTConfig
@@ -37,6 +38,7 @@ LARGER = {"size": 32, "local_size": 16, "iterations": 5, "learning_rate": 3e-4, 
 FIRST = TEACHER | {
     # heads that are not shared, a width whose shards need padding
     "vit": TEACHER["vit"] | {"embed_dim": 18, "heads": 2},
+    "gram": {"teacher_at": 2, "start": 3, "refresh_every": 2, "refreshes": 2, "size": 24},  # taken at 2, 5 and 7
     "heads": TEACHER["heads"] | {"ibot": {"prototypes": 24, "hidden": 24, "bottleneck": 8}},
 }
 
@@ -59,38 +61,36 @@ class Switch:
         self._carry_over = stage.carry_over
 
     @torch.no_grad()
-    def __call__(self, state: Checkpoint, earlier: ViTConfig, engine: Engine, vit: ViTConfig) -> None:
-        self._carry_over(state, earlier, engine, vit)
+    def __call__(
+        self, state: Checkpoint, earlier: ViTConfig, engine: Engine, vit: ViTConfig, gram: GramTeacher | None
+    ) -> None:
+        self._carry_over(state, earlier, engine, vit, gram)
+        assert gram is not None
         shapes = engine.shapes()
         table = torch.Size([1, 1 + (earlier.image_size // earlier.patch_size) ** 2, earlier.embed_dim])
-        before = {
-            kind: {
-                name: whole(state.shards[f"{kind}/{name}"], table if name == POSITIONS else shapes[name])
-                for name in shapes
-            }
-            for kind in ("master", "ema")
-        }
-        student = {n: whole(s, shapes[n]) for n, s in engine._masters.items()}
-        networks = {
-            name: {n: whole(p.ds_tensor.data, shapes[n]) for n, p in network.module.named_parameters()}
-            for name, network in (("student", engine.student), ("teacher", engine.average))
-        }
-        average = {n: whole(s, shapes[n]) for n, s in engine.ema.state().items()}
-        wanted = {
-            kind: {n: positions(v, earlier) if n == POSITIONS else v for n, v in values.items()}
-            for kind, values in before.items()
-        }
+        before: dict[str, dict[str, Tensor]] = {"master": {}, "ema": {}, "gram": {}}
+        for key, shard in state.shards.items():
+            kind, _, name = key.partition("/")
+            if kind in before:
+                before[kind][name] = whole(shard, table if name == POSITIONS else shapes[name])
+
+        def held(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+            return {prefix + n: whole(p.ds_tensor.data, shapes[prefix + n]) for n, p in network.named_parameters()}
 
         def equal(found: Mapping[str, Tensor], kind: str) -> bool:
-            return all(torch.equal(found[name], value) for name, value in wanted[kind].items())
+            wanted = {n: positions(v, earlier) if n == POSITIONS else v for n, v in before[kind].items()}
+            return found.keys() == wanted.keys() and all(torch.equal(found[n], v) for n, v in wanted.items())
 
-        self.facts["differ"] = not torch.equal(student[POSITIONS], average[POSITIONS])
+        student = {n: whole(s, shapes[n]) for n, s in engine._masters.items()}
+        average = {n: whole(s, shapes[n]) for n, s in engine.ema.state().items()}
         self.facts["equal"] = [
             equal(student, "master"),
-            equal(networks["student"], "master"),
+            equal(held(engine.student.module), "master"),
             equal(average, "ema"),
-            equal(networks["teacher"], "ema"),
+            equal(held(engine.average.module), "ema"),
+            equal(held(gram._network.module, "backbone."), "gram"),
         ]
+        self.facts["differ"] = len({float(before[kind][POSITIONS].sum()) for kind in before})
         self.facts["moments"] = len(engine._zero.optimizer.state)
         # what the teacher says of large crops is what it said of them before, interpolating on the fly
         small = VisionTransformer(earlier).eval()
@@ -157,12 +157,13 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
     else:
         small = {"image_size": 32, "drop_path": 0.0}
         crops = TEACHER["augment"] | {"global_size": 32}
-        alone = {"high_resolution": None, "init": str(out / "b" / "model")}
+        alone = {"high_resolution": None, "gram": None, "init": str(out / "b" / "model")}
         run("started", "d", **alone, vit=FIRST["vit"] | small, augment=crops)
         run("started at the old size", "e", **alone)
+        run("without gram", "g", high_resolution=None, gram=None)
         run("another network", "f", **alone, vit=FIRST["vit"] | {"depth": 3, "patch_size": 4})
         run("shared heads", "f", **alone, heads=TEACHER["heads"])
-        run("no such model", "f", high_resolution=None, init=str(out / "nowhere"))
+        run("no such model", "f", high_resolution=None, gram=None, init=str(out / "nowhere"))
         run(
             "another phase", "b", high_resolution=LARGER | {"iterations": 2}, run=TEACHER["run"] | {"keep_state": False}
         )

@@ -61,8 +61,8 @@ def test_student_teacher_and_average_are_carried_over_with_their_positions_inter
 ) -> None:
     for facts in runs[1][ranks - 1]:
         assert facts["unbroken"]["raised"] == ""
-        assert facts["switch"]["equal"] == [True] * 4
-        assert facts["switch"]["differ"]  # two tables, not one
+        assert facts["switch"]["equal"] == [True] * 5
+        assert facts["switch"]["differ"] == 3  # a table each of student, average and gram teacher
         assert facts["switch"]["moments"] == 0
         assert facts["switch"]["features"] < 1e-5
 
@@ -84,7 +84,7 @@ def test_resumed_in_either_phase_equals_the_unbroken_run_byte_by_byte(
 def test_another_number_of_ranks_takes_over_between_the_phases(runs: tuple[Path, list[list[dict[str, Any]]]]) -> None:
     for facts in runs[1][1]:
         assert facts["other ranks"]["raised"] == ""
-        assert facts["elastic switch"]["equal"] == [True] * 4
+        assert facts["elastic switch"]["equal"] == [True] * 5
 
 
 def test_one_model_of_the_larger_size_is_exported(runs: tuple[Path, list[list[dict[str, Any]]]]) -> None:
@@ -96,11 +96,26 @@ def test_one_model_of_the_larger_size_is_exported(runs: tuple[Path, list[list[di
     with torch.no_grad():
         assert torch.isfinite(backbone(torch.randn(2, 3, 32, 32)).cls).all()
     curve = json.loads((folder / "model" / "curve.json").read_text())
-    assert [point["step"] for point in curve["points"]] == [2, 4, 6, 8, 10, 11]
+    assert [point["step"] for point in curve["points"]] == [2, 3, 4, 6, 8, 10, 11]  # 3: the loader's work changes
     assert [probe["step"] for probe in curve["probes"]] == [3, 6, 8, 11]  # half and end of each phase
     report = json.loads((folder / "report.json").read_text())
     assert report["iterations"] == 11
     assert report["images_seen"] == 6 * 4 * 2 + 5 * 2 * 3
+
+
+def test_gram_counts_from_its_start_and_changes_nothing_before(
+    runs: tuple[Path, list[list[dict[str, Any]]]],
+) -> None:
+    points = {
+        name: {point["step"]: point for point in json.loads((runs[0] / "one" / name).read_text())["points"]}
+        for name in ("a/model/curve.json", "g/model/curve.json")
+    }
+    with_gram, without = points.values()
+    assert [with_gram[step]["gram"] > 0 for step in (2, 3, 4, 6, 8, 11)] == [False, False, True, True, True, True]
+    assert "gram" not in without[2]
+    same = ("loss", "dino_global", "ibot", "koleo", "grad_norm_backbone")
+    assert [with_gram[2][name] for name in same] == [without[2][name] for name in same]
+    assert with_gram[4]["grad_norm_backbone"] != without[4]["grad_norm_backbone"]
 
 
 def test_a_changed_second_phase_leaves_the_first_alone(runs: tuple[Path, list[list[dict[str, Any]]]]) -> None:
