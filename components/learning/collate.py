@@ -55,9 +55,8 @@ def collate_bytes(samples: Sequence[Sample]) -> Crops | Uncolored:
     def group(views: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
         return torch.from_numpy(np.stack(views, axis=1)).flatten(0, 1)
 
-    large, small, anchors = (group(part) if part else None for part in _groups(samples))
-    assert large is not None
-    assert small is not None
+    views = _groups(samples)
+    large, small, anchors = group(views[0]), group(views[1]), group(views[2]) if views[2] else None
     colors = [s.colors for s in samples if s.colors is not None]
     if not colors:
         return Crops(large, small, anchors)
@@ -98,8 +97,9 @@ def normalize_crops(crops: Crops | Uncolored, params: AugmentParams, device: tor
     if isinstance(crops, Uncolored):
         from components.learning.color_batch import apply_colors
 
-        pairs = ((crops.globals, crops.global_colors), (crops.locals, crops.local_colors))
-        crops = Crops(*(apply_colors(images, colors, params, device) for images, colors in pairs), crops.anchors)
+        large = apply_colors(crops.globals, crops.global_colors, params, device)
+        small = apply_colors(crops.locals, crops.local_colors, params, device)
+        crops = Crops(large, small, crops.anchors)
     large, small = (normalize(group, params.mean, params.std, device) for group in crops[:2])
     anchors = None if crops.anchors is None else normalize(crops.anchors, params.mean, params.std, device)
     return Crops(large, small, anchors)
