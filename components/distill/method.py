@@ -19,6 +19,7 @@ from torch import Tensor
 from components.errors import VitrailError
 from components.learning.blocks import Block
 from components.learning.collate import Crops
+from components.learning.compiled import compile_blocks
 from components.learning.distributed import World
 from components.learning.engine import Engine
 from components.learning.export import ModelCard, load_backbone, load_heads
@@ -98,6 +99,8 @@ class Distillation:
             whole=(Block, ProjectionHead),
         )
         self._teacher = self.engine.frozen(teacher)
+        if params.run.compile:
+            compile_blocks(world.device, self.engine.student.module.backbone, self._teacher.module.backbone)
         self.gram: GramTeacher | None = None
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
         self.centering = Centering(params.objective, params.heads, world.device, self._group)

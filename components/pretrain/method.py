@@ -15,6 +15,7 @@ from torch import Tensor
 
 from components.learning.blocks import Block
 from components.learning.collate import Crops
+from components.learning.compiled import compile_blocks
 from components.learning.distributed import World
 from components.learning.engine import Engine
 from components.learning.gram import GramTeacher
@@ -56,6 +57,8 @@ class Pretraining:
             clipped=("backbone", "dino_head", "ibot_head"),
             whole=(Block, ProjectionHead),
         )
+        if params.run.compile:
+            compile_blocks(world.device, self.engine.student.module.backbone, self.engine.average.module.backbone)
         self.gram: GramTeacher | None = None
         if params.gram is not None and anchor is not None:
             self.gram = GramTeacher(params.gram.resolved(params.run.iterations), self.engine, anchor, params.grid())

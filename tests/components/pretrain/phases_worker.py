@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import components.pretrain.stage as stage
 from components.errors import VitrailError
 from components.evaluation.online import Recorder
+from components.learning import compiled
 from components.learning.checkpoint import Checkpoint
 from components.learning.command import Paths
 from components.learning.distributed import gather_shards, join, pick_device
@@ -33,6 +34,7 @@ from components.learning.resolution import POSITIONS
 from components.learning.training import TrainingParams
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.storage import StorageParams
+from components.tracking import Run
 
 LARGER = {"size": 32, "local_size": 16, "iterations": 5, "learning_rate": 3e-4, "batch": 2, "accumulation": 3}
 FIRST = TEACHER | {
@@ -138,10 +140,16 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
 
         Recorder.point = stopping  # type: ignore[method-assign]
 
+    images: list[tuple[str, int, tuple[int, ...]]] = []
+    nothing = Run.log_image
+    Run.log_image = lambda _, image, key, step=0: images.append((key, step, image.shape))  # type: ignore[method-assign]
     run("unbroken", "a")
+    Run.log_image = nothing  # type: ignore[method-assign]
+    facts["images"] = images
     facts["switch"] = dict(switch.facts)
-    terminate_at(4)
-    run("stopped in the first", "b")
+    if earlier is None:  # one rank: enough for what does not depend on their number
+        terminate_at(4)
+        run("stopped in the first", "b")
     terminate_at(8)
     run("stopped in the second", "b")
     terminate_at(None)
@@ -154,12 +162,15 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
         switch.facts.clear()
         run("other ranks", "c")
         facts["elastic switch"] = dict(switch.facts)
+        compiled.BACKEND = "eager"  # traced, then run as it stands: without a minute of C++ to build
+        alone = {"high_resolution": None, "gram": None, "probe": {"benchmark": None}}
+        run("compiled", "d", run=FIRST["run"] | {"compile": True}, **alone)
+        facts["graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     else:
         small = {"image_size": 32, "drop_path": 0.0}
         crops = TEACHER["augment"] | {"global_size": 32}
         alone = {"high_resolution": None, "gram": None, "init": str(out / "b" / "model")}
         run("started", "d", **alone, vit=FIRST["vit"] | small, augment=crops)
-        run("started at the old size", "e", **alone)
         run("without gram", "g", high_resolution=None, gram=None)
         run("another network", "f", **alone, vit=FIRST["vit"] | {"depth": 3, "patch_size": 4})
         run("shared heads", "f", **alone, heads=TEACHER["heads"])
