@@ -39,7 +39,7 @@ class DistillParams(TrainingParams):
     patches: Literal["all", "masked"] = Field("all")  # iBOT loss: DINOv2's authors all, DINOv3's code the masked ones
 
     @model_validator(mode="after")
-    def _no_stochastic_depth(self) -> Self:
+    def _of_distillation(self) -> Self:
         if self.vit.drop_path:
             raise ValueError("vit.drop_path: distillation runs without stochastic depth; set it to 0")
         for name in ("init", "high_resolution", "gram"):

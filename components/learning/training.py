@@ -32,7 +32,7 @@ class RunParams(Strict):
     keep_state: bool = False  # keep the training state after the export
     on_mismatch: Literal["fresh", "refuse"] = "fresh"  # a checkpoint of other params or data: set it aside, or stop
     threads: int = Field(0, ge=0)  # of torch on a CPU; 0: as torch chooses
-    compile: bool = False  # blocks by torch.compile: minutes at the start, equal within rounding (docs/decisions.md)
+    compile: bool = False  # blocks by torch.compile: no gain on a CPU (docs/decisions.md); GPUs not measured
     activation_checkpointing: bool = False  # compute blocks again in backward: less memory, a third more work
 
 
