@@ -19,9 +19,11 @@ from torch import Tensor
 from components.errors import VitrailError
 from components.learning.blocks import Block
 from components.learning.collate import Crops
+from components.learning.compiled import compile_blocks
 from components.learning.distributed import World
 from components.learning.engine import Engine
 from components.learning.export import ModelCard, load_backbone, load_heads
+from components.learning.gram import GramTeacher
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
@@ -37,9 +39,12 @@ class DistillParams(TrainingParams):
     patches: Literal["all", "masked"] = Field("all")  # iBOT loss: DINOv2's authors all, DINOv3's code the masked ones
 
     @model_validator(mode="after")
-    def _no_stochastic_depth(self) -> Self:
+    def _of_distillation(self) -> Self:
         if self.vit.drop_path:
             raise ValueError("vit.drop_path: distillation runs without stochastic depth; set it to 0")
+        for name in ("init", "high_resolution", "gram"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: of pretraining only; distillation has no such thing")
         return self
 
 
@@ -94,6 +99,9 @@ class Distillation:
             whole=(Block, ProjectionHead),
         )
         self._teacher = self.engine.frozen(teacher)
+        if params.run.compile:
+            compile_blocks(world.device, self.engine.student.module.backbone, self._teacher.module.backbone)
+        self.gram: GramTeacher | None = None
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
         self.centering = Centering(params.objective, params.heads, world.device, self._group)
 

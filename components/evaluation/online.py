@@ -70,6 +70,10 @@ class Recorder:
             return
         self.run.log_image(crops_picture(crops, self.params), "crops", step=step)
 
+    def enter(self, params: TrainingParams, backbone: nn.Module) -> None:
+        """Go on with another phase of the run: other sizes, another averaged network."""
+        self.params, self._backbone, self._images = params, backbone, None
+
     def point(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a point to the curves."""
         self.run.log_metrics({f"train/{name}": value for name, value in figures.items() if name != "step"}, step=step)
@@ -114,9 +118,7 @@ class Recorder:
         for name in ("model.json", "curve.json"):
             self.run.log_artifacts(out / name, "model")
         figures = ("minutes", "images_per_second", "skipped_steps")
-        self.run.log_metrics(
-            {f"report/{name}": float(report[name]) for name in figures}, step=self.params.run.iterations
-        )
+        self.run.log_metrics({f"report/{name}": float(report[name]) for name in figures}, step=report["iterations"])
 
     @torch.no_grad()
     def _features(self, rows: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ class Loader:
     def _start(self, tasks: Iterator[list[Task]]) -> Any:
         from torch.utils.data import DataLoader
 
+        _start_fork_server()
         return DataLoader(
             self._preparer,  # type: ignore[arg-type]  # asked for whole batches only, by __getitems__
             batch_sampler=_Once(tasks),
@@ -132,6 +134,20 @@ class _Once:
 
     def __iter__(self) -> Iterator[list[Task]]:
         return self._tasks
+
+
+def _start_fork_server() -> None:
+    """Start the process that workers are forked from, if it is not there, deaf to SIGTERM (to SIGINT it is already).
+
+    A signal to the process group would end it, and with it, in the eyes of torch, all its workers. The mask is what
+    a child inherits; a signal that comes meanwhile waits.
+    """
+    resource_tracker.ensure_running()  # the server's start would start it, and with that unmask the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave_signals(_: int) -> None:

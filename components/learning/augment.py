@@ -106,27 +106,35 @@ class Sample(NamedTuple):
     globals: npt.NDArray[np.uint8]  # [2, C, G, G]
     locals: npt.NDArray[np.uint8]  # [L, C, l, l]
     colors: npt.NDArray[np.float32] | None = None  # [2 + L, 8]: Recipe.color() where it is left to the device
+    anchors: npt.NDArray[np.uint8] | None = None  # [2, C, S, S]: what the global crops show, larger and uncoloured
 
 
 class MultiCrop:
     """Bytes of an image, or its pixels, to a :class:`Sample`. Equal generators give equal views.
 
     With ``defer_color`` the views are cropped, resized and flipped only; ``Sample.colors`` says what remains for
-    :func:`components.learning.color_batch.apply_colors`. The draws are the same.
+    :func:`components.learning.color_batch.apply_colors`. The draws are the same. ``anchors`` asks for the global crops'
+    sections once more, with sides of so many pixels (the gram teacher's).
 
     Raises (when called):
         components.images.decode.DecodeError: the bytes are no whole image within ``limits``.
     """
 
-    def __init__(self, params: AugmentParams, limits: DecodeLimits | None = None, defer_color: bool = False) -> None:
-        self.params, self.defer_color = params, defer_color
+    def __init__(
+        self,
+        params: AugmentParams,
+        limits: DecodeLimits | None = None,
+        defer_color: bool = False,
+        anchors: int | None = None,
+    ) -> None:
+        self.params, self.defer_color, self.anchors = params, defer_color, anchors
         self.limits = limits or DecodeLimits()
         self._resize = resize if params.resize == "antialiased" else resize_opencv
 
     def __call__(self, source: bytes | Image, generator: np.random.Generator) -> Sample:
         params, draws = self.params, Draws(generator)
         channels = 1 if params.gray else 3
-        sides = [params.global_size] * 2 + [params.local_size] * params.locals
+        sides = [max(params.global_size, self.anchors or 0)] * 2 + [params.local_size] * params.locals
         scales = [params.global_scale] * 2 + [params.local_scale] * params.locals
         if isinstance(source, np.ndarray):
             height, width = source.shape[:2]
@@ -139,16 +147,19 @@ class MultiCrop:
         sample = Sample(
             np.empty((2, channels, params.global_size, params.global_size), np.uint8),
             np.empty((params.locals, channels, params.local_size, params.local_size), np.uint8),
+            anchors=np.empty((2, channels, self.anchors, self.anchors), np.uint8) if self.anchors else None,
         )
         colors: list[tuple[float, ...]] = []
-        for i, (box, side) in enumerate(zip(boxes, sides, strict=True)):
+        for i, box in enumerate(boxes):
             crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
             recipe = draw_recipe(min(i, 2), params, draws)
-            view = turn(self._resize(crop, side), recipe)
+            view = turn(self._resize(crop, params.global_size if i < 2 else params.local_size), recipe)
             if not self.defer_color:
                 view = recolor(view, recipe, params)
             colors.append(recipe.color())
             _planar(view, sample.globals[i] if i < 2 else sample.locals[i - 2])
+            if sample.anchors is not None and self.anchors and i < 2:
+                _planar(turn(self._resize(crop, self.anchors), recipe), sample.anchors[i])
         return sample._replace(colors=np.array(colors, np.float32)) if self.defer_color else sample
 
     def _decode(

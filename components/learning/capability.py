@@ -101,6 +101,7 @@ def memory_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool, teach
         teacher: parameters of a frozen teacher, which is held besides the moving average.
     """
     count = sum(count_parameters(params).values())
+    teacher += 0 if params.gram is None else count_backbone(params.vit)
     width = 2 if sixteen_bit else 4
     weights = 2 * width + (4 if sixteen_bit else 0)  # student and average; masters are the weights themselves in fp32
     vit, batch, crops = params.vit, params.run.batch, params.augment

@@ -22,6 +22,7 @@ class Uncolored(NamedTuple):
     locals: Tensor  # uint8 [L*B, C, l, l]
     global_colors: Tensor  # float32 [2B, 8], rows of Recipe.color()
     local_colors: Tensor  # float32 [L*B, 8]
+    anchors: Tensor | None = None  # uint8 [2B, C, S, S]
 
 
 class Crops(NamedTuple):
@@ -29,6 +30,7 @@ class Crops(NamedTuple):
 
     globals: Tensor  # [2B, 3, G, G]: crop 1 of all images, then crop 2
     locals: Tensor  # [L*B, 3, l, l]: local crop 1 of all images, then 2, ...
+    anchors: Tensor | None = None  # [2B, 3, S, S]: the global crops for a gram teacher that sees more
 
 
 def collate(samples: Sequence[Sample], params: AugmentParams) -> Crops:
@@ -43,7 +45,8 @@ def collate(samples: Sequence[Sample], params: AugmentParams) -> Crops:
                 target.copy_(source).sub_(shift).mul_(scale)
         return out.flatten(0, 1)
 
-    return Crops(group([s.globals for s in samples]), group([s.locals for s in samples]))
+    large, small, anchors = _groups(samples)
+    return Crops(group(large), group(small), group(anchors) if anchors else None)
 
 
 def collate_bytes(samples: Sequence[Sample]) -> Crops | Uncolored:
@@ -52,12 +55,22 @@ def collate_bytes(samples: Sequence[Sample]) -> Crops | Uncolored:
     def group(views: Sequence[npt.NDArray[np.uint8]]) -> Tensor:
         return torch.from_numpy(np.stack(views, axis=1)).flatten(0, 1)
 
-    large, small = group([s.globals for s in samples]), group([s.locals for s in samples])
+    views = _groups(samples)
+    large, small, anchors = group(views[0]), group(views[1]), group(views[2]) if views[2] else None
     colors = [s.colors for s in samples if s.colors is not None]
     if not colors:
-        return Crops(large, small)
+        return Crops(large, small, anchors)
     by_view = torch.from_numpy(np.stack(colors, axis=1))  # [2 + L, B, 8]
-    return Uncolored(large, small, by_view[:2].flatten(0, 1), by_view[2:].flatten(0, 1))
+    return Uncolored(large, small, by_view[:2].flatten(0, 1), by_view[2:].flatten(0, 1), anchors)
+
+
+Views = list[npt.NDArray[np.uint8]]
+
+
+def _groups(samples: Sequence[Sample]) -> tuple[Views, Views, Views]:
+    """Global crops, local crops and anchors (none, perhaps) of all samples."""
+    anchors = [s.anchors for s in samples if s.anchors is not None]
+    return [s.globals for s in samples], [s.locals for s in samples], anchors
 
 
 def normalize(
@@ -80,13 +93,16 @@ def normalize(
 
 
 def normalize_crops(crops: Crops | Uncolored, params: AugmentParams, device: torch.device | str = "cpu") -> Crops:
-    """Both groups of uint8 crops as normalised float32 on ``device``, colour operations done where they still wait."""
+    """All groups of uint8 crops as normalised float32 on ``device``, colour operations done where they still wait."""
     if isinstance(crops, Uncolored):
         from components.learning.color_batch import apply_colors
 
-        pairs = ((crops.globals, crops.global_colors), (crops.locals, crops.local_colors))
-        crops = Crops(*(apply_colors(images, colors, params, device) for images, colors in pairs))
-    return Crops(*(normalize(group, params.mean, params.std, device) for group in crops))
+        large = apply_colors(crops.globals, crops.global_colors, params, device)
+        small = apply_colors(crops.locals, crops.local_colors, params, device)
+        crops = Crops(large, small, crops.anchors)
+    large, small = (normalize(group, params.mean, params.std, device) for group in crops[:2])
+    anchors = None if crops.anchors is None else normalize(crops.anchors, params.mean, params.std, device)
+    return Crops(large, small, anchors)
 
 
 def _constants(mean: Sequence[float], std: Sequence[float], device: torch.device | str) -> tuple[Tensor, Tensor]:

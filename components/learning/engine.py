@@ -122,6 +122,7 @@ class Engine:
         whole: Sequence[type[nn.Module]] = (),
     ) -> None:
         self._whole = list(whole)
+        self._frozen: list[Any] = []
         self.params, self.world = params, world
         self.precision = pick_precision(params.precision, world.device)
         self.dtype = DTYPES[self.precision]
@@ -156,7 +157,35 @@ class Engine:
 
     def frozen(self, module: nn.Module) -> Any:
         """``module`` partitioned like the others, for inference only."""
-        return self._initialize(module.requires_grad_(False).eval())
+        self._frozen.append(self._initialize(module.requires_grad_(False).eval()))
+        return self._frozen[-1]
+
+    @torch.no_grad()
+    def write(self, frozen: Any, shards: Mapping[str, Tensor]) -> None:
+        """Fill a module that :meth:`frozen` gave from this rank's ``shards``, cut as this engine's own."""
+        for name, parameter in frozen.module.named_parameters():
+            parameter.ds_tensor.data.copy_(shards[name])
+        _regather(frozen.optimizer)
+
+    def close(self) -> None:
+        """Free what this engine holds, for another to take its place; it is of no use afterwards.
+
+        DeepSpeed's hooks keep engines alive for good, so their tensors are let go one by one.
+        """
+        modules = [engine.module for engine in (self.student, self.average, *self._frozen)]
+        with _quiet():
+            for engine in (self.student, self.average, *self._frozen):
+                engine.destroy()
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.data = parameter.ds_tensor.data = torch.empty(0, device=parameter.device)
+                parameter.grad = None
+        self._masters, self.ema.shards, self._frozen = {}, [], []
+        self._zero.optimizer.state.clear()
+        self._zero.optimizer.param_groups.clear()
+        vars(self._zero).clear()  # flat masters, gradients and buckets
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _initialize(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Any:
         with _quiet():

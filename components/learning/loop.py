@@ -26,6 +26,7 @@ from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops, normalize_crops
 from components.learning.distributed import World, anywhere, sum_
 from components.learning.engine import Engine, StepReport
+from components.learning.gram import GramTeacher
 from components.learning.objective import Centering, Losses
 from components.learning.schedules import Schedules, StepValues
 from components.learning.training import TrainingParams
@@ -37,6 +38,7 @@ class Learner(Protocol):
 
     engine: Engine
     centering: Centering
+    gram: GramTeacher | None
 
     def losses(
         self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool
@@ -107,8 +109,16 @@ def train(
     observer: Observer,
     world: World,
     label: str,
+    first: int = 0,
+    curves: Curves | None = None,
+    until: int | None = None,
 ) -> Curves:
-    """Train to ``params.run.iterations``, from the newest good checkpoint if there is one.
+    """Train for ``params.run.iterations`` steps, from the newest good checkpoint if there is one.
+
+    Args:
+        first: steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin.
+        curves: of the earlier phase, to go on from.
+        until: end, with a checkpoint, after this step already, for another call to go on.
 
     Raises:
         Stopped: a signal came; a checkpoint was written first.
@@ -116,24 +126,28 @@ def train(
     """
     run, engine = params.run, learner.engine
     schedules = Schedules(params.schedule, run.iterations, run.batch * world.size * params.engine.accumulation)
-    curves, step = _resume(learner, loader, checkpoints, world)
-    probes = {max(1, round(share * run.iterations)) for share in params.probe.at} if params.probe.benchmark else set()
-    progress = Progress(label, run.iterations - step, unit="steps", out=None if world.main else io.StringIO())
+    curves, step = _resume(learner, loader, checkpoints, world, curves or Curves(), first)
+    last = min(first + run.iterations, until or first + run.iterations)
+    shares = params.probe.at if params.probe.benchmark else ()
+    probes = {first + max(1, round(share * run.iterations)) for share in shares}
+    progress = Progress(label, last - step, unit="steps", out=None if world.main else io.StringIO())
     window = _Window(world)
     saved = step
     # Closed before anything is said of a stop: what the loader's workers print on their way out comes first.
     with Signals() as signals, contextlib.closing(iter(loader)) as batches:
-        while step < run.iterations:
+        while step < last:
             started = time.monotonic()
-            values = schedules.at(step)
+            values = schedules.at(step - first)
+            if learner.gram is not None:
+                learner.gram.before(step)
             engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
-            detail = (step + 1) % run.log_every == 0 or step + 1 == run.iterations
+            detail = (step + 1) % run.log_every == 0 or step + 1 == last
             keys: list[str] = []
             for micro in range(params.engine.accumulation):
                 batch = next(batches)
                 keys += batch.keys
                 crops = normalize_crops(batch.data, params.augment, world.device)
-                if step == 0 and micro == 0:
+                if step == first and micro == 0:
                     observer.begin(crops, step)
                 seed = step_seed(run.seed, step, micro, world.rank)
                 learner.seed_step(seed)
@@ -158,10 +172,10 @@ def train(
             if step in probes:
                 curves.probes.append({"step": step, **observer.probe(step)})
             stop = anywhere(bool(signals.name), world.device)
-            if stop or step % run.checkpoint_every == 0 or step == run.iterations:
+            if stop or step % run.checkpoint_every == 0 or step == last:
                 _save(learner, loader, checkpoints, curves, step)
                 saved = step
-            if stop and step < run.iterations:
+            if stop and step < last:
                 by = signals.name or "a signal to another rank"
                 raise Stopped(
                     f"{label}: stopped by {by} after step {saved}; the checkpoint is in {checkpoints.folder}: "
@@ -171,12 +185,16 @@ def train(
     return curves
 
 
-def _resume(learner: Learner, loader: Loader, checkpoints: Checkpoints, world: World) -> tuple[Curves, int]:
+def _resume(
+    learner: Learner, loader: Loader, checkpoints: Checkpoints, world: World, curves: Curves, first: int
+) -> tuple[Curves, int]:
     lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
     state = checkpoints.load(lengths)
     if state is None:
-        return Curves(), 0
+        return curves, first
     learner.engine.load(state.shards, state.shared["engine"])
+    if learner.gram is not None:
+        learner.gram.load(state.shards)
     loader.load_state_dict(state.shared["loader"])
     for name, center in state.whole.items():
         learner.centering.centers[name] = center.to(world.device)
@@ -187,6 +205,8 @@ def _resume(learner: Learner, loader: Loader, checkpoints: Checkpoints, world: W
 
 def _save(learner: Learner, loader: Loader, checkpoints: Checkpoints, curves: Curves, step: int) -> None:
     shards, rest = learner.engine.state()
+    if learner.gram is not None:
+        shards |= learner.gram.state()
     shared = {"engine": rest, "loader": loader.state_dict(), "curves": vars(curves)}
     checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
 

@@ -49,6 +49,7 @@ class Output(NamedTuple):
     dino_global: Tensor  # [2B, K] logits
     dino_local: Tensor | None  # [L*B, K] logits
     ibot: Tensor | None  # [M, K'] logits of the chosen patches
+    patches: Tensor | None = None  # [2B, N, D] patch tokens of the global crops, where asked for
 
 
 class Network(nn.Module):
@@ -68,6 +69,7 @@ class Network(nn.Module):
         local_crops: Tensor | None = None,
         masks: Tensor | None = None,
         patches: Tensor | None = None,
+        dense: bool = False,
     ) -> Output:
         """One packed pass.
 
@@ -76,6 +78,7 @@ class Network(nn.Module):
             local_crops: ``[L*B, 3, l, l]``.
             masks: bool ``[2B, N]``: patches hidden from the network.
             patches: int64 ``[M]`` into ``[2B * N]``: patch tokens that get iBOT logits.
+            dense: give out the global crops' patch tokens, too.
         """
         if local_crops is None:
             globals_, locals_ = self.backbone(global_crops, masks), None
@@ -90,7 +93,8 @@ class Network(nn.Module):
         ibot = None
         if chosen is not None:
             ibot = parts.pop() if self.ibot_head is None else self.ibot_head(chosen)
-        return Output(globals_.cls, parts[0], parts[1] if len(parts) > 1 else None, ibot)
+        dino_local = parts[1] if len(parts) > 1 else None
+        return Output(globals_.cls, parts[0], dino_local, ibot, globals_.patches if dense else None)
 
 
 def build_network(vit: ViTConfig, heads: HeadsParams, seed: int) -> Network:
@@ -174,6 +178,11 @@ def losses(
         crops_cls = student.cls.reshape(2, -1, student.cls.shape[-1])
         koleo = koleo_loss(crops_cls, group if params.koleo_over == "all" else None)
         terms["koleo"] = params.koleo_weight * koleo
+    return total(terms)
+
+
+def total(terms: dict[str, Tensor]) -> Losses:
+    """Weighted ``terms`` with their sum."""
     return Losses(torch.stack([term.float() for term in terms.values()]).sum(), terms)
 
 

@@ -83,6 +83,20 @@ class ScheduleParams(Strict):
     freeze_last_layer: Length = 0.002  # the last layer's rate is 0 for so long: 1 epoch of 500
 
 
+def compressed(params: ScheduleParams, before: int, now: int) -> ScheduleParams:
+    """Schedules of a run of ``before`` iterations for one of ``now``: lengths in iterations shrink in proportion."""
+
+    def length(value: int | float) -> int | float:
+        return value if isinstance(value, float) else round(value * now / before)
+
+    names = ("learning_rate", "weight_decay", "momentum", "teacher_temperature")
+    shorter = {
+        name: schedule.model_copy(update={"warmup": length(schedule.warmup)})
+        for name, schedule in ((name, getattr(params, name)) for name in names)
+    }
+    return params.model_copy(update={**shorter, "freeze_last_layer": length(params.freeze_last_layer)})
+
+
 class StepValues(NamedTuple):
     """What one iteration runs with."""
 

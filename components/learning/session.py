@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,9 +54,15 @@ def start(params: TrainingParams) -> World:
 
 
 def open_loader(
-    params: TrainingParams, curated: Path, manifest: Path, storage: StorageParams, world: World, quarantine: Path
+    params: TrainingParams,
+    curated: Path,
+    manifest: Path,
+    storage: StorageParams,
+    world: World,
+    quarantine: Path,
+    anchors: int | None = None,
 ) -> Loader:
-    """Endless batches of uint8 crops of the manifest's images.
+    """Endless batches of uint8 crops of the manifest's images, with larger ones of ``anchors`` pixels if asked for.
 
     Raises:
         VitrailError: the manifest is missing, or holds fewer images than one batch of all ranks.
@@ -69,7 +75,7 @@ def open_loader(
         )
     return Loader(
         dataset,
-        MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device)),
+        MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device), anchors=anchors),
         params.run.batch,
         params.run.seed,
         rank=world.rank,
@@ -111,6 +117,7 @@ def export_average(
     storage: StorageParams,
     teacher: str | None = None,
     model_id: str | None = None,
+    step: int | None = None,
 ) -> None:
     """Write the averaged network and ``curve.json`` to ``out``, and to the store (rank 0; the others help gather)."""
     whole = gather_average(engine)
@@ -125,7 +132,7 @@ def export_average(
         image_size=params.augment.global_size,
         dino_head=params.heads.dino,
         ibot_head=params.heads.ibot,
-        step=params.run.iterations,
+        step=step or params.run.iterations,
         params_fingerprint=fingerprint,
         data_digest=digest,
         teacher=teacher,
@@ -137,13 +144,16 @@ def export_average(
     publish(storage, out, (CARD, BACKBONE, HEADS), kind, out.name, fingerprint[:16])
 
 
-def summary(params: TrainingParams, world: World, curves: Curves) -> dict[str, Any]:
-    """The figures of ``reports/*.json``."""
+def summary(
+    params: TrainingParams, world: World, curves: Curves, earlier: Sequence[TrainingParams] = ()
+) -> dict[str, Any]:
+    """The figures of ``reports/*.json``, over the phases ``earlier`` and the last."""
     last: Mapping[str, float] = curves.points[-1] if curves.points else {}
-    images = params.run.iterations * params.run.batch * world.size * params.engine.accumulation
+    steps = [p.run.iterations for p in (*earlier, params)]
+    images = sum(p.run.iterations * p.run.batch * world.size * p.engine.accumulation for p in (*earlier, params))
     terms = ("loss", "dino_global", "dino_local", "ibot", "koleo", "prototype_usage", "feature_std")
     return {
-        "iterations": params.run.iterations,
+        "iterations": sum(steps),
         "images_seen": images,
         "minutes": round(curves.seconds / 60, 2),
         "images_per_second": round(images / max(curves.seconds, 1e-9), 1),

@@ -7,6 +7,7 @@ teacher sees them whole. Teacher and student heads run on hidden patches only.
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,13 +15,16 @@ from torch import Tensor
 
 from components.learning.blocks import Block
 from components.learning.collate import Crops
+from components.learning.compiled import compile_blocks
 from components.learning.distributed import World
 from components.learning.engine import Engine
+from components.learning.gram import GramTeacher
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
-from components.learning.objective import Centering, Losses, build_network, health, losses
+from components.learning.objective import Centering, Losses, build_network, health, losses, total
 from components.learning.param_groups import param_groups
+from components.learning.resolution import load_network
 from components.learning.schedules import StepValues
 from components.learning.training import TrainingParams
 
@@ -29,10 +33,20 @@ class Pretraining:
     """A student, its EMA teacher, and the losses between them."""
 
     def __init__(self, params: TrainingParams, world: World) -> None:
+        """With random weights, or those of the model exported to ``params.init``.
+
+        Raises:
+            VitrailError: that model is missing, damaged or another network.
+        """
         self.params, self.world = params, world
-        network = build_network(params.vit, params.heads, params.run.seed)
+        if params.init is None:
+            network = build_network(params.vit, params.heads, params.run.seed)
+        else:
+            network = load_network(Path(params.init), params.vit, params.heads)
         network.backbone.checkpoint_blocks = params.run.activation_checkpointing
         self.network = network
+        # Copied before it is partitioned: afterwards no rank has it whole.
+        anchor = None if params.gram is None else copy.deepcopy(network.backbone)
         self.engine = Engine(
             network,
             copy.deepcopy(network),
@@ -43,6 +57,11 @@ class Pretraining:
             clipped=("backbone", "dino_head", "ibot_head"),
             whole=(Block, ProjectionHead),
         )
+        if params.run.compile:
+            compile_blocks(world.device, self.engine.student.module.backbone, self.engine.average.module.backbone)
+        self.gram: GramTeacher | None = None
+        if params.gram is not None and anchor is not None:
+            self.gram = GramTeacher(params.gram.resolved(params.run.iterations), self.engine, anchor, params.grid())
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
         self.centering = Centering(params.objective, params.heads, world.device, self._group)
 
@@ -68,6 +87,8 @@ class Pretraining:
         with torch.no_grad():
             teacher = self.engine.average(globals_, patches=hidden.positions)
             targets = self.centering.targets(teacher, values.teacher_temperature)
-        student = self.engine.student(globals_, locals_, masks, hidden.positions)
+        student = self.engine.student(globals_, locals_, masks, hidden.positions, dense=self.gram is not None)
         found = losses(student, targets, hidden.weights, self.params.objective, self._group)
+        if self.gram is not None and student.patches is not None:
+            found = total(found.terms | {"gram": self.gram.loss(student.patches, crops)})
         return found, health(teacher, targets) if detail else {}

@@ -39,17 +39,21 @@ def main(argv: Sequence[str]) -> int:
     if args.command == "check":
         from components.pretrain.check import check
 
-        print(check(args.params, params))
+        for phase in params.phases():
+            print(check(args.params, phase.params) + (f" ({phase.name})" if phase.name else ""))
     elif args.command == "plan":
         from components.pretrain.check import plan
 
         if args.gpus < 1:
             raise VitrailError(f"--gpus {args.gpus}: at least 1")
-        print(plan(args.params, params, args.gpus, args.gpu, args.utilisation))
+        for phase in params.phases():
+            print(f"{phase.name} phase:\n" if phase.name else "", end="")
+            print(plan(args.params, phase.params, args.gpus, args.gpu, args.utilisation))
     else:
         from components.learning.capability import require
 
-        require(args.params, params)  # before the imports and the data: seconds, not minutes
+        for phase in params.phases():
+            require(args.params, phase.params)  # before the imports and the data: seconds, not minutes
         from components.pretrain.stage import pretrain
         from components.storage import StorageParams
 

@@ -194,7 +194,7 @@ def test_collate_orders_views_first_and_normalises() -> None:
         np.testing.assert_allclose(crops.globals[view * 3 + image].numpy(), expected, atol=2e-6)
     expected = (samples[1].locals[3] / 255 - mean) / std
     np.testing.assert_allclose(crops.locals[3 * 3 + 1].numpy(), expected, atol=2e-6)
-    for a, b in zip(crops, normalize_crops(collate_bytes(samples), SMALL), strict=True):
+    for a, b in zip(crops[:2], normalize_crops(collate_bytes(samples), SMALL)[:2], strict=True):
         assert torch.equal(a, b)
 
 
@@ -207,7 +207,7 @@ def test_collate_gray_and_no_locals() -> None:
     crops = collate(samples, params)
     assert crops.globals.shape == (4, 3, 32, 32)
     assert crops.locals.shape == (0, 3, 16, 16)
-    for a, b in zip(crops, normalize_crops(raw, params), strict=True):
+    for a, b in zip(crops[:2], normalize_crops(raw, params)[:2], strict=True):
         assert torch.equal(a, b)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,15 +46,133 @@ def test_every_preset_loads_and_its_schedules_are_whole(path: Path) -> None:
         assert last.teacher_temperature == pytest.approx(0.07)
 
 
-def test_values_of_the_recipe() -> None:
-    large, giant = preset("vitl"), preset("vitg")
+# Of DINOv2's released configurations (vitl16_short; vitl14 and vitg14), arXiv 2304.07193 tables 16 and 17.
+SHORT: dict[str, Any] = {
+    "vit.patch_size": 16, "vit.ffn": "mlp", "vit.drop_path": 0.3,
+    "heads.dino.prototypes": 65_536, "heads.dino.bottleneck": 256, "heads.ibot": None,
+    "augment.local_size": 96, "objective.centering": "softmax", "objective.center_momentum": 0.9,
+    "schedule.learning_rate.peak": 4e-3, "schedule.learning_rate.warmup": 10 * 1250,
+    "schedule.weight_decay.peak": 0.04, "schedule.weight_decay.end": 0.4, "schedule.momentum.peak": 0.992,
+    "groups.layer_decay": 0.9, "run.iterations": 100 * 1250, "run.batch": 64,
+}  # fmt: skip
+LONG: dict[str, Any] = {
+    "vit.patch_size": 14, "vit.ffn": "swiglu", "vit.drop_path": 0.4,
+    "heads.dino.prototypes": 131_072, "heads.dino.bottleneck": 384,
+    "heads.ibot.prototypes": 131_072, "heads.ibot.bottleneck": 256, "heads.ibot.hidden": 2048,
+    "augment.local_size": 98, "objective.centering": "sinkhorn", "objective.sinkhorn_iterations": 3,
+    "schedule.learning_rate.peak": 2e-4, "schedule.learning_rate.warmup": 80 * 1250,
+    "schedule.weight_decay.peak": 0.04, "schedule.weight_decay.end": 0.2, "schedule.momentum.peak": 0.994,
+    "groups.layer_decay": 1.0, "run.iterations": 500 * 1250,
+}  # fmt: skip
+BOTH: dict[str, Any] = {
+    "vit.image_size": 224, "vit.layerscale_init": 1e-5, "vit.registers": 0, "vit.interpolation": "offset",
+    "vit.mlp_ratio": 4.0, "heads.dino.hidden": 2048, "heads.dino.layers": 3, "heads.dino.init_std": 0.02,
+    "augment.global_size": 224, "augment.locals": 8, "augment.global_scale": (0.32, 1.0),
+    "augment.local_scale": (0.05, 0.32), "augment.hflip": 0.5, "augment.grayscale": 0.2,
+    "augment.blur": (0.0, 0.9, 0.5), "augment.solarize": (0.0, 0.2, 0.0), "augment.solarize_threshold": 128,
+    "augment.jitter": {"probability": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+    "masks.probability": 0.5, "masks.ratio_min": 0.1, "masks.ratio_max": 0.5,
+    "objective.dino_weight": 1.0, "objective.ibot_weight": 1.0, "objective.koleo_weight": 0.1,
+    "objective.koleo_over": "rank", "objective.student_temperature": 0.1,
+    "schedule.learning_rate.end": 1e-6, "schedule.learning_rate_rule": "sqrt", "schedule.reference_batch": 1024,
+    "schedule.momentum.end": 1.0, "schedule.freeze_last_layer": 1250,
+    "schedule.teacher_temperature.start": 0.04, "schedule.teacher_temperature.peak": 0.07,
+    "schedule.teacher_temperature.warmup": 30 * 1250, "schedule.teacher_temperature.shape": "constant",
+    "groups.patch_embed_multiplier": 0.2, "engine.precision": "fp16", "engine.clip": 3.0,
+    "engine.accumulation": 1, "init": None, "gram": None, "high_resolution": None,
+}  # fmt: skip
+
+
+def shape(dim: int, depth: int, heads: int) -> dict[str, Any]:
+    return {"vit.embed_dim": dim, "vit.depth": depth, "vit.heads": heads}
+
+
+RECIPES = {
+    "vits": BOTH | SHORT | shape(384, 12, 6),
+    "vitb": BOTH | SHORT | shape(768, 12, 12),
+    "vitl_short": BOTH | SHORT | shape(1024, 24, 16),
+    "vitl": BOTH | LONG | shape(1024, 24, 16) | {"run.batch": 32},
+    "vitg": BOTH | LONG | shape(1536, 40, 24) | {"run.batch": 12},
+}
+
+
+def value(params: TrainingParams, key: str) -> Any:
+    for part in key.split("."):
+        params = getattr(params, part)
+    return params.model_dump() if hasattr(params, "model_dump") else params
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_values_of_the_recipe(name: str) -> None:
+    params = preset(name)
+    wrong = {key: value(params, key) for key, wanted in RECIPES[name].items() if value(params, key) != wanted}
+    assert wrong == {}
+
+
+def test_what_follows_from_the_values() -> None:
+    large, giant, small = preset("vitl"), preset("vitg"), preset("vits")
     assert Schedules(large.schedule, 625_000, 3072).learning_rate.max() == pytest.approx(3.46e-4, rel=2e-3)
-    assert count_parameters(giant)["backbone"] == pytest.approx(1.135e9, rel=2e-3)
-    assert (giant.run.batch * 256, large.run.batch * 96) == (3072, 3072)
-    small = preset("vits")
     assert Schedules(small.schedule, 125_000, 2048).learning_rate.max() == pytest.approx(5.66e-3, rel=2e-3)
-    assert small.heads.ibot is None
-    assert small.objective.centering == "softmax"
+    assert count_parameters(giant)["backbone"] == pytest.approx(1.135e9, rel=2e-3)
+    assert (giant.run.batch * 256, large.run.batch * 96, small.run.batch * 32) == (3072, 3072, 2048)
+
+
+def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, inner in content.items():
+        found |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {prefix + key: inner}
+    return found
+
+
+SMALL_BATCH = {
+    "schedule.learning_rate.warmup": 0.1, "schedule.momentum.peak": 0.999, "schedule.freeze_last_layer": 0.01,
+    "schedule.teacher_temperature.warmup": 0.3, "run.iterations": 500_000, "run.keep_every": 50_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "changes"),
+    [
+        ("vitl_registers", "vitl", {"vit.registers": 4, "vit.interpolation": "size"}),
+        ("vitl_gram", "vitl", {"gram": None}),
+        ("vitl_518", "vitl", {"high_resolution": None}),
+        ("vits_1gpu", "vits", SMALL_BATCH | {"engine.accumulation": 2, "run.batch": 128}),
+        ("vitb_1gpu", "vitb", SMALL_BATCH | {"engine.accumulation": 4}),
+    ],
+)
+def test_a_variant_is_its_base_but_for_what_it_is_for(name: str, base: str, changes: dict[str, Any]) -> None:
+    own, its = preset(name), flat(preset(base).model_dump())
+    found = flat(own.model_copy(update={"gram": None, "high_resolution": None}).model_dump())
+    kept = {key for key, wanted in changes.items() if wanted is None}
+    assert {key: v for key, v in found.items() if v != its[key]} == {k: v for k, v in changes.items() if k not in kept}
+    assert kept == {key for key in ("gram", "high_resolution") if getattr(own, key) is not None}
+
+
+def test_a_small_batch_is_scaled_by_rule() -> None:
+    params = preset("vits_1gpu")
+    assert params.run.batch * params.engine.accumulation == 256
+    assert Schedules(params.schedule, 1000, 256).learning_rate.max() == pytest.approx(2e-3)
+    assert params.schedule.momentum.peak == pytest.approx(0.992 ** (256 / 2048), abs=5e-6)
+
+
+def test_the_phase_at_518_pixels_keeps_the_global_batch() -> None:
+    first, second = preset("vitl_518").phases()
+    assert (second.first, second.last) == (625_000, 635_000)
+    assert second.params.grid() == (37, 37)  # 1 + 37 * 37 positions, as the released models have
+    assert second.params.vit.image_size == second.params.augment.global_size == 518
+    batches = [phase.params.run.batch * phase.params.engine.accumulation * 96 for phase in (first, second)]
+    assert batches == [3072, 3072]
+    schedules = Schedules(second.params.schedule, 10_000, 3072)
+    assert schedules.learning_rate.max() == pytest.approx(5e-5 * 3**0.5, rel=1e-3)
+    assert schedules.learning_rate.argmax() + 1 == 1600  # 80 of 500 epochs
+    assert (schedules.last_layer == 0).sum() == 20  # an epoch of 500
+
+
+def test_gram_of_the_preset() -> None:
+    gram = preset("vitl_gram").gram
+    assert gram is not None
+    assert (gram.weight, gram.refresh_every, gram.refreshes, gram.size) == (2.0, 10_000, 3, 448)
+    assert gram.teacher_at <= 200_000
 
 
 @pytest.mark.parametrize(
