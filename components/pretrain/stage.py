@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from components.evaluation.online import observe
+from components.evaluation.seeds import seed_images
 from components.learning.capability import count_parameters, require
 from components.learning.command import Paths
 from components.learning.loop import train
@@ -37,9 +38,9 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
     loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
     checkpoints = open_checkpoints(paths.scratch / preset, params, fingerprint, world)
     learner = Pretraining(params, world)
-    with observe(
-        "pretrain", preset, params, learner.engine, paths.tracking, paths.benchmarks, (str(paths.manifest), digest)
-    ) as observer:
+    seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
+    data = (str(paths.manifest), digest)
+    with observe("pretrain", preset, params, learner.engine, paths.tracking, paths.benchmarks, data, seeds) as observer:
         curves = train(learner, loader, params, checkpoints, observer, world, label)
         model_id = observer.register(params.run.iterations)
         export_average(
