@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,45 +41,54 @@ class DenseSet:
         object.__setattr__(self, "digest", digest.hexdigest())
 
 
-def mosaics(
-    benchmark: Benchmark, bank: Sequence[int], held_out: Sequence[int], params: DenseMosaicParams, size: int, seed: int
-) -> DenseSet:
-    """Mosaics of ``size`` px: a cut across and a cut down make four parts, each showing that part of another image.
+@dataclass(frozen=True)
+class MosaicPlan:
+    """Which images are shown in which parts of which mosaic."""
 
-    The cuts are drawn from the middle half, the images from ``bank`` for pictures to fit on and from ``held_out`` for
-    those to score, so the two sides share no image. A pixel's class is the label of its image: what is asked of a patch
-    is what it shows, not what the picture as a whole does. (Mosaics of textures are a classic of segmentation; the
-    labels are real, the borders are made.)
+    rows: npt.NDArray[np.int64]  # [n, 4] of the benchmark: upper left, upper right, lower left, lower right
+    cuts: npt.NDArray[np.int64]  # [n, 2]: px from the top and from the left
+    train: int  # mosaics to fit on, the first ones
+    size: int  # px
 
-    Raises:
-        VitrailError: the benchmark has no such label set.
+
+def plan_mosaics(
+    bank: Sequence[int], held_out: Sequence[int], params: DenseMosaicParams, size: int, seed: int
+) -> MosaicPlan:
+    """A draw of images, from ``bank`` for mosaics to fit on and from ``held_out`` for those to score, and of cuts.
+
+    The two sides share no image. Cuts fall in the middle half.
     """
-    if params.task not in benchmark.labels:
-        known = list(benchmark.labels)
-        raise VitrailError(
-            f"probe.dense.task: {params.task!r} is no label set of {benchmark.name}; there are {', '.join(known)}"
-            f"{nearest(params.task, known)}"
-        )
-    labels = benchmark.labels[params.task]
     generator = np.random.default_rng([seed, 0x30543])
-    count = params.train + params.held_out
+    rows = [
+        generator.choice(side, 4, replace=len(side) < 4)
+        for side, count in ((np.asarray(bank), params.train), (np.asarray(held_out), params.held_out))
+        for _ in range(count)
+    ]
+    cuts = generator.integers(size // 4, size - size // 4 + 1, (len(rows), 2))
+    return MosaicPlan(np.stack(rows), cuts, params.train, size)
+
+
+def mosaics(benchmark: Benchmark, task: str, plan: MosaicPlan, squares: Mapping[int, RGB]) -> DenseSet:
+    """The mosaics: each part shows that part of another image, and a pixel's class is the label of its image.
+
+    What is asked of a patch is what it shows, not what the picture as a whole does. (Mosaics of textures are a classic
+    of segmentation; the labels are real, the borders are made.)
+
+    Args:
+        task: label set of the benchmark.
+        squares: the plan's images by row, ``plan.size`` px.
+    """
+    count, size, labels = len(plan.rows), plan.size, benchmark.labels[task]
     images, masks = np.empty((count, size, size, 3), np.uint8), np.empty((count, size, size), np.int16)
-    squares: dict[int, RGB] = {}  # every image is decoded once
-    for number in range(count):
-        side = np.asarray(bank if number < params.train else held_out)
-        rows = side[generator.choice(len(side), 4, replace=len(side) < 4)]
-        down, across = (int(generator.integers(size // 4, size - size // 4 + 1)) for _ in range(2))
-        for part, row in enumerate(rows.tolist()):
+    for number, (rows, (down, across)) in enumerate(zip(plan.rows.tolist(), plan.cuts.tolist(), strict=True)):
+        for part, row in enumerate(rows):
             where = (
                 slice(0, down) if part < 2 else slice(down, size),
                 slice(0, across) if part % 2 == 0 else slice(across, size),
             )
-            if row not in squares:
-                squares[row] = square(benchmark.images.rgb(row), size)
             images[number][where] = squares[row][where]
             masks[number][where] = labels[row]
-    names = benchmark.class_names[params.task]
-    return DenseSet(f"{benchmark.name}/{params.task}-mosaic", images, masks, params.train, len(names))
+    return DenseSet(f"{benchmark.name}/{task}-mosaic", images, masks, plan.train, len(benchmark.class_names[task]))
 
 
 def own_masks(params: DenseFolderParams | DenseParquetParams, size: int, seed: int) -> DenseSet:

@@ -33,6 +33,8 @@ from components.params import load_params
 from components.tracking import Run, TrackingParams, null_run
 from components.tracking import run as tracking_run
 
+RAW = "_raw_pixels"  # end of the names of the references' scores
+
 
 class Recorder:
     """Writes curves, pictures and probe scores to the MLflow run; a :class:`components.learning.loop.Observer`.
@@ -86,7 +88,7 @@ class Recorder:
         scores = self._look(step)
         if scores and self.world.main:
             assert self._prober is not None
-            own = {name: value for name, value in scores.items() if name not in self._raw}
+            own = {name: value for name, value in scores.items() if not name.endswith(RAW)}
             model_id = self.register(step)
             for part, dataset in self._prober.by_dataset(own):
                 self.run.log_scores(model_id, part, dataset, step)
@@ -127,15 +129,16 @@ class Recorder:
     def _look(self, step: int) -> Scores:
         """Scores and pictures of the network as it is now, logged as points of the curves (rank 0)."""
         self._show(step)
-        if self._benchmark is None and self.params.probe.dense is None:
+        if not self.params.probe.scored:
             return {}
         first = self._prober is None
         if self._prober is None:
             self._prober = Prober(draw(self._benchmark, self.params), self.params, self.world.device)
         if first and self.world.main:
-            self._raw = {f"{name}_raw_pixels": value for name, value in self._prober.raw().items()}
-            for _, (name, digest) in self._prober.by_dataset(self._prober_names()):
-                self.run.log_dataset(name, digest, f"params/benchmarks.yaml#{self.params.probe.benchmark}", "probe")
+            raw = self._prober.raw()
+            self._raw = {f"{name}{RAW}": value for name, value in raw.items()}
+            for _, (name, digest) in self._prober.by_dataset(raw):
+                self.run.log_dataset(name, digest, f"probe of {self._preset}", "probe")
         found = self._prober.features(self._backbone, self._dtype)
         if not self.world.main:
             return {}
@@ -146,9 +149,6 @@ class Recorder:
         # A checkpoint's own scores are points of the run's curves, too, once they are its model's.
         self.run.log_metrics(scores if step == 0 else self._raw, step=step)
         return scores
-
-    def _prober_names(self) -> Scores:
-        return {name.removesuffix("_raw_pixels"): value for name, value in self._raw.items()}
 
     @torch.no_grad()
     def _show(self, step: int) -> None:
@@ -180,7 +180,7 @@ def best_step(probes: Sequence[Mapping[str, float]], method: str) -> tuple[int, 
     """The step, after the first, with the best mean of a method's scores (the later of equals), and that mean."""
     found = []
     for point in probes:
-        own = {name: value for name, value in point.items() if not name.endswith("_raw_pixels")}
+        own = {name: value for name, value in point.items() if not name.endswith(RAW)}
         mean = mean_of(own, method)
         if mean is not None and point["step"] > 0:
             found.append((mean, int(point["step"])))

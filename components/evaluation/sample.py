@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.errors import VitrailError
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.dense import DenseSet, mosaics, own_masks
+from components.errors import VitrailError, nearest
+from components.evaluation.benchmarks import RGB, Benchmark
+from components.evaluation.dense import DenseSet, MosaicPlan, mosaics, own_masks, plan_mosaics
 from components.evaluation.features import Rows, raw_pixels, square, without_equal_channels
 from components.learning.probe import DenseMosaicParams, ProbeParams
 from components.learning.training import TrainingParams
@@ -50,20 +50,25 @@ def draw(benchmark: Benchmark | None, params: TrainingParams) -> Sample:
     Raises:
         VitrailError: an image cannot be read, or the dense probe's data are not as described.
     """
-    probe, labelled, dense = params.probe, None, None
-    bank, held_out = probe_rows(benchmark, probe) if benchmark is not None else ([], [])
-    if benchmark is not None:
-        labelled = _labelled(benchmark, bank, held_out, params)
-    if probe.dense is not None:
-        patch = params.vit.patch_size
-        size = max(1, (probe.dense.image_size or params.augment.global_size) // patch) * patch
-        if not isinstance(probe.dense, DenseMosaicParams):
-            dense = own_masks(probe.dense, size, probe.seed)
-        elif benchmark is not None:
-            dense = mosaics(benchmark, bank, held_out, probe.dense, size, probe.seed)
-        else:
-            raise VitrailError("probe.dense.kind: mosaics are made of the images of probe.benchmark, which is null")
-    return Sample(labelled, dense)
+    probe, augment, patch = params.probe, params.augment, params.vit.patch_size
+    size = max(1, ((probe.dense and probe.dense.image_size) or augment.global_size) // patch) * patch
+    if benchmark is None:
+        own = None if isinstance(probe.dense, DenseMosaicParams) else probe.dense
+        return Sample(None, own_masks(own, size, probe.seed) if own else None)
+    bank, held_out = probe_rows(benchmark, probe)
+    if not isinstance(probe.dense, DenseMosaicParams):
+        labelled, _ = _labelled(benchmark, bank, held_out, params)
+        return Sample(labelled, own_masks(probe.dense, size, probe.seed) if probe.dense else None)
+    task = probe.dense.task
+    if task not in benchmark.labels:
+        known = list(benchmark.labels)
+        raise VitrailError(
+            f"probe.dense.task: {task!r} is no label set of {benchmark.name}; there are {', '.join(known)}"
+            f"{nearest(task, known)}"
+        )
+    plan = plan_mosaics(bank, held_out, probe.dense, size, probe.seed)
+    labelled, squares = _labelled(benchmark, bank, held_out, params, plan)
+    return Sample(labelled, mosaics(benchmark, task, plan, squares))
 
 
 def probe_rows(benchmark: Benchmark, probe: ProbeParams) -> tuple[list[int], list[int]]:
@@ -97,8 +102,17 @@ def probe_rows(benchmark: Benchmark, probe: ProbeParams) -> tuple[list[int], lis
     return [int(row) for row in order[:bank]], [int(row) for row in order[bank:]]
 
 
-def _labelled(benchmark: Benchmark, bank: list[int], held_out: list[int], params: TrainingParams) -> Labelled:
+def _labelled(
+    benchmark: Benchmark,
+    bank: list[int],
+    held_out: list[int],
+    params: TrainingParams,
+    plan: MosaicPlan | None = None,
+) -> tuple[Labelled, dict[int, RGB]]:
+    """The labelled images, and those of ``plan`` at its size: every image is decoded once."""
     rows = bank + held_out
+    wanted = set(plan.rows.flat) if plan is not None else set()
+    larger: dict[int, RGB] = {}
     side, raw_side = params.augment.global_size, params.probe.raw_side
     digest = hashlib.sha256()
     squares = np.empty((len(rows), side, side, 3), np.uint8)
@@ -107,6 +121,8 @@ def _labelled(benchmark: Benchmark, bank: list[int], held_out: list[int], params
         digest.update(hashlib.sha256(benchmark.images.bytes(row)).digest())
         rgb = benchmark.images.rgb(row)
         squares[number], small[number] = square(rgb, side), square(rgb, raw_side)
+        if plan is not None and row in wanted:
+            larger[row] = square(rgb, plan.size)
     labels = {task: np.asarray(values)[rows] for task, values in benchmark.labels.items()}
     facts: dict[str, Any] = {
         "benchmark": benchmark.name,
@@ -117,4 +133,5 @@ def _labelled(benchmark: Benchmark, bank: list[int], held_out: list[int], params
     digest.update(json.dumps(facts, sort_keys=True).encode())
     raw = without_equal_channels(raw_pixels(raw_side).features(small))
     groups = None if benchmark.groups is None else benchmark.groups[rows]
-    return Labelled(benchmark.name, rows, len(bank), squares, raw, labels, groups, digest.hexdigest())
+    name = benchmark.name
+    return Labelled(name, rows, len(bank), squares, raw, labels, groups, digest.hexdigest()), larger

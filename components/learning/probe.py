@@ -63,7 +63,7 @@ DenseProbeParams = Annotated[DenseMosaicParams | DenseFolderParams | DenseParque
 class ProbeParams(Strict):
     """Scores during the run, on training-side images of a benchmark only: its test split is never read."""
 
-    benchmark: str | None = None  # a name in params/benchmarks.yaml; null: no kNN and no linear probe
+    benchmark: str | None = None  # a name in params/benchmarks.yaml; null: no kNN, no linear probe, no mosaics
     at: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of the run; the untrained network is scored before it
     seed: int = Field(0, ge=0)  # of the sample; independent of the run's, so that runs can be compared
     bank: int = Field(1000, ge=1)  # labelled images that neighbours are sought among and the linear probe is fitted on
@@ -76,8 +76,13 @@ class ProbeParams(Strict):
     pictures: int = Field(6, ge=0)  # images whose crops, masks and patch features are shown
     picture_size: int | None = Field(None, ge=16)  # px of the squares of patch features; null: augment.global_size
 
+    @property
+    def scored(self) -> bool:
+        """Whether there is anything to score by."""
+        return self.benchmark is not None or (self.dense is not None and self.dense.kind != "mosaic")
+
     def steps(self, iterations: int) -> set[int]:
-        """The steps after which the averaged network is probed."""
-        if self.benchmark is None and self.dense is None and not self.pictures:
+        """The steps after which the averaged network is looked at."""
+        if not self.scored and not self.pictures:
             return set()
         return {max(1, round(share * iterations)) for share in self.at}
