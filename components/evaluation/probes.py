@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from components.evaluation.segmentation import IGNORE, dense_probe, patch_labels
 from components.learning.collate import normalize
 from components.learning.probe import DenseParams, LinearProbeParams, ProbeParams
 from components.learning.training import TrainingParams
+from components.learning.vit import Features
 
 DENSE = ("/miou", "/pixel_accuracy")  # ends of the dense scores' names
 TOKENS = 1 << 15  # patch tokens a forward pass at most
@@ -134,7 +135,8 @@ class Prober:
         found = dense_probe(fitted, self._labels, self._pictures, held_out, masks, dense.classes, numbers)
         return {f"probe/{dense.name}/miou": found.miou, f"probe/{dense.name}/pixel_accuracy": found.accuracy}
 
-    def _forward(self, backbone: nn.Module, images: npt.NDArray[np.uint8], dtype: torch.dtype):  # type: ignore[no-untyped-def]
+    def _forward(self, backbone: nn.Module, images: npt.NDArray[np.uint8], dtype: torch.dtype) -> Iterator[Features]:
+        """Features of ``images`` [n, S, S, 3], batch by batch."""
         augment = self.params.augment
         grid = images.shape[1] // self.params.vit.patch_size
         batch = max(1, TOKENS // (grid * grid))

@@ -16,6 +16,7 @@ from components.learning.training import TrainingParams
 from components.storage import StorageParams
 
 Picture = npt.NDArray[np.uint8]
+HIDDEN = np.array([170, 40, 90], np.uint8)  # colour of masked patches: one that gray images do not have
 
 
 def seed_images(curated: Path, manifest: Path, storage: StorageParams, count: int) -> list[RGB]:
@@ -55,7 +56,7 @@ def crops_picture(images: list[RGB], params: TrainingParams, generator: np.rando
             image = interleaved(sample.globals[view])
             mask = masks[view * len(images) + number].reshape(params.grid())
             hidden = np.kron(mask, np.ones((patch, patch), bool))
-            cells += [image, np.where(hidden[..., None], np.uint8(128), image)]
+            cells += [image, np.where(hidden[..., None], HIDDEN, image)]
         cells += [interleaved(view) for view in sample.locals]
         rows.append(np.concatenate([padded(cell, augment.global_size) for cell in cells], axis=1))
     return np.concatenate(rows, axis=0)
