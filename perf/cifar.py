@@ -103,8 +103,9 @@ class Scorer:
         self._bank, self._bank_labels = bank, bank_labels
         self._queries, self._query_labels = queries, query_labels
 
-    def begin(self, crops: Any, step: int) -> None:
-        """Nothing to show."""
+    def begin(self) -> dict[str, float]:
+        """Nothing: the untrained network is scored before the run."""
+        return {}
 
     def point(self, step: int, figures: Mapping[str, float]) -> None:
         """The progress line says it."""

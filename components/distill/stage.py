@@ -9,6 +9,7 @@ from typing import Any
 
 from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
 from components.evaluation.online import observe
+from components.evaluation.seeds import seed_images
 from components.learning.capability import count_parameters, require
 from components.learning.command import Paths
 from components.learning.export import BACKBONE, HEADS, load_card
@@ -42,9 +43,9 @@ def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: Stor
     loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
     checkpoints = open_checkpoints(paths.scratch / preset, params, fingerprint, world)
     learner = Distillation(params, teacher, world)
-    with observe(
-        "distill", preset, params, learner.engine, paths.tracking, paths.benchmarks, (str(paths.manifest), digest)
-    ) as observer:
+    seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
+    data = (str(paths.manifest), digest)
+    with observe("distill", preset, params, learner.engine, paths.tracking, paths.benchmarks, data, seeds) as observer:
         curves = train(learner, loader, params, checkpoints, observer, world, label)
         model_id = observer.register(params.run.iterations)
         export_average(

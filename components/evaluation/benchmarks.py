@@ -41,6 +41,7 @@ class ParquetParams(Strict):
     split: str = "split"  # column that says which side a row is on
     test: str = "test"  # its value for held-out rows
     key: str | None = None  # column that names a row; null: its number
+    group: str | None = None  # column of what belongs together (scene, patient); a probe never divides a group
 
 
 BenchmarkParams = Annotated[ElpvParams | ParquetParams, Field(discriminator="kind")]
@@ -80,6 +81,7 @@ class Benchmark:
     class_names: dict[str, list[str]]  # task -> name of each label
     test: npt.NDArray[np.bool_]  # [n]: held out
     digest: str = field(default="")
+    groups: npt.NDArray[np.int64] | None = None  # [n]: number of the group
 
     def __post_init__(self) -> None:
         if not self.test.any() or self.test.all():
@@ -189,7 +191,7 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
     import pyarrow.parquet as pq
 
     where = f"benchmark {name}: {params.path}"
-    columns = [params.image, params.split, *params.labels, *([params.key] if params.key else [])]
+    columns = [params.image, params.split, *params.labels, *(name for name in (params.key, params.group) if name)]
     try:
         known = pq.read_schema(params.path).names
         for column in columns:
@@ -209,6 +211,11 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
         numbers = {value: number for number, value in enumerate(names)}
         labels[column] = np.array([numbers[value] for value in values], np.int64)
         class_names[column] = [str(value) for value in names]
+    groups = None
+    if params.group:
+        found = table[params.group].to_pylist()
+        numbers = {value: number for number, value in enumerate(dict.fromkeys(found))}
+        groups = np.array([numbers[value] for value in found], np.int64)
     rows = table[params.key].to_pylist() if params.key else [f"{row:05d}" for row in range(len(table))]
     return Benchmark(
         name,
@@ -217,4 +224,5 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
         labels,
         class_names,
         np.array([value == params.test for value in table[params.split].to_pylist()], bool),
+        groups=groups,
     )

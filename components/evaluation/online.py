@@ -1,12 +1,14 @@
-"""What a training run shows of itself: curves, crops, masks, PCA of patches, and kNN scores of the averaged network.
+"""What a training run shows of itself: curves, pictures of a few images, and scores of the averaged network.
 
-Scores during training come from training-side images of a benchmark alone, split here into a bank and a held-out part;
-the benchmark's test images are never read, so nothing is tuned on them.
+Scores during training come from training-side images of a benchmark alone, divided here into a bank and a held-out
+part; the benchmark's test images are never read, so nothing is tuned on them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,34 +16,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
+from components.evaluation.benchmarks import RGB, Benchmark, BenchmarksFile, load_benchmark
 from components.evaluation.features import square
-from components.evaluation.knn import knn_predict
 from components.evaluation.pca import pca_pictures
-from components.learning.collate import Crops, normalize
+from components.evaluation.probes import Prober, Scores, mean_of
+from components.evaluation.sample import draw
+from components.evaluation.seeds import crops_picture
+from components.learning.collate import normalize
 from components.learning.distributed import World
 from components.learning.engine import Engine
-from components.learning.masks import sample_masks
 from components.learning.training import TrainingParams
 from components.params import load_params
 from components.tracking import Run, TrackingParams, null_run
 from components.tracking import run as tracking_run
 
-BATCH = 128  # images a forward pass of the probe
+RAW = "_raw_pixels"  # end of the names of the references' scores
 
 
 class Recorder:
     """Writes curves, pictures and probe scores to the MLflow run; a :class:`components.learning.loop.Observer`.
 
-    Every rank makes the probe's forward passes (ZeRO-3 gathers weights on all of them); rank 0 alone records.
+    Every rank makes the probe's forward passes (ZeRO-3 gathers weights on all of them); rank 0 alone fits, scores and
+    records. The network is read in eval mode and no generator of the training is touched, so a run ends with the same
+    weights with and without probes.
 
     Args:
-        backbone: the averaged network, whole or partitioned.
-        benchmark: its training side is probed; None: no probe.
+        backbone: the averaged network, whole or partitioned, in eval mode.
+        benchmark: its training side is probed; None: no kNN and no linear probe.
         data: name and digest of the training set, recorded with every checkpoint.
+        seeds: training images to show.
     """
 
     def __init__(
@@ -55,135 +61,135 @@ class Recorder:
         world: World,
         data: tuple[str, str],
         benchmark: Benchmark | None = None,
+        seeds: Sequence[RGB] = (),
     ) -> None:
         self.run, self.params, self.world = run, params, world
         self.model_id: str | None = None  # of the last checkpoint's LoggedModel
         self._backbone, self._dtype = backbone, dtype
         self._preset, self._kind, self._data = preset, kind, data
-        self._benchmark = benchmark
-        self._images: Tensor | None = None
-        self._registered = -1
+        self._benchmark, self._seeds = benchmark, list(seeds)
+        self._prober: Prober | None = None
+        self._raw: Scores = {}
+        self._models: dict[int, str | None] = {}  # step -> LoggedModel
 
-    def begin(self, crops: Crops, step: int) -> None:
-        """Show the first images' crops and masks."""
-        if not self.world.main or not self.params.probe.pictures:
-            return
-        self.run.log_image(crops_picture(crops, self.params), "crops", step=step)
+    def begin(self) -> Scores:
+        """The pictures and the scores of the network that has seen nothing: where its curves begin."""
+        return self._look(0)
 
     def enter(self, params: TrainingParams, backbone: nn.Module) -> None:
         """Go on with another phase of the run: other sizes, another averaged network."""
-        self.params, self._backbone, self._images = params, backbone, None
+        self.params, self._backbone, self._prober = params, backbone, None
 
     def point(self, step: int, figures: Mapping[str, float]) -> None:
         """Add a point to the curves."""
         self.run.log_metrics({f"train/{name}": value for name, value in figures.items() if name != "step"}, step=step)
 
-    def probe(self, step: int) -> dict[str, float]:
-        """kNN accuracy (0 ... 1) of every label set of the benchmark, held-out part against bank."""
-        if self._benchmark is None:
-            return {}
-        rows = probe_rows(self._benchmark, self.params)
-        bank = self.params.probe.bank
-        cls, patches = self._features(rows)
-        scores = {}
-        for task, labels in self._benchmark.labels.items():
-            wanted = np.asarray(labels)[rows]
-            predicted = knn_predict(cls[:bank], wanted[:bank], cls[bank:], self.params.probe.neighbours)
-            name = f"probe/{self._benchmark.name}/{task}/knn{self.params.probe.neighbours}"
-            scores[name] = float(np.mean(predicted == wanted[bank:]))
-        if self.world.main:
-            self.run.log_metrics(scores, step=step)
-            self.register(step, scores)
-            if len(patches):
-                self.run.log_image(self._pca(patches), "pca", step=step)
+    def probe(self, step: int) -> Scores:
+        """Log scores (0 ... 1) and pictures of the averaged network, with its LoggedModel; scores on rank 0 only.
+
+        Raw pixels' scores on the same sample, names ending in ``_raw_pixels``, stand beside them in the curves.
+        """
+        scores = self._look(step)
+        if scores and self.world.main:
+            assert self._prober is not None
+            own = {name: value for name, value in scores.items() if not name.endswith(RAW)}
+            model_id = self.register(step)
+            for part, dataset in self._prober.by_dataset(own):
+                self.run.log_scores(model_id, part, dataset, step)
         return scores
 
-    def register(self, step: int, scores: Mapping[str, float] | None = None) -> str | None:
+    def register(self, step: int) -> str | None:
         """The LoggedModel of the network after ``step`` steps, made if it is not there yet."""
-        if self.world.main and self._registered != step:
-            on = self._benchmark
-            self.model_id = self.run.log_checkpoint(
-                f"{self._preset}-step{step}",
-                self.params,
-                tags={"preset": self._preset, "kind": self._kind, "data_digest": self._data[1]},
-                metrics=scores,
-                step=step,
-                dataset=(f"{on.name}-train-side", on.digest) if on is not None and scores else None,
-            )
-            self._registered = step
+        if self.world.main:
+            if step not in self._models:
+                self._models[step] = self.run.log_checkpoint(self._name(step), self.params, self._tags(), step=step)
+            self.model_id = self._models[step]
         return self.model_id
 
     def finish(self, out: Path, report: Mapping[str, Any]) -> None:
-        """Attach the card, the curves and the report's figures."""
+        """Attach the card, the curves and the report's figures; tag the checkpoint that the probes call the best."""
         for name in ("model.json", "curve.json"):
             self.run.log_artifacts(out / name, "model")
-        figures = ("minutes", "images_per_second", "skipped_steps")
-        self.run.log_metrics({f"report/{name}": float(report[name]) for name in figures}, step=report["iterations"])
+        figures = {name: float(report[name]) for name in ("minutes", "images_per_second", "skipped_steps")}
+        probes = json.loads((out / "curve.json").read_text())["probes"]  # those before a resumption among them
+        found = best_step(probes, self.params.probe.best_by)
+        if found is not None:
+            step, score = found
+            if step not in self._models:
+                facts = self.params.model_dump(mode="json") | {"step": step}
+                self._models[step] = self.run.ensure_model(None, self._name(step), facts, self._tags())
+            self.run.tag_model(self._models[step], {"vitrail.best": f"{self.params.probe.best_by} {score:.4f}"})
+            figures["best_step"] = float(step)
+        self.run.log_metrics({f"report/{name}": value for name, value in figures.items()}, step=report["iterations"])
+
+    def _name(self, step: int) -> str:
+        return f"{self._preset}-step{step}"
+
+    def _tags(self) -> dict[str, str]:
+        return {"preset": self._preset, "kind": self._kind, "data_digest": self._data[1]}
+
+    def _look(self, step: int) -> Scores:
+        """Scores and pictures of the network as it is now, logged as points of the curves (rank 0)."""
+        self._show(step)
+        if not self.params.probe.scored:
+            return {}
+        first = self._prober is None
+        if self._prober is None:
+            self._prober = Prober(draw(self._benchmark, self.params), self.params, self.world.device)
+        if first and self.world.main:
+            raw = self._prober.raw()
+            self._raw = {f"{name}{RAW}": value for name, value in raw.items()}
+            for _, (name, digest) in self._prober.by_dataset(raw):
+                self.run.log_dataset(name, digest, f"probe of {self._preset}", "probe")
+        found = self._prober.features(self._backbone, self._dtype)
+        if not self.world.main:
+            return {}
+        if not found.finite:
+            print(f"probe after step {step}: features hold NaN or infinity; not scored", file=sys.stderr, flush=True)
+            return {}
+        scores = self._prober.scores(found) | self._raw
+        # A checkpoint's own scores are points of the run's curves, too, once they are its model's.
+        self.run.log_metrics(scores if step == 0 else self._raw, step=step)
+        return scores
 
     @torch.no_grad()
-    def _features(self, rows: Sequence[int]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Class tokens of ``rows`` [n, D], and the first pictures' patch tokens [p, N, D]."""
-        assert self._benchmark is not None
-        augment = self.params.augment
-        if self._images is None:
-            size = augment.global_size
-            pixels = np.stack([square(self._benchmark.images.rgb(i), size) for i in rows])
-            self._images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-        cls, patches = [], []
-        for start in range(0, len(rows), BATCH):
-            images = normalize(self._images[start : start + BATCH], augment.mean, augment.std, self.world.device)
-            features = self._backbone(images.to(self._dtype))
-            cls.append(features.cls.float().cpu())
-            if start == 0:
-                patches.append(features.patches[: self.params.probe.pictures].float().cpu())
-        return torch.cat(cls).numpy(), torch.cat(patches).numpy()
-
-    def _pca(self, patches: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        assert self._images is not None
-        pixels = self._images[: len(patches)].permute(0, 2, 3, 1).numpy()
-        shown = pca_pictures(patches, self.params.grid(), pixels.shape[1])
-        return np.concatenate([np.concatenate(list(pixels), axis=1), np.concatenate(list(shown), axis=1)], axis=0)
+    def _show(self, step: int) -> None:
+        """Crops and masks of the fixed images, drawn anew at each step, and the PCA of their patch features."""
+        if not self._seeds:
+            return
+        params, patch = self.params, self.params.vit.patch_size
+        size = max(1, (params.probe.picture_size or params.augment.global_size) // patch) * patch
+        squares = np.stack([square(image, size) for image in self._seeds])
+        pixels = torch.from_numpy(squares).permute(0, 3, 1, 2)
+        images = normalize(pixels, params.augment.mean, params.augment.std, self.world.device)
+        patches = self._backbone(images.to(self._dtype)).patches.float().cpu().numpy()
+        if not self.world.main:
+            return
+        crops = crops_picture(self._seeds, params, np.random.default_rng([params.probe.seed, step]))
+        self.run.log_image(crops, "crops", step=step)
+        if np.isfinite(patches).all():
+            self.run.log_image(pca_picture(squares, patches, patch), "pca", step=step)
 
 
-def probe_rows(benchmark: Benchmark, params: TrainingParams) -> list[int]:
-    """Bank rows, then held-out rows: a seeded draw from the benchmark's training side.
-
-    Small benchmarks are cut in the asked proportion.
-    """
-    side = np.flatnonzero(~np.asarray(benchmark.test))
-    order = np.random.default_rng([params.run.seed, 0x9E3779B9]).permutation(side)
-    wanted = params.probe.bank + params.probe.held_out
-    return [int(i) for i in order[:wanted]]
+def pca_picture(squares: npt.NDArray[np.uint8], patches: npt.NDArray[np.float32], patch: int) -> npt.NDArray[np.uint8]:
+    """Images above, the PCA of their patch tokens below, one basis for all of them."""
+    grid = squares.shape[1] // patch
+    shown = pca_pictures(patches, (grid, grid), squares.shape[1])
+    return np.concatenate([np.concatenate(list(squares), axis=1), np.concatenate(list(shown), axis=1)], axis=0)
 
 
-def crops_picture(crops: Crops, params: TrainingParams) -> npt.NDArray[np.uint8]:
-    """One row an image: both global crops with a mask laid over the first, then its local crops, [H, W, 3]."""
-    augment, patch = params.augment, params.vit.patch_size
-    shown = min(params.probe.pictures, len(crops.globals) // 2)
-    batch = len(crops.globals) // 2
-    masks = sample_masks(2 * batch, params.grid(), params.masks, np.random.default_rng(params.run.seed))
-    mean, std = torch.tensor(augment.mean).view(-1, 1, 1), torch.tensor(augment.std).view(-1, 1, 1)
-
-    def pixels(crop: Tensor, mask: Tensor | None = None) -> npt.NDArray[np.uint8]:
-        image = ((crop.cpu().float() * std + mean).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).numpy()
-        if mask is not None:
-            hidden = np.kron(mask.view(params.grid()).numpy(), np.ones((patch, patch), bool))
-            image = np.where(hidden[..., None], np.uint8(128), image)
-        return padded(np.ascontiguousarray(image), augment.global_size)
-
-    rows = []
-    for i in range(shown):
-        cells = [pixels(crops.globals[i]), pixels(crops.globals[i], masks[i]), pixels(crops.globals[batch + i])]
-        cells += [pixels(crops.locals[j * batch + i]) for j in range(augment.locals)]
-        rows.append(np.concatenate(cells, axis=1))
-    return np.concatenate(rows, axis=0)
-
-
-def padded(image: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """``image`` in the top left corner of a black square of ``size``."""
-    out = np.zeros((size, size, 3), np.uint8)
-    out[: image.shape[0], : image.shape[1]] = image
-    return out
+def best_step(probes: Sequence[Mapping[str, float]], method: str) -> tuple[int, float] | None:
+    """The step, after the first, with the best mean of a method's scores (the later of equals), and that mean."""
+    found = []
+    for point in probes:
+        own = {name: value for name, value in point.items() if not name.endswith(RAW)}
+        mean = mean_of(own, method)
+        if mean is not None and point["step"] > 0:
+            found.append((mean, int(point["step"])))
+    if not found:
+        return None
+    score, step = max(found)
+    return step, score
 
 
 @contextlib.contextmanager
@@ -195,6 +201,7 @@ def observe(
     tracking_file: Path | None,
     benchmarks_file: Path | None,
     data: tuple[str, str],
+    seeds: Sequence[RGB] = (),
 ) -> Iterator[Recorder]:
     """A :class:`Recorder` for the run of stage ``kind``; rank 0's writes to MLflow unless ``tracking_file`` is None.
 
@@ -219,4 +226,4 @@ def observe(
             run = stack.enter_context(tracked)
             run.log_dataset("manifest", data[1], data[0], "training")
         backbone = engine.average.module.backbone
-        yield Recorder(run, backbone, engine.dtype, params, preset, kind, engine.world, data, benchmark)
+        yield Recorder(run, backbone, engine.dtype, params, preset, kind, engine.world, data, benchmark, seeds)

@@ -52,8 +52,8 @@ class Learner(Protocol):
 class Observer(Protocol):
     """What is told of a run; called on every rank, and must do the same collectives on each."""
 
-    def begin(self, crops: Crops, step: int) -> None:
-        """The first micro-batch, normalised."""
+    def begin(self) -> Mapping[str, float]:
+        """Score the network before its first step."""
 
     def point(self, step: int, figures: Mapping[str, float]) -> None:
         """A point of the curves."""
@@ -128,8 +128,9 @@ def train(
     schedules = Schedules(params.schedule, run.iterations, run.batch * world.size * params.engine.accumulation)
     curves, step = _resume(learner, loader, checkpoints, world, curves or Curves(), first)
     last = min(first + run.iterations, until or first + run.iterations)
-    shares = params.probe.at if params.probe.benchmark else ()
-    probes = {first + max(1, round(share * run.iterations)) for share in shares}
+    probes = {first + at for at in params.probe.steps(run.iterations)}
+    if step == 0 and probes:
+        _note(curves, step, observer.begin())
     progress = Progress(label, last - step, unit="steps", out=None if world.main else io.StringIO())
     window = _Window(world)
     saved = step
@@ -147,8 +148,6 @@ def train(
                 batch = next(batches)
                 keys += batch.keys
                 crops = normalize_crops(batch.data, params.augment, world.device)
-                if step == first and micro == 0:
-                    observer.begin(crops, step)
                 seed = step_seed(run.seed, step, micro, world.rank)
                 learner.seed_step(seed)
                 found, figures = learner.losses(crops, values, np.random.default_rng(seed), detail)
@@ -170,7 +169,9 @@ def train(
                 observer.point(step, point)
             progress.advance(1, window.note)
             if step in probes:
-                curves.probes.append({"step": step, **observer.probe(step)})
+                asked = time.monotonic()
+                _note(curves, step, observer.probe(step))
+                window.leave_out(time.monotonic() - asked)
             stop = anywhere(bool(signals.name), world.device)
             if stop or step % run.checkpoint_every == 0 or step == last:
                 _save(learner, loader, checkpoints, curves, step)
@@ -183,6 +184,11 @@ def train(
                 )
     progress.close(window.note)
     return curves
+
+
+def _note(curves: Curves, step: int, scores: Mapping[str, float]) -> None:
+    if scores:
+        curves.probes.append({"step": step, **scores})
 
 
 def _resume(
@@ -241,6 +247,10 @@ class _Window:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._micro += 1
         self._figures = dict(figures)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that was not spent on training."""
+        self._since += seconds
 
     def close(self, step: int, values: StepValues, report: StepReport, images: int) -> dict[str, float]:
         names = list(self._sums)

@@ -13,6 +13,7 @@ from components.learning.gram import GramParams
 from components.learning.masks import MaskParams
 from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
+from components.learning.probe import ProbeParams
 from components.learning.resolution import HighResolutionParams
 from components.learning.schedules import ScheduleParams, compressed
 from components.learning.vit import ViTConfig
@@ -34,17 +35,6 @@ class RunParams(Strict):
     threads: int = Field(0, ge=0)  # of torch on a CPU; 0: as torch chooses
     compile: bool = False  # blocks by torch.compile: no gain on a CPU (docs/decisions.md); GPUs not measured
     activation_checkpointing: bool = False  # compute blocks again in backward: less memory, a third more work
-
-
-class ProbeParams(Strict):
-    """Scores during the run, on training-side images of a benchmark only: its test split is never read."""
-
-    benchmark: str | None = None  # a name in params/benchmarks.yaml; null: no probe
-    at: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of the run
-    bank: int = Field(1000, ge=1)  # labelled images that neighbours are sought among
-    held_out: int = Field(400, ge=1)  # labelled images that are scored
-    neighbours: int = Field(20, ge=1)
-    pictures: int = Field(6, ge=0)  # images whose crops, masks and patch features are shown
 
 
 class TrainingParams(Strict):

@@ -9,6 +9,7 @@ from typing import Any
 
 from components.errors import VitrailError
 from components.evaluation.online import observe
+from components.evaluation.seeds import seed_images
 from components.images.loader import Loader
 from components.learning.capability import count_parameters, require
 from components.learning.checkpoint import Checkpoints
@@ -49,7 +50,8 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
     begun = _begun(stores)
     phase, curves, data = phases[begun], Curves(), (str(paths.manifest), digest)
     learner = Pretraining(phase.params, world)
-    with observe("pretrain", preset, params, learner.engine, paths.tracking, paths.benchmarks, data) as observer:
+    seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
+    with observe("pretrain", preset, params, learner.engine, paths.tracking, paths.benchmarks, data, seeds) as observer:
         for number in range(begun, len(phases)):
             phase, saved = phases[number], stores[number]
             if number > begun:

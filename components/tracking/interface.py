@@ -67,6 +67,9 @@ class Run:
         """
         return model_id
 
+    def tag_model(self, model_id: str | None, tags: Mapping[str, str]) -> None:
+        """Set tags of a LoggedModel."""
+
 
 def null_run() -> Run:
     """A run that records nothing; usable as a context manager too."""

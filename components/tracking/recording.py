@@ -141,6 +141,11 @@ class MlflowRun(Run):
                 self._client.log_batch(self.id, metrics=self._points(fresh, step, model.model_id, dataset))
             return str(model.model_id)
 
+    def tag_model(self, model_id: str | None, tags: Mapping[str, str]) -> None:
+        if model_id is not None:
+            with explained(self._uri):
+                self._client.set_logged_model_tags(model_id, dict(tags))
+
     def end(self, status: str, reason: str = "") -> None:
         """Send what waits and close the run; a server gone by now costs a warning, not the stage's result."""
         if self._monitor is not None:

@@ -36,6 +36,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.checkpoint_every": 4,
         "probe.bank": 64,
         "probe.held_out": 32,
+        "probe.dense": {"kind": "mosaic", "task": "type", "image_size": 48, "train": 8, "held_out": 4, "patches": 100},
     },
     "params/dedup.yaml": {"calibration.copies": 60},
     "params/distill/vitxt.yaml": {
@@ -49,6 +50,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.checkpoint_every": 2,
         "probe.bank": 64,
         "probe.held_out": 32,
+        "probe.dense": {"kind": "mosaic", "task": "type", "image_size": 48, "train": 8, "held_out": 4, "patches": 100},
     },
     "params/benchmark.yaml": {
         "linear.costs": [0.01],

@@ -47,6 +47,25 @@ def test_the_cost_is_that_of_cross_validation() -> None:
     assert validation == pytest.approx(np.mean(scores[cost]), abs=1e-9)
 
 
+def test_with_groups_the_cost_is_that_of_cross_validation_over_whole_groups() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    train, labels = blobs(2, 150, spread=3.0)
+    groups = np.arange(150) // 5
+    train = train + 4.0 * np.random.default_rng(5).normal(size=(30, 12))[groups]  # what a group has in common
+    folds = StratifiedGroupKFold(3, shuffle=True, random_state=0)
+    right = {}
+    for cost in PARAMS.costs:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=cost, max_iter=300))
+        right[cost] = np.mean(cross_val_predict(model, train, labels, cv=folds, groups=groups) == labels)
+    cost, validation = choose_cost(train, labels, PARAMS, groups)
+    assert validation == pytest.approx(max(right.values()), abs=1e-9)
+    assert right[cost] == max(right.values())
+
+
 def test_scale_of_features_does_not_matter() -> None:
     (train, labels), (test, _) = blobs(0, 200), blobs(1, 100)
     scale = np.logspace(-3, 3, 12)

@@ -41,7 +41,17 @@ STUDENT: dict[str, Any] = {
     "schedule": {"learning_rate": {"peak": 1e-3, "end": 1e-6, "warmup": 0.2}, "learning_rate_rule": "none"},
     "engine": {"device": "cpu", "accumulation": 2},
     "run": {"iterations": 6, "batch": 4, "log_every": 2, "checkpoint_every": 2, "keep_state": True},
-    "probe": {"benchmark": "toy", "at": [0.5, 1.0], "bank": 12, "held_out": 6, "neighbours": 3, "pictures": 2},
+    "probe": {
+        "benchmark": "toy",
+        "at": [0.5, 1.0],
+        "bank": 12,
+        "held_out": 6,
+        "neighbours": 3,
+        "linear": {"costs": [0.1, 1.0], "folds": 2},
+        "dense": {"kind": "mosaic", "task": "kind", "image_size": 32, "train": 8, "held_out": 4, "patches": 64},
+        "pictures": 2,
+        "raw_side": 8,
+    },
 }
 TEACHER: dict[str, Any] = STUDENT | {
     "vit": STUDENT["vit"] | {"embed_dim": 24, "drop_path": 0.3},
@@ -125,6 +135,8 @@ def main(folder: Path) -> None:
 
     run("unbroken", "a/model")
     facts["unbroken files"] = digests(folder / "a/model")
+    run("unprobed", "u/model", {"probe": {"pictures": 0}})
+    facts["unprobed files"] = digests(folder / "u/model")
 
     point = Recorder.point
 
@@ -153,6 +165,7 @@ def main(folder: Path) -> None:
     facts["state_removed"] = not (folder / "scratch-a" / "model").exists()
     run("too few", "c/model", {"run.batch": 31})
     run("no such benchmark", "c/model", {"probe.benchmark": "toi"})
+    run("no such task", "c/model", {"probe.dense": {"kind": "mosaic", "task": "kin"}})
 
     run("distilled", "d/model", teacher="b/model")
     run("all patches", "e/model", {"patches": "all", "run.iterations": 2}, teacher="b/model")

@@ -51,6 +51,9 @@ def test_two_ranks_under_torchrun_export_one_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads((tmp_path / "report.json").read_text())["ranks"] == 2
     assert load_backbone(tmp_path / "model")[1].step == 6
+    probes = json.loads((tmp_path / "model/curve.json").read_text())["probes"]
+    assert [point["step"] for point in probes] == [0, 3, 6]  # every rank helps, one scores
+    assert all("probe/toy/kind-mosaic/miou" in point for point in probes)
     assert done.stderr.count("pretrain model: 6/6 steps") == 1  # one rank talks
 
 

@@ -42,8 +42,11 @@ def test_exports_a_model_with_curves_and_a_report(runs: tuple[Path, dict[str, An
     curve = json.loads((folder / "b/model/curve.json").read_text())
     assert [point["step"] for point in curve["points"]] == [2, 4, 6]
     assert {"loss", "dino_global", "dino_local", "ibot", "koleo", "grad_norm_backbone"} <= curve["points"][0].keys()
-    assert [probe["step"] for probe in curve["probes"]] == [3, 6]
-    assert 0 <= curve["probes"][0]["probe/toy/kind/knn3"] <= 1
+    assert [probe["step"] for probe in curve["probes"]] == [0, 3, 6]  # 0: before it has learned anything
+    names = {"kind/knn3", "kind/linear", "kind-mosaic/miou", "kind-mosaic/pixel_accuracy"}
+    for probe in curve["probes"]:
+        assert probe.keys() == {"step"} | {f"probe/toy/{n}{end}" for n in names for end in ("", "_raw_pixels")}
+        assert all(0 <= value <= 1 for name, value in probe.items() if name != "step")
     report = json.loads((folder / "b/model.json").read_text())
     assert report["images_seen"] == 6 * 4 * 2
     assert report["final"]["loss"] > 0
@@ -67,6 +70,12 @@ def test_sigterm_checkpoints_and_the_next_run_equals_the_unbroken_one_byte_by_by
     assert "resuming after step 4" in facts["resumed"]["printed"]
     assert len(facts["unbroken files"]) == 2
     assert facts["resumed files"] == facts["unbroken files"]
+
+
+def test_probes_change_no_weight(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert facts["unprobed"]["raised"] == ""
+    assert facts["unprobed files"] == facts["unbroken files"]
 
 
 def test_a_damaged_newest_checkpoint_gives_way(runs: tuple[Path, dict[str, Any]]) -> None:
@@ -94,6 +103,7 @@ def test_unreadable_images_are_set_aside(runs: tuple[Path, dict[str, Any]]) -> N
     [
         ("too few", "30 images, less than a batch of 31; lower run.batch or select more images"),
         ("no such benchmark", "probe.benchmark: 'toi' is not in"),
+        ("no such task", "probe.dense.task: 'kin' is no label set of toy; there are kind; did you mean 'kind'"),
         ("other prototypes", "heads.dino.prototypes: 8, the teacher"),
         ("other patch", "vit.patch_size: 4 px, the teacher"),
         ("no teacher", "no exported model here"),
