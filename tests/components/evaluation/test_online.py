@@ -309,7 +309,7 @@ def test_mlflow_shows_scores_references_pictures_and_the_best_checkpoint(
             model.norm.weight[0] = float("nan")
         assert recorder.probe(7) == {}  # a diverged network is not scored and ends nothing
         (tmp_path / "out/curve.json").write_text(json.dumps({"probes": curve}))
-        recorder.finish(tmp_path / "out", {"minutes": 1, "images_per_second": 2, "skipped_steps": 0})
+        recorder.finish(tmp_path / "out", {"iterations": 7, "minutes": 1, "images_per_second": 2, "skipped_steps": 0})
     client = MlflowClient(tracking_uri=store.uri)
     experiment = client.get_experiment_by_name("vitrail").experiment_id
     models = {model.name: model for model in client.search_logged_models([experiment])}

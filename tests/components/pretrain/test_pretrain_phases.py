@@ -97,7 +97,7 @@ def test_one_model_of_the_larger_size_is_exported(runs: tuple[Path, list[list[di
         assert torch.isfinite(backbone(torch.randn(2, 3, 32, 32)).cls).all()
     curve = json.loads((folder / "model" / "curve.json").read_text())
     assert [point["step"] for point in curve["points"]] == [2, 3, 4, 6, 8, 10, 11]  # 3: the loader's work changes
-    assert [probe["step"] for probe in curve["probes"]] == [3, 6, 8, 11]  # half and end of each phase
+    assert [probe["step"] for probe in curve["probes"]] == [0, 3, 6, 8, 11]  # start, half and end of each
     report = json.loads((folder / "report.json").read_text())
     assert report["iterations"] == 11
     assert report["images_seen"] == 6 * 4 * 2 + 5 * 2 * 3
@@ -120,10 +120,11 @@ def test_gram_counts_from_its_start_and_changes_nothing_before(
 
 def test_pictures_are_shown_of_both_phases(runs: tuple[Path, list[list[dict[str, Any]]]]) -> None:
     images = {(key, step): shape for key, step, shape in runs[1][0][0]["images"]}
-    shown = {("crops", 0): 16, ("crops", 6): 32, ("pca", 3): 16, ("pca", 6): 16, ("pca", 8): 32, ("pca", 11): 32}
+    sizes = {0: 16, 3: 16, 6: 16, 8: 32, 11: 32}
+    shown = {(key, step): size for key in ("crops", "pca") for step, size in sizes.items()}
     assert shown.keys() <= images.keys()
-    # a column a crop (three of the global ones' size, two local ones in cells as large); an image and its features
-    cells = {place: (5 if place[0] == "crops" else 2) * size for place, size in shown.items()}
+    # a column a crop (both global ones, each masked, and two local ones in cells as large); an image and its features
+    cells = {place: (6 if place[0] == "crops" else 2) * size for place, size in shown.items()}
     assert {place: images[place] for place in shown} == {
         place: [2 * size, cells[place], 3] for place, size in shown.items()
     }
