@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from components.neighbours import NeighbourParams, Neighbours, factory_for
 
 DIM, K, FLOOR = 512, 64, 0.45
-QUERIES = 16_384  # of ours that are timed: sampled originals and their copies
-EXACT_QUERIES = 512
+QUERIES = 8192  # of ours that are timed: sampled originals and their copies
+EXACT_QUERIES = 256
 BANDS = ((0.46, 0.6), (0.6, 0.65), (0.65, 0.75), (0.75, 0.9), (0.9, 1.0))
 
 

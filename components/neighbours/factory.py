@@ -9,6 +9,7 @@ from components.errors import VitrailError
 from components.neighbours.params import POINTS_PER_CENTROID, NeighbourParams
 
 PROBED_SHARE = 0.1  # of the lists, below LARGE rows
+LEAST_PROBES = 64
 LARGE_PROBES = 256  # lists visited above: cost rules there
 LARGE = 10_000_000  # rows from which the lists are many enough to be found through an HNSW graph
 GPU_PROBES = 2048  # more than this FAISS refuses on a GPU
@@ -50,10 +51,10 @@ def lists_of(factory: str) -> int:
 
 
 def probes_for(factory: str, params: NeighbourParams, *, gpu: bool = False) -> int:
-    """How many lists a query visits: as given, or a tenth of them, or :data:`LARGE_PROBES` of very many."""
+    """How many lists a query visits: as given, or a tenth of them and no fewer than 64, or :data:`LARGE_PROBES` of very many."""
     lists = lists_of(factory)
     if params.nprobe == "auto":
-        wanted = LARGE_PROBES if lists >= 1 << 16 else math.ceil(PROBED_SHARE * lists)
+        wanted = LARGE_PROBES if lists >= 1 << 16 else max(LEAST_PROBES, math.ceil(PROBED_SHARE * lists))
     else:
         wanted = params.nprobe
     return max(1, min(wanted, lists, GPU_PROBES if gpu else lists))
@@ -66,7 +67,7 @@ def training_rows(count: int, factory: str, params: NeighbourParams) -> int:
         VitrailError: too few for its lists or codes.
     """
     lists = max(1, lists_of(factory))
-    codes = re.search(r"PQ\d+(?:x(\d+))?", factory)
+    codes = re.search(r"(?<!O)PQ\d+(?:x(\d+))?", factory)
     centroids = 0 if codes is None else 1 << int(codes[1] or 8)
     needed = POINTS_PER_CENTROID * max(lists, centroids)
     if count < needed:

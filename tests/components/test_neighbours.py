@@ -207,10 +207,10 @@ def test_a_floor_loses_nothing_above_it(seed: int, floor: float) -> None:
     rng = np.random.default_rng(seed)
     base = unit(rng, 700, 4)
     params = NeighbourParams(factory="IVF1,PQ4x4", candidates=40, train_per_list=700)
-    full, _ = knn(base, base[:20], 17, params)
-    some, _ = Neighbours(base, params).search(base[:20], 17, floor)
+    some, rows = Neighbours(base, params).search(base[:20], 17, floor)
     exact = base[:20] @ base.T
-    np.testing.assert_allclose(full, -np.sort(-exact, axis=1)[:, :17], atol=1e-5)
-    reached = np.isfinite(some)
-    assert (some[reached] == full[reached]).all() or np.allclose(some[reached], full[reached], atol=1e-5)
-    assert ((full > floor) & ~reached).mean() < 0.02  # given up only past a round without any
+    reached = rows >= 0
+    np.testing.assert_allclose(some[reached], np.take_along_axis(exact, rows, 1)[reached], atol=1e-5)
+    expected = np.minimum((exact > floor).sum(1), 17)
+    assert (some > floor).sum() >= 0.98 * expected.sum()
+    assert ((some > floor).sum(1) <= expected).all()
