@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LARGEST = 2_000_000_000  # images that a plan is made for
 EDGES_PER_IMAGE = 2.0  # over the floor; on LVD-142M's scale one image in two is a copy (1.3e9 -> 744M)
-RESCORED = 16  # candidates an image scored exactly, as a rule (components.neighbours.search.FIRST_ROUND)
+RESCORED = 16  # candidates an image scored exactly, as a rule (FIRST_ROUND in components/neighbours/search.py)
 ITERATIONS = 10  # of the k-means that trains the lists
 HNSW_STEPS = 16.0  # centres that an HNSW graph compares a query with, for each list visited; FAISS' wiki: 10 to 20
 
@@ -136,9 +136,8 @@ def plan(
         "index and its pieces while merging": 2 * rows * (coded + 8) if lists else 0,
         "edges": count * EDGES_PER_IMAGE * 20,
     }
-    describing = images / described if described else 0.0
     seconds = {
-        "describe": describing,
+        **({"describe": images / described} if described else {}),
         "train the lists": 2 * train * lists * dim * ITERATIONS / flops,
         "fill the index": 2 * rows * coarse * dim / flops
         + disk["index and its pieces while merging"] / 1e6 / rates.megabytes,

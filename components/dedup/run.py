@@ -4,7 +4,7 @@ python -m components.dedup run --params params/dedup.yaml --benchmarks params/be
     --curated data/curate --out data/dedup --report reports/dedup.json
 python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
 python -m components.dedup review --out reports/dedup-review.html --threshold-sweep 0.5,0.6,0.7
-python -m components.dedup plan --images 1.3e9 --params params/dedup.yaml
+python -m components.dedup plan --images 1.3e9 --set windows=[]
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
     plan = commands.add_parser("plan", help="index, memory, disk and hours for a number of images")
     plan.add_argument("--images", type=float, required=True, help="such as 1.3e9")
     plan.add_argument("--params", type=Path, default=Path("params/dedup.yaml"))
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
     plan.add_argument("--dim", type=int, default=512, help="of a descriptor (default: 512, SSCD's)")
     plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
     plan.add_argument("--images-per-second", type=float, help="described, all cores or GPUs together")
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
         from components.dedup import plan as planning
         from components.dedup.stage import DedupParams
 
-        given = load_params(arguments.params, DedupParams)
+        given = load_params(arguments.params, DedupParams, arguments.set)
         rates = planning.load_rates(arguments.rates)
         print(
             planning.plan(arguments.images, arguments.dim, given, rates, arguments.cores, arguments.images_per_second)

@@ -51,7 +51,7 @@ def lists_of(factory: str) -> int:
 
 
 def probes_for(factory: str, params: NeighbourParams, *, gpu: bool = False) -> int:
-    """How many lists a query visits: as given, or a tenth of them and no fewer than 64, or :data:`LARGE_PROBES` of very many."""
+    """How many lists a query visits: as given, or a tenth of them (64 at least), or :data:`LARGE_PROBES` of many."""
     lists = lists_of(factory)
     if params.nprobe == "auto":
         wanted = LARGE_PROBES if lists >= 1 << 16 else max(LEAST_PROBES, math.ceil(PROBED_SHARE * lists))
