@@ -15,7 +15,9 @@ from components.dedup.retrieve import Retrieved
 HELD_OUT = "held-out"  # copies a benchmark's held-out image, or is in one component with such a copy
 SELF_DUPLICATE = "self-duplicate"
 NOT_RETRIEVED = "not-retrieved"
-REASONS = (HELD_OUT, SELF_DUPLICATE, NOT_RETRIEVED)
+NOT_SAMPLED = "not-sampled"  # balancing took others of its clusters
+BALANCED = "balanced"  # selected by balancing
+REASONS = (HELD_OUT, SELF_DUPLICATE, NOT_RETRIEVED, NOT_SAMPLED)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,9 @@ class Copies:
     survives: NDArray[np.bool_]  # representative of a component that was not dropped whole
 
 
-def settle(labels: NDArray[np.int64], culprit: NDArray[np.int64], areas: NDArray[Any], digests: NDArray[Any]) -> Copies:
+def settle(
+    labels: NDArray[np.int64], culprit: NDArray[np.int64], scores: NDArray[Any], digests: NDArray[Any]
+) -> Copies:
     """Who survives, of components ``labels`` [N] and condemned rows ``culprit`` [N].
 
     A row that is condemned condemns its whole component; a component that survives keeps its representative.
@@ -38,7 +42,7 @@ def settle(labels: NDArray[np.int64], culprit: NDArray[np.int64], areas: NDArray
     first = np.full(len(labels), len(labels), np.int64)
     np.minimum.at(first, labels[culprit >= 0], culprit[culprit >= 0])
     whole = np.where(condemned[labels] & (culprit < 0), first[labels], culprit)
-    kept = representatives(labels, areas, digests)
+    kept = representatives(labels, scores, digests)
     return Copies(labels, kept, whole, (whole < 0) & (kept == np.arange(len(labels))))
 
 
@@ -51,11 +55,13 @@ def decisions(
     retrieved: Retrieved | None,
     queries: list[str],
     reasons: list[str],
+    sampled: NDArray[np.bool_] | None = None,
 ) -> list[dict[str, object]]:
     """Rows of ``tables.DECISIONS``, one a row of the pool and in its order.
 
     ``retrieved`` is over all rows of the pool (zero where not found), ``queries`` names its query images and
-    ``reasons`` what a row that each brought is selected for; None: everything that survives is selected, as "pool".
+    ``reasons`` what a row that each brought is selected for; None: everything that survives is selected, as "pool",
+    or those of ``sampled`` [N] where balancing chose.
     """
     rows: list[dict[str, object]] = []
     for row, key in enumerate(keys):
@@ -69,6 +75,8 @@ def decisions(
                 match, similarity = keys[culprit], _cosine(descriptors, row, culprit)
         elif kept != row:
             reason, match, similarity = SELF_DUPLICATE, keys[kept], _cosine(descriptors, row, kept)
+        elif sampled is not None:
+            status, reason = ("selected", BALANCED) if sampled[row] else ("dropped", NOT_SAMPLED)
         elif retrieved is None:
             status, reason = "selected", "pool"
         elif retrieved.times[row]:

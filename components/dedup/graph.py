@@ -1,72 +1,24 @@
 """The copy graph: edges between images whose descriptors are close, and its connected components.
 
 The DINOv2 paper (appendix A): k = 64 nearest neighbours by cosine, edges above a threshold, connected components by a
-scalable disjoint set, one image kept a component. Which one is not stated there; here it is deterministic.
+scalable disjoint set, one image kept a component. Which one is not stated there; here it is deterministic, and
+:func:`representatives` says by what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.dedup.disjoint import DisjointSet
+from components.dedup.edges import Edges
 from components.neighbours import NeighbourParams, Neighbours
 
-
-class Edges(NamedTuple):
-    """A block of edges: rows ``a`` and ``b`` [E] int64 and their cosine [E] float32."""
-
-    a: NDArray[np.int64]
-    b: NDArray[np.int64]
-    similarity: NDArray[np.float32]
-
-    def above(self, threshold: float) -> Edges:
-        """Only the edges whose cosine is over ``threshold``."""
-        keep = self.similarity > threshold
-        return Edges(self.a[keep], self.b[keep], self.similarity[keep])
-
-
-class DisjointSet:
-    """Union-find over ``count`` rows in one int32 array (int64 above 2^31 rows), for whole blocks of edges at once.
-
-    A root hangs below the smaller root it meets, so parents only decrease, no cycle can form, and a component's root
-    is its smallest row whatever the order of the edges.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._parent = np.arange(count, dtype=np.int32 if count < 2**31 else np.int64)
-
-    def union(self, a: NDArray[np.integer[Any]], b: NDArray[np.integer[Any]]) -> None:
-        """Join row ``a[i]`` with row ``b[i]``, for every i."""
-        parent = self._parent
-        while True:
-            root_a, root_b = self._find(a), self._find(b)
-            apart = root_a != root_b
-            if not apart.any():
-                return
-            a, b = root_a[apart], root_b[apart]
-            # Two edges may pull one root: the smallest wins, and the loop comes back for the other.
-            np.minimum.at(parent, np.maximum(a, b), np.minimum(a, b))
-
-    def _find(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-        parent = self._parent
-        while True:
-            above: NDArray[np.integer[Any]] = parent[rows]
-            top = parent[above]
-            if np.array_equal(above, top):
-                return above
-            parent[rows] = top  # path halving: the depth of every row asked about halves each round
-
-    def labels(self) -> NDArray[np.int64]:
-        """The component of every row [count]: its smallest row."""
-        parent = self._parent
-        while True:
-            top = parent[parent]
-            if np.array_equal(top, parent):
-                return parent.astype(np.int64)
-            parent = self._parent = top
+Keep = Literal["largest", "sharpest", "oldest"]
 
 
 def neighbour_edges(
@@ -74,35 +26,44 @@ def neighbour_edges(
 ) -> Iterator[Edges]:
     """Stream the kNN graph's edges over ``floor``: ``k`` neighbours an image, the image itself excluded.
 
-    ``descriptors`` [N, R, d]: the whole image, which is the query, then its windows, which are found too. Both
-    directions, and an edge for each of an image's windows, may appear; a set of one image, or smaller than ``k``, is
-    searched as far as it goes.
+    ``descriptors`` [N, R, d]: the whole image, which is the query, then its windows, which are found too. A pair
+    appears once a block, and may appear in two blocks; a set of one image, or smaller than ``k``, is searched as far
+    as it goes.
     """
     count, each, dim = descriptors.shape
-    reach = min(k + each, count * each)
     index = Neighbours(descriptors.reshape(count * each, dim), params)
     for start in range(0, count, block):
-        similarity, found = index.search(descriptors[start : start + block, 0], reach)
-        rows = np.where(found < 0, -1, found // each)
-        own = np.arange(start, start + len(rows))[:, None]
-        keep = (similarity > floor) & (rows != own) & (rows >= 0)
-        yield Edges(np.broadcast_to(own, rows.shape)[keep], rows[keep], similarity[keep])
+        yield edges_of(descriptors, start, min(start + block, count), k, floor, index)
 
 
-def components(count: int, blocks: Iterable[Edges], threshold: float) -> NDArray[np.int64]:
-    """The connected component [count] of every row over edges above ``threshold``: its smallest row's number."""
-    sets = DisjointSet(count)
+def edges_of(descriptors: NDArray[Any], start: int, stop: int, k: int, floor: float, index: Neighbours) -> Edges:
+    """The edges over ``floor`` of rows ``start`` to ``stop``, from ``index`` over all rows and windows."""
+    count, each, _ = descriptors.shape
+    similarity, found = index.search(descriptors[start:stop, 0], min(k + each, count * each), floor)
+    rows = np.where(found < 0, -1, found // each)
+    own = np.arange(start, stop)[:, None]
+    keep = (similarity > floor) & (rows != own) & (rows >= 0)
+    return Edges(np.broadcast_to(own, rows.shape)[keep], rows[keep], similarity[keep]).canonical()
+
+
+def components(count: int, blocks: Iterable[Edges], threshold: float, path: Path | None = None) -> NDArray[np.int64]:
+    """The connected component [count] of every row over edges above ``threshold``: its smallest row's number.
+
+    ``path``: a file to keep the disjoint set in, where it should not stand in memory.
+    """
+    sets = DisjointSet(count, path)
     for edges in blocks:
         strong = edges.above(threshold)
         sets.union(strong.a, strong.b)
-    return sets.labels()
+    return sets.labels().astype(np.int64)
 
 
-def representatives(
-    labels: NDArray[np.int64], areas: NDArray[np.integer[Any]], digests: NDArray[Any]
-) -> NDArray[np.int64]:
-    """For every row [N] the row kept for its component: the largest area, then the smallest content hash."""
-    order = np.lexsort((digests, -areas.astype(np.int64), labels))
+def representatives(labels: NDArray[np.int64], scores: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
+    """For every row [N] the row kept for its component: the largest score, then the smallest content hash.
+
+    ``scores`` [N]: the area (``keep: largest``), the sharpness, or minus the place in the order of the crawl (oldest).
+    """
+    order = np.lexsort((digests, -scores, labels))
     first = np.ones(len(order), bool)
     first[1:] = labels[order][1:] != labels[order][:-1]
     kept = np.empty(len(labels), np.int64)

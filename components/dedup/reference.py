@@ -6,14 +6,19 @@ copy is likely one too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from components.dedup.copygraph import Rows
+from components.executor import ExecutorParams, map_shards
 from components.neighbours import NeighbourParams, knn
 from components.params import Strict
+from components.progress import track
 
 
 class RelativeParams(Strict):
@@ -23,6 +28,9 @@ class RelativeParams(Strict):
     # Which edges tie the pool's images together here: "relative" (the paper's "same procedure") or "self", which
     # chains less where everything looks alike.
     within: Literal["self", "relative"] = "self"
+    # Which images of each benchmark: "test", or "all" (the paper's appendix: train and test splits). With "all", images
+    # that are in a benchmark's training side and in the pool are dropped too, so nothing can be retrieved by them.
+    against: Literal["test", "all"] = "test"
 
 
 class Touch(NamedTuple):
@@ -50,6 +58,26 @@ def touching(pool: NDArray[Any], held_out: NDArray[Any], threshold: float, param
     nearest = np.where(windowed, found[:, 0].reshape(count, each)[rows, best], of_whole[1])
     similarity = np.where(windowed, of_windows[rows, best], of_whole[0])
     return Touch(nearest, similarity, similarity > threshold)
+
+
+def touching_parts(
+    rows: Rows,
+    parts: Sequence[tuple[int, int]],
+    held_out: Rows,
+    threshold: float,
+    params: NeighbourParams,
+    executor: ExecutorParams,
+) -> Touch:
+    """:func:`touching` for descriptors in files, range of rows by range of rows over the executor."""
+    look = partial(_touching_part, rows, held_out, threshold, params)
+    found = [*track(map_shards(look, parts, executor), "held-out images", len(parts), unit="parts")]
+    return Touch(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def _touching_part(
+    rows: Rows, held_out: Rows, threshold: float, params: NeighbourParams, part: tuple[int, int]
+) -> Touch:
+    return touching(rows.open()[slice(*part)], held_out.open(), threshold, params)
 
 
 def dropped_components(labels: NDArray[np.int64], touched: NDArray[np.bool_]) -> NDArray[np.int64]:

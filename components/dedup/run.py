@@ -3,6 +3,8 @@
 python -m components.dedup run --params params/dedup.yaml --benchmarks params/benchmarks.yaml \\
     --curated data/curate --out data/dedup --report reports/dedup.json
 python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
+python -m components.dedup review --out reports/dedup-review.html --threshold-sweep 0.5,0.6,0.7
+python -m components.dedup plan --images 1.3e9 --set windows=[]
 """
 
 from __future__ import annotations
@@ -13,6 +15,17 @@ from pathlib import Path
 
 from components.params import load_params
 from components.storage import StorageParams
+
+
+def _thresholds(text: str) -> list[float]:
+    """Cosines of a comma-separated list."""
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected cosines such as 0.5,0.6,0.7") from None
+    if not all(-1 <= value <= 1 for value in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: cosines lie between -1 and 1")
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -32,14 +45,57 @@ def main(argv: Sequence[str]) -> int:
     search.add_argument("--curated", type=Path, default=Path("data/curate"))
     search.add_argument("--dedup", type=Path, default=Path("data/dedup"))
     search.add_argument("-k", type=int, default=10, help="how many (default: 10)")
-    for command in (run, search):
+    review = commands.add_parser("review", help="what each threshold would drop, and pictures, as one HTML file")
+    review.add_argument("--curated", type=Path, default=Path("data/curate"))
+    review.add_argument("--dedup", type=Path, default=Path("data/dedup"))
+    review.add_argument("--benchmarks", type=Path, default=Path("params/benchmarks.yaml"))
+    review.add_argument("--out", type=Path, default=Path("reports/dedup-review.html"), help="a .csv is put beside it")
+    review.add_argument(
+        "--threshold-sweep", type=_thresholds, metavar="COSINES", help="comma-separated; left out: every twentieth"
+    )
+    review.add_argument("--groups", type=int, default=24, help="groups shown of each kind (default: 24)")
+    plan = commands.add_parser("plan", help="index, memory, disk and hours for a number of images")
+    plan.add_argument("--images", type=float, required=True, help="such as 1.3e9")
+    plan.add_argument("--params", type=Path, default=Path("params/dedup.yaml"))
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    plan.add_argument("--dim", type=int, default=512, help="of a descriptor (default: 512, SSCD's)")
+    plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
+    plan.add_argument("--images-per-second", type=float, help="described, all cores or GPUs together")
+    plan.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
+    for command in (run, search, review):
         command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
+    if arguments.command == "plan":
+        from components.dedup import plan as planning
+        from components.dedup.stage import DedupParams
+
+        given = load_params(arguments.params, DedupParams, arguments.set)
+        rates = planning.load_rates(arguments.rates)
+        print(
+            planning.plan(arguments.images, arguments.dim, given, rates, arguments.cores, arguments.images_per_second)
+        )
+        return 0
     storage = load_params(arguments.storage, StorageParams)
     if arguments.command == "search":
         from components.dedup.search import search as nearest
 
         print(nearest(arguments.image, arguments.curated, arguments.dedup, arguments.k, storage))
+        return 0
+    if arguments.command == "review":
+        from components.dedup.revisit import revisit
+        from components.evaluation.benchmarks import BenchmarksFile
+
+        print(
+            revisit(
+                arguments.curated,
+                arguments.dedup,
+                load_params(arguments.benchmarks, BenchmarksFile),
+                storage,
+                arguments.out,
+                arguments.threshold_sweep,
+                arguments.groups,
+            )
+        )
         return 0
     from components.dedup import stage
     from components.evaluation.benchmarks import BenchmarksFile

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.dedup import decide, pictures
+from components.dedup.balance import BalanceParams, balance
 from components.dedup.calibrate import (
     Calibration,
     CalibrationParams,
@@ -25,6 +26,7 @@ from components.dedup.calibrate import (
     copy_similarities,
     nearest_differing,
 )
+from components.dedup.copygraph import Rows, ranges, search_edges
 from components.dedup.descriptors import (
     Descriptor,
     DescriptorParams,
@@ -34,10 +36,15 @@ from components.dedup.descriptors import (
     load_descriptor,
     thumbnail_side,
 )
+from components.dedup.edges import EDGES, EdgeParts
 from components.dedup.extract import Pool, describe, describe_pictures, thumbnails
-from components.dedup.graph import component_sizes, components, neighbour_edges, size_histogram
-from components.dedup.reference import RelativeParams, Touch, dropped_components, touching
-from components.dedup.retrieve import RetrievalParams, Retrieved, retrieve
+from components.dedup.giants import Cut, GiantParams, cut_giants
+from components.dedup.graph import Keep, component_sizes, components, size_histogram
+from components.dedup.keep import scores
+from components.dedup.reference import RelativeParams, Touch, dropped_components, touching_parts
+from components.dedup.retrieve import Brought, RetrievalParams, Retrieved, retrieve
+from components.dedup.review import sweep_thresholds, write_review
+from components.dedup.sweep import sweep
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.executor import ExecutorParams
@@ -48,8 +55,9 @@ from components.storage import StorageParams, atomic_dir, atomic_file, publish
 from components.tracking import Run, TrackingParams
 from components.tracking import run as tracked
 
-FORMAT = 2  # of this stage's scratch files; a change makes old ones stale
+FORMAT = 3  # of this stage's scratch files; a change makes old ones stale
 PAGE = 12  # groups on a page of pictures
+CHECKED = 1_000_000  # edges that Great Expectations looks at, of very many
 
 
 class GraphParams(Strict):
@@ -57,7 +65,11 @@ class GraphParams(Strict):
 
     k: int = Field(64, ge=1)  # neighbours an image; the paper's
     threshold: float | Literal["calibrated"] = "calibrated"  # cosine; the paper: 0.6 with SSCD
-    largest_share: float = Field(0.1, gt=0, le=1)  # of the pool; a larger component stops the stage: it chains
+    edges_from: float = Field(0.5, ge=-1, lt=1)  # cosine over which edges are kept, for the threshold sweep
+    keep: Keep = "largest"  # image of a component; ties: the smallest content hash. See keep.py
+    giants: GiantParams | None = GiantParams()  # None: components are left as they are, however large
+    largest_share: float = Field(0.1, gt=0, le=1)  # of the pool; a component still larger stops the stage: it chains
+    part_rows: int = Field(1_000_000, ge=1)  # images, at least, a piece of the index and a part of the edges
 
 
 class DedupParams(Strict):
@@ -71,6 +83,7 @@ class DedupParams(Strict):
     graph: GraphParams
     relative: RelativeParams
     retrieval: RetrievalParams | None = None  # None: all that survives is selected
+    balance: BalanceParams | None = None  # without queries: a sample spread evenly; not beside `retrieval`
     executor: ExecutorParams = ExecutorParams(workers=0)
     chunk: int = Field(512, ge=1)  # images a unit of work
 
@@ -111,26 +124,40 @@ def run(
         calibration = _calibrate(params, pool, pieces, descriptor, sets, described)
         at_self, at_relative = _thresholds(params, calibration)
 
-        copies, touch, held_keys = _copies(params, pool, pieces, sets, described, at_self, at_relative)
-        found, queries, reasons = _retrieve(params, pool, rows, sets, described, copies, work)
-        decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons)
-        report = _report(decisions, copies, (at_self, at_relative), calibration)
+        rows_file = _rows_file(work / "rows.npy", pieces)
+        copies, touch, held_keys, edges, cuts = _copies(
+            params, pool, rows_file, sets, described, at_self, at_relative, work
+        )
+        found, queries, reasons, brought = _retrieve(params, pool, rows, sets, described, copies, work)
+        sampled = _balance(params, rows, copies)
+        decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons, sampled)
+        report = _report(decisions, copies, (at_self, at_relative), calibration, cuts, brought)
         manifest = _manifest(pool, decisions, found)
         if not len(manifest):
             raise VitrailError(f"{curated}: dedup dropped all {len(pool)} images ({report['reasons']}); see thresholds")
+        floor = _floor(params, at_self, at_relative)
+        outcomes = sweep(
+            len(pool), edges, touch.similarity, sweep_thresholds(floor, (at_self, at_relative)), copies.labels
+        )
         docs = report_path.parent / "gx/dedup"
         with atomic_dir(out) as folder:
-            _validate(params, pool, rows, manifest, decisions, touch, report, docs)
+            _validate(params, pool, rows, manifest, decisions, copies, touch, edges, floor, report, docs)
             write_table(folder / "manifest.parquet", manifest, MANIFEST)
             write_table(folder / "decisions.parquet", decisions, DECISIONS)
             np.save(folder / "descriptors.npy", rows, allow_pickle=False)
             _save_keys(folder / "keys.parquet", pool.keys)
+            np.save(folder / "to-held-out.npy", touch.similarity.astype(np.float16), allow_pickle=False)
+            (folder / "edges").mkdir()
+            for part in edges.parts:
+                shutil.copyfile(part, folder / "edges" / part.name)
             _save_json(folder / "params.json", params.model_dump(mode="json"))
             if not isinstance(params.descriptor, SscdParams):
                 shutil.copyfile(work / "weights.safetensors", folder / "descriptor.safetensors")
             _save_json(folder / "calibration.json", report["calibration"])
-            _save_json(folder / "thresholds.json", {"self": at_self, "relative": at_relative})
-            _show(folder, pool, copies, touch, sets, calibration, recording)
+            _save_json(folder / "thresholds.json", {"self": at_self, "relative": at_relative, "floor": floor})
+            _save_json(folder / "sources.json", [line._asdict() for line in brought])
+            _show(folder, pool, copies, touch, sets, params.relative.against, calibration, recording)
+            write_review(folder / "review.html", pool, decisions, sets, outcomes, (at_self, at_relative), 2 * PAGE)
         publish(storage, out, ("manifest.parquet", "decisions.parquet"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
         _save_json(report_path, report)
@@ -147,6 +174,13 @@ def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
         if name not in benchmarks.benchmarks:
             known = sorted(benchmarks.benchmarks)
             raise VitrailError(f"dedup names the benchmark {name!r}, not in benchmarks.yaml{nearest(name, known)}")
+    if params.retrieval is not None:
+        for name in params.retrieval.per_set:
+            if name not in params.retrieval.queries:
+                known = params.retrieval.queries
+                raise VitrailError(f"retrieval.per_set names {name!r}, not in retrieval.queries{nearest(name, known)}")
+        if params.balance is not None:
+            raise VitrailError("dedup: retrieval chooses by queries and balance without; set one of them to null")
     if params.calibration is None and "calibrated" in (params.graph.threshold, params.relative.threshold):
         raise VitrailError("calibration is null, so graph.threshold and relative.threshold must be numbers (0.6, 0.45)")
 
@@ -198,24 +232,52 @@ def _thresholds(params: DedupParams, calibration: Calibration | None) -> tuple[f
     return float(at_self), float(at_relative)
 
 
+def _rows_file(path: Path, rows: NDArray[np.float16]) -> Rows:
+    """``rows`` [N, R, d] in a file that workers can map."""
+    if not path.exists():
+        with atomic_file(path) as file:
+            np.save(file, rows, allow_pickle=False)
+    return Rows(path)
+
+
+def _floor(params: DedupParams, at_self: float, at_relative: float) -> float:
+    return min(at_self, at_relative, params.graph.edges_from)
+
+
 def _copies(
     params: DedupParams,
     pool: Pool,
-    rows: NDArray[np.float16],
+    rows: Rows,
     sets: Mapping[str, Benchmark],
     described: Mapping[str, NDArray[np.float16]],
     at_self: float,
     at_relative: float,
-) -> tuple[decide.Copies, Touch, list[str]]:
-    blocks = [*neighbour_edges(rows, params.graph.k, min(at_self, at_relative), params.neighbours)]
-    labels = components(len(pool), blocks, at_self)
-    held_out = np.concatenate([described[name][b.test] for name, b in sets.items()])
-    held_keys = [b.keys[i] for b in sets.values() for i in np.flatnonzero(b.test)]
-    touch = touching(rows, held_out, at_relative, params.neighbours)
-    tied = labels if params.relative.within == "self" else components(len(pool), blocks, at_relative)
-    areas = pool.rows["width"].to_numpy().astype(np.int64) * pool.rows["height"].to_numpy()
+    work: Path,
+) -> tuple[decide.Copies, Touch, list[str], EdgeParts, list[Cut]]:
+    graph, count = params.graph, len(pool)
+    parts = ranges(pool.rows["shard"].to_pylist(), graph.part_rows)
+    floor = _floor(params, at_self, at_relative)
+    edges = search_edges(rows, work.name, graph.k, floor, params.neighbours, parts, work, params.executor)
+    labels = components(count, edges, at_self)
+    cuts: list[Cut] = []
+    if graph.giants is not None:
+        labels, cuts = cut_giants(labels, edges, at_self, graph.giants)
+        for cut in cuts:
+            print(
+                f"dedup: a component of {cut.size:,} images cut into {cut.parts:,} at cosines up to {cut.threshold:g}; "
+                f"the largest part holds {cut.largest:,}",
+                flush=True,
+            )
+    asked = {name: one.test | (params.relative.against == "all") for name, one in sets.items()}
+    held_out = np.concatenate([described[name][asked[name]] for name in sets])
+    held_keys = [one.keys[i] for name, one in sets.items() for i in np.flatnonzero(asked[name])]
+    held_file = _rows_file(work / "held-out.npy", held_out)
+    touch = touching_parts(rows, parts, held_file, at_relative, params.neighbours, params.executor)
+    tied = labels if params.relative.within == "self" else components(count, edges, at_relative)
+    merits = scores(graph.keep, pool, labels, params.executor, params.chunk)
     digests = np.array(pool.rows["stored_sha256"].to_pylist())
-    return decide.settle(labels, dropped_components(tied, touch.touched), areas, digests), touch, held_keys
+    copies = decide.settle(labels, dropped_components(tied, touch.touched), merits, digests)
+    return copies, touch, held_keys, edges, cuts
 
 
 def _retrieve(
@@ -226,11 +288,11 @@ def _retrieve(
     described: Mapping[str, NDArray[np.float16]],
     copies: decide.Copies,
     work: Path,
-) -> tuple[Retrieved | None, list[str], list[str]]:
-    """What is retrieved, over all rows of the pool, with the queries' keys and their reasons."""
+) -> tuple[Retrieved | None, list[str], list[str], list[Brought]]:
+    """What is retrieved, over all rows of the pool, with the queries' keys and reasons, and what each set brought."""
     survivors = np.flatnonzero(copies.survives)
     if params.retrieval is None or not len(survivors):
-        return None, [], []
+        return None, [], [], []
     how = params.retrieval
     queries = {name: np.flatnonzero(~sets[name].test) for name in how.queries}
     if how.descriptor is None:
@@ -244,11 +306,30 @@ def _retrieve(
         }
     keys = [sets[name].keys[i] for name, training in queries.items() for i in training]
     reasons = [f"retrieved:{name}" for name, training in queries.items() for _ in training]
-    found = retrieve(rows[survivors], np.concatenate([*embedded.values()]), how, params.neighbours)
+    found, brought = retrieve(rows[survivors], embedded, how, params.neighbours)
     times, query = np.zeros(len(pool), np.int64), np.full(len(pool), -1, np.int64)
     similarity = np.full(len(pool), np.nan, np.float32)
     times[survivors], query[survivors], similarity[survivors] = found.times, found.query, found.similarity
-    return Retrieved(times, query, similarity), keys, reasons
+    for name, prefix in how.as_is.items():
+        starts = np.array([source.startswith(prefix) for source in pool.rows["source"].to_pylist()])
+        whole = starts & copies.survives
+        if not starts.any():
+            raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see index.parquet")
+        times[whole], query[whole], similarity[whole] = np.maximum(times[whole], 1), len(keys), np.nan
+        keys.append("")
+        reasons.append(f"as-is:{name}")
+        brought.append(Brought(f"{name} as is", 0, int(whole.sum()), int(whole.sum())))
+    return Retrieved(times, query, similarity), keys, reasons, brought
+
+
+def _balance(params: DedupParams, rows: NDArray[np.float16], copies: decide.Copies) -> NDArray[np.bool_] | None:
+    """Which rows of the pool balancing samples; None where it is off."""
+    survivors = np.flatnonzero(copies.survives)
+    if params.balance is None or not len(survivors):
+        return None
+    sampled = np.zeros(len(rows), bool)
+    sampled[survivors[balance(rows[survivors], params.balance)]] = True
+    return sampled
 
 
 def _manifest(pool: Pool, decisions: list[dict[str, object]], found: Retrieved | None) -> pa.Table:
@@ -267,6 +348,8 @@ def _report(
     copies: decide.Copies,
     thresholds: tuple[float, float],
     calibration: Calibration | None,
+    cuts: list[Cut],
+    brought: list[Brought],
 ) -> dict[str, Any]:
     sizes = component_sizes(copies.labels)
     reasons: dict[str, int] = {}
@@ -279,6 +362,8 @@ def _report(
         "components": len(sizes),
         "largest_component": int(sizes[0]),
         "component_sizes": size_histogram(copies.labels),
+        "giants": [cut._asdict() for cut in cuts],
+        "retrieval": [line._asdict() for line in brought],
         "threshold_self": round(thresholds[0], 4),
         "threshold_relative": round(thresholds[1], 4),
         "calibration": calibration.summary() if calibration else {"thresholds": "given"},
@@ -291,12 +376,22 @@ def _validate(
     rows: NDArray[np.float16],
     manifest: pa.Table,
     decisions: list[dict[str, object]],
+    copies: decide.Copies,
     touch: Touch,
+    edges: EdgeParts,
+    floor: float,
     report: dict[str, Any],
     out: Path,
 ) -> None:
     from components.quality import validate
-    from components.quality.suites import decisions_suite, descriptor_table, descriptors_suite, manifest_suite
+    from components.quality.suites import (
+        components_suite,
+        decisions_suite,
+        descriptor_table,
+        descriptors_suite,
+        edges_suite,
+        manifest_suite,
+    )
 
     share = report["largest_component"] / len(pool)
     if report["largest_component"] > 2 and share > params.graph.largest_share:
@@ -305,11 +400,28 @@ def _validate(
             f"graph.largest_share allows {params.graph.largest_share:.0%}); raise graph.threshold, now "
             f"{report['threshold_self']}"
         )
+    own = np.flatnonzero(copies.labels == np.arange(len(pool)))
+    sizes = np.bincount(copies.labels, minlength=len(pool))[own]
+    partition = pa.table({"component": own, "size": sizes, "kept": copies.kept[own]})
+    validate(partition, components_suite(len(pool), params.graph.largest_share), out)
+    validate(_some(edges), edges_suite(len(pool), floor), out)
     forbidden = {key for key, touched in zip(pool.keys, touch.touched, strict=True) if touched}
     validate(descriptor_table(rows, pool.keys, pool.keys), descriptors_suite(rows.shape[1], tolerance=1e-3), out)
     validate(manifest, manifest_suite(pool.rows, forbidden), out)
     table = pa.Table.from_pylist(decisions, schema=DECISIONS)
     validate(table, decisions_suite(pool.rows, decide.REASONS), out)
+
+
+def _some(edges: EdgeParts) -> pa.Table:
+    """All edges, or the first :data:`CHECKED` of very many."""
+    taken: list[pa.Table] = []
+    held = 0
+    for block in edges:
+        taken.append(pa.table([pa.array(column) for column in block], schema=EDGES))
+        held += len(block.a)
+        if held >= CHECKED:
+            break
+    return pa.concat_tables(taken) if taken else EDGES.empty_table()
 
 
 def _show(
@@ -318,6 +430,7 @@ def _show(
     copies: decide.Copies,
     touch: Touch,
     sets: Mapping[str, Benchmark],
+    against: str,
     calibration: Calibration | None,
     recording: Run,
 ) -> None:
@@ -330,7 +443,7 @@ def _show(
     shown = pictures.page([[pool.rgb(row, store) for row in group[:8]] for group in groups])
     pictures.save(shown, folder / "duplicates.jpg", encode_jpeg)
     recording.log_image(shown, "duplicates")
-    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.test)]
+    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.test | (against == "all"))]
     # The least alike first: exact copies are no news, these are where the threshold decides.
     caught = np.flatnonzero(touch.touched)
     caught = caught[np.argsort(touch.similarity[caught], kind="stable")][: PAGE * 4]
@@ -347,7 +460,7 @@ def _show(
 def _record(recording: Run, report: dict[str, Any], out: Path, docs: Path) -> None:
     numbers = {f"dedup.{key}": float(value) for key, value in report.items() if isinstance(value, int | float)}
     recording.log_metrics(numbers | {f"dedup.{key}": float(value) for key, value in report["reasons"].items()})
-    for name in ("calibration.json", "calibration.png", "duplicates.jpg", "held-out.jpg"):
+    for name in ("calibration.json", "calibration.png", "duplicates.jpg", "held-out.jpg", "review.html"):
         if (out / name).exists():
             recording.log_artifacts(out / name, "dedup")
     recording.log_artifacts(docs, "gx")

@@ -134,6 +134,44 @@ def decisions_suite(index: pa.Table, reasons: Collection[str] | None = None) -> 
     return Suite("decisions", "key", rules, {"indexed": lambda t: t["key"].isin(known)})
 
 
+def edges_suite(images: int, floor: float) -> Suite:
+    """The suite of the copy graph's edges among ``images`` rows: ordered pairs, cosines over ``floor``."""
+    rules = [
+        has_columns(["a", "b", "similarity"], "the edges have the columns of their schema"),
+        holds("ordered", "an edge names two different rows, the smaller first"),
+        between("a", "edges name rows of the pool", 0, images - 1),
+        between("b", "edges name rows of the pool", 0, images - 1),
+        present("similarity", "every edge has a cosine"),
+        between("similarity", f"cosines are over {floor:g} and no more than 1", floor, 1.001),
+    ]
+    computed: dict[str, Callable[[pd.DataFrame], Any]] = {
+        "ordered": lambda t: t["a"] < t["b"],
+        "pair": lambda t: t["a"].astype(str) + "-" + t["b"].astype(str),
+    }
+    return Suite("edges", "pair", rules, computed)
+
+
+def components_suite(images: int, largest_share: float) -> Suite:
+    """The suite of a table of components (component, size, kept): they partition the pool, and none is a giant."""
+    rules = [
+        has_rows("there is at least one component"),
+        unique("component", "every component appears once"),
+        Rule(
+            "the components hold every image once",
+            "expect_column_sum_to_be_between",
+            {
+                "column": "size",
+                "min_value": images,
+                "max_value": images,
+            },
+        ),
+        between("size", "no component holds more than its largest share", 1, max(2.0, largest_share * images)),
+        present("kept", "every component has a representative"),
+        unique("kept", "no image represents two components"),
+    ]
+    return Suite("components", "component", rules)
+
+
 def descriptors_suite(dim: int, *, tolerance: float = 5e-3) -> Suite:
     """The suite of a :func:`descriptor_table`: unit length within ``tolerance`` (fp16 rounds), no NaN, row-aligned."""
     rules = [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,15 +9,20 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from components.dedup.copygraph import Rows, ranges, search_edges
+from components.dedup.disjoint import DisjointSet
+from components.dedup.edges import EdgeParts, Edges, part_path, write_part
+from components.dedup.giants import GiantParams, cut_giants
 from components.dedup.graph import (
-    DisjointSet,
-    Edges,
     component_sizes,
     components,
     neighbour_edges,
     representatives,
     size_histogram,
 )
+from components.dedup.sweep import sweep, table, write_csv
+from components.errors import VitrailError
+from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
 
 
@@ -68,3 +75,100 @@ def test_sizes_and_histogram() -> None:
     assert component_sizes(labels).tolist() == [3, 2, 1]
     assert size_histogram(labels) == {"1": 1, "2": 1, "3-4": 1}
     assert sum(size_histogram(np.zeros(100, np.int64)).values()) == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 80), st.integers(0, 120), st.integers(0, 9999))
+def test_the_disjoint_set_is_the_same_in_a_file(
+    tmp_path_factory: pytest.TempPathFactory, count: int, edges: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, count, (2, edges))
+    blocks = [Edges(a, b, np.ones(edges, np.float32))]
+    path = tmp_path_factory.mktemp("sets") / "parents"
+    assert np.array_equal(components(count, blocks, 0.5, path), components(count, blocks, 0.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 150), st.integers(2, 12), st.integers(0, 9999))
+def test_giants_are_cut_and_nothing_else(count: int, number: int, over: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(0, count, (2, number))
+    edges = [Edges(a, b, rng.uniform(0.5, 1, number).astype(np.float32))]
+    before = components(count, edges, 0.5)
+    params = GiantParams(over=over, step=0.1, ceiling=0.9)
+    after, cuts = cut_giants(before, edges, 0.5, params)
+    sizes = np.bincount(before, minlength=count)
+    assert sorted(cut.component for cut in cuts) == np.flatnonzero(sizes > over).tolist()
+    small = sizes[before] <= over
+    assert np.array_equal(before[small], after[small])
+    assert (before[after] == before).all()  # parts lie inside what they were cut from
+    assert (after[after] == after).all()  # and are named by a row of theirs
+    still = np.bincount(after, minlength=count)[after] > over
+    at_ceiling = components(count, edges, 0.9)
+    for row in np.flatnonzero(still):  # giant still: tied at the ceiling
+        assert np.array_equal(after == after[row], at_ceiling == at_ceiling[row])
+    for cut in cuts:
+        parts = np.unique(after[before == cut.component])
+        assert cut.parts == len(parts)
+        assert cut.largest == np.bincount(after[before == cut.component]).max()
+
+
+def test_edges_on_disk_come_back_and_other_files_are_refused(tmp_path: Path) -> None:
+    found = Edges(np.array([5, 1, 5]), np.array([1, 5, 2]), np.array([0.7, 0.9, 0.8], np.float32)).canonical()
+    assert found.a.tolist() == [1, 2]
+    assert found.b.tolist() == [5, 5]
+    np.testing.assert_allclose(found.similarity, [0.9, 0.8])
+    write_part(part_path(tmp_path, 0, 6), found)
+    (back,) = EdgeParts.of(tmp_path)
+    assert all(np.array_equal(x, y) for x, y in zip(back, found, strict=True))
+    part_path(tmp_path, 6, 7).write_bytes(b"cut short")
+    with pytest.raises(VitrailError, match="not a readable part"):
+        [*EdgeParts.of(tmp_path)]
+    with pytest.raises(VitrailError, match="no edges"):
+        EdgeParts.of(tmp_path / "none")
+
+
+def test_ranges_are_whole_shards_of_a_least_size() -> None:
+    shards = ["a"] * 3 + ["b"] * 2 + ["c"] * 4 + ["d"]
+    assert ranges(shards, 1) == [(0, 3), (3, 5), (5, 9), (9, 10)]
+    assert ranges(shards, 4) == [(0, 5), (5, 9), (9, 10)]
+    assert ranges(shards, 99) == [(0, 10)]
+    assert ranges([], 5) == []
+
+
+@pytest.mark.parametrize("flat_up_to", [10_000, 100])
+def test_edges_are_those_of_brute_force_and_a_stopped_search_carries_on(tmp_path: Path, flat_up_to: int) -> None:
+    rng = np.random.default_rng(0)
+    pool = rng.normal(size=(700, 1, 16)).astype(np.float32)
+    pool[600:, 0] = pool[:100, 0] + 0.4 * rng.normal(size=(100, 16))
+    pool = (pool / np.linalg.norm(pool, axis=2, keepdims=True)).astype(np.float16)
+    np.save(tmp_path / "rows.npy", pool)
+    rows, parts = Rows(tmp_path / "rows.npy"), [(0, 300), (300, 700)]
+    near = NeighbourParams(flat_up_to=flat_up_to, pq_bytes=4, candidates=8)
+    run = lambda: search_edges(rows, "d", 20, 0.75, near, parts, tmp_path, ExecutorParams(workers=0))  # noqa: E731
+    found = run()
+    assert (tmp_path / "index/merged").exists() == (flat_up_to == 100)
+    exact = pool[:, 0].astype(np.float32) @ pool[:, 0].astype(np.float32).T
+    a, b = np.nonzero(np.triu(exact > 0.75, 1))
+    pairs = {(int(x), int(y)) for block in found for x, y in zip(block.a, block.b, strict=True)}
+    truth = {*zip(a.tolist(), b.tolist(), strict=True)}
+    assert pairs <= truth
+    assert len(pairs) >= 0.98 * len(truth)
+    if flat_up_to == 10_000:
+        assert pairs == truth
+    kept = found.parts[0].stat().st_mtime_ns
+    found.parts[1].unlink()
+    again = run()
+    assert again.parts[0].stat().st_mtime_ns == kept
+    assert {(int(x), int(y)) for block in again for x, y in zip(block.a, block.b, strict=True)} == pairs
+
+
+def test_the_sweep_says_what_each_threshold_would_drop(tmp_path: Path) -> None:
+    edges = [Edges(np.array([0, 1, 3]), np.array([1, 2, 4]), np.array([0.9, 0.7, 0.6], np.float32))]
+    labels = components(5, edges, 0.65)
+    outcomes = sweep(5, edges, np.array([0.1, 0.1, 0.8, 0.1, 0.1]), [0.85, 0.5], labels)
+    assert [tuple(one) for one in outcomes] == [(0.5, 3, 2, 3, 1, 3), (0.85, 1, 1, 2, 0, 0)]
+    assert "0.850" in table(outcomes)
+    write_csv(outcomes, tmp_path / "sweep.csv")
+    assert (tmp_path / "sweep.csv").read_text().splitlines()[1] == "0.5,3,2,3,1,3"

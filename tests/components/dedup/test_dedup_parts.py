@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.decide import HELD_OUT, NOT_RETRIEVED, SELF_DUPLICATE, decisions, settle
@@ -211,19 +213,70 @@ def test_every_row_gets_a_reason() -> None:
     assert [r["reason"] for r in everything] == [HELD_OUT, HELD_OUT, "pool", SELF_DUPLICATE, "pool"]
 
 
+def sampled(how: SampleParams, least: float = -1.0) -> RetrievalParams:
+    return RetrievalParams(queries=["x"], how=how, min_similarity=least)
+
+
 def test_retrieval_by_sample() -> None:
     pool = unit(np.eye(6) + 0.01)
-    queries = pool[[1, 1, 2]]
-    how = RetrievalParams(queries=["x"], how=SampleParams(kind="sample", k=1, collisions="multiset"))
-    found = retrieve(pool, queries, how, N)
+    queries = {"x": pool[[1, 1, 2]]}
+    found, brought = retrieve(pool, queries, sampled(SampleParams(kind="sample", k=1, collisions="multiset")), N)
     assert found.times.tolist() == [0, 2, 1, 0, 0, 0]
     assert found.query[2] == 2
-    unique = how.model_copy(update={"how": SampleParams(kind="sample", k=1)})
-    assert retrieve(pool, queries, unique, N).times.tolist() == [0, 1, 1, 0, 0, 0]
-    distant = how.model_copy(update={"min_similarity": 0.5, "how": SampleParams(kind="sample", k=6)})
-    assert retrieve(pool, queries, distant, N).times.tolist() == [0, 1, 1, 0, 0, 0]
+    assert brought == [("x", 3, 3, 2)]
+    found, brought = retrieve(pool, queries, sampled(SampleParams(kind="sample", k=1)), N)
+    assert found.times.tolist() == [0, 1, 1, 0, 0, 0]
+    assert brought == [("x", 3, 2, 2)]
+    found, _ = retrieve(pool, queries, sampled(SampleParams(kind="sample", k=6), 0.5), N)
+    assert found.times.tolist() == [0, 1, 1, 0, 0, 0]
     with pytest.raises(VitrailError, match="only 6 images"):
-        retrieve(pool, queries, how.model_copy(update={"how": SampleParams(kind="sample", k=7)}), N)
+        retrieve(pool, queries, sampled(SampleParams(kind="sample", k=7)), N)
+
+
+def test_each_data_set_is_retrieved_in_its_own_way() -> None:
+    pool = unit(np.eye(6) + 0.01)
+    queries = {"x": pool[[1, 1]], "y": pool[[1, 4]]}
+    how = sampled(SampleParams(kind="sample", k=1, collisions="multiset"))
+    how = how.model_copy(update={"per_set": {"y": SampleParams(kind="sample", k=2)}})
+    found, brought = retrieve(pool, queries, how, N)
+    assert [line.name for line in brought] == ["x", "y"]
+    assert brought[0][1:] == (2, 2, 1)
+    assert brought[1].queries == 2
+    assert found.times[1] == 3  # twice by x, once by y
+    assert found.query[1] in (0, 1)  # as close to both of x, and x comes first
+    assert found.query[4] == 3  # query numbers run through both sets
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 40), st.integers(1, 12), st.integers(1, 4), st.integers(0, 999))
+def test_next_neighbours_are_shared_by_nobody(count: int, asked: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pool, queries = unit(rng.normal(size=(count, 5))), unit(rng.normal(size=(asked, 5)))
+    k = min(k, count)
+    how = sampled(SampleParams(kind="sample", k=k, collisions="next_neighbour"))
+    found, _ = retrieve(pool, {"x": queries}, how, N)
+    held = np.bincount(found.query[found.times > 0], minlength=asked)
+    assert found.times.max() == 1
+    assert held.max() <= k
+    assert held.sum() == min(
+        count, asked * k
+    )  # exactly images times k, as the paper's counts are, if the pool has them
+    cosine = queries @ pool.T
+    rows = np.flatnonzero(found.times)
+    np.testing.assert_allclose(found.similarity[rows], cosine[found.query[rows], rows], atol=1e-5)
+    # Nobody would rather have a free image than one of hers.
+    free = found.times == 0
+    for query in range(asked):
+        own = cosine[query, found.query == query]
+        assert not free.any() or not len(own) or cosine[query, free].max() <= own.min() + 1e-5
+
+
+def test_next_neighbours_stop_at_the_least_similarity() -> None:
+    pool = unit(np.eye(6) + 0.01)
+    how = sampled(SampleParams(kind="sample", k=2, collisions="next_neighbour"), 0.5)
+    found, _ = retrieve(pool, {"x": pool[[1, 1, 2]]}, how, N)
+    assert found.times.tolist() == [0, 1, 1, 0, 0, 0]
+    assert found.query[[1, 2]].tolist() == [0, 2]
 
 
 def test_retrieval_by_cluster_needs_hits_and_keeps_the_cap() -> None:
@@ -232,9 +285,10 @@ def test_retrieval_by_cluster_needs_hits_and_keeps_the_cap() -> None:
     pool = unit(np.eye(8)[centre] + 0.05 * rng.normal(size=(60, 8)))
     queries = np.concatenate([pool[:5], pool[20:22]])  # five of cluster 0, two of cluster 1, none of cluster 2
     how = ClusterParams(kind="cluster", clusters=3, hits=3, per_cluster=15, cap=10)
-    found = retrieve(pool, queries, RetrievalParams(queries=["x"], how=how), N)
-    assert found.times.sum() == 10
+    found, brought = retrieve(pool, {"x": queries}, RetrievalParams(queries=["x"], how=how), N)
+    assert found.times.sum() == 10 == brought[0].found
     assert set(centre[found.times > 0].tolist()) == {0}
     assert set(found.query[found.times > 0].tolist()) <= set(range(5))
+    wrong = RetrievalParams(queries=["x"], how=how.model_copy(update={"clusters": 61}))
     with pytest.raises(VitrailError, match="only 60 images"):
-        retrieve(pool, queries, RetrievalParams(queries=["x"], how=how.model_copy(update={"clusters": 61})), N)
+        retrieve(pool, {"x": queries}, wrong, N)

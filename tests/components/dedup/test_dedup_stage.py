@@ -17,10 +17,16 @@ import yaml
 
 from components.dedup import stage
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
+from components.dedup.edges import EdgeParts
+from components.dedup.extract import Pool
+from components.dedup.keep import scores
+from components.dedup.review import write_review
+from components.dedup.revisit import revisit
 from components.dedup.run import main
 from components.dedup.search import search
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
+from components.executor import ExecutorParams
 from components.images.decode import encode_jpeg
 from components.images.tables import DECISIONS, INDEX, MANIFEST, Shards, read_table, write_table
 from components.params import load_params, parse_params
@@ -154,6 +160,21 @@ def test_planted_copies_end_where_they_should(
     assert (tmp_path / "gx/dedup/manifest/index.html").is_file()
     assert not list(tmp_path.glob(".dedup.*"))
 
+    sources = json.loads((out / "sources.json").read_text())
+    assert [(line["name"], line["queries"], line["selected"]) for line in sources] == [("mine", 30, 30)]
+    assert sum(block.a.size for block in EdgeParts.of(out / "edges")) >= 12  # the planted pairs
+
+    page = (out / "review.html").read_text()
+    assert page.count("<img") > 20
+    assert "http://site.test/crop04.jpg" in page
+    words = revisit(curated, out, benchmarks, STORAGE, tmp_path / "again.html", [0.6, 0.99], 3)
+    assert "0.600" in words
+    assert (tmp_path / "again.csv").read_text().count("\n") == 3
+    assert "src=http" not in (tmp_path / "again.html").read_text().replace('"', "")  # nothing is loaded from elsewhere
+    with pytest.raises(VitrailError, match=r"only edges over .* were kept"):
+        revisit(curated, out, benchmarks, STORAGE, tmp_path / "low.html", [0.1], 3)
+    assert not (tmp_path / "low.html").exists()
+
     (tmp_path / "ask.jpg").write_bytes(pictures["jpeg02"])
     lines = search(tmp_path / "ask.jpg", curated, out, 3, STORAGE).splitlines()
     assert len(lines) == 4
@@ -166,6 +187,81 @@ def test_planted_copies_end_where_they_should(
     (tmp_path / "ask.jpg").write_bytes(pictures["plain00"])
     with pytest.raises(VitrailError, match="another pool"):
         search(tmp_path / "ask.jpg", other, out, 3, STORAGE)
+
+
+def test_an_even_sample_instead_of_queries(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+) -> None:
+    curated = curate(tmp_path / "curate", pictures | {"<b>&bold": encode_jpeg(picture(900), 90)})
+    level = {"clusters": 5, "resampling": 1, "points": 2}
+    given = params(retrieval=None, balance={"images": 7, "levels": [level]}, windows=[])
+    content = given.model_dump(mode="json")
+    content["graph"]["keep"] = "sharpest"
+    report = run(tmp_path, curated, benchmarks, parse_params(content, stage.DedupParams, "test"))
+    assert report["selected"] == 7
+    assert report["reasons"]["balanced"] == 7  # type: ignore[index]
+    assert report["reasons"]["not-sampled"] > 0  # type: ignore[index]
+    assert json.loads((tmp_path / "dedup/sources.json").read_text()) == []
+    with pytest.raises(VitrailError, match="set one of them to null"):
+        run(tmp_path, curated, benchmarks, params(balance={"images": 7, "levels": [level]}))
+
+
+def test_names_from_the_crawl_are_escaped_in_the_page(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+) -> None:
+    curated = curate(tmp_path / "curate", {"<script>x": pictures["plain00"], "b": pictures["plain01"]})
+    decisions = [
+        {"key": key, "component": 0, "representative": key, "reason": "pool", "match": "", "similarity": 1.0}
+        for key in read_table(curated / "index.parquet", INDEX)["key"].to_pylist()
+    ]
+    write_review(tmp_path / "p.html", Pool.load(curated, STORAGE), decisions, {}, [], (0.6, 0.5), 3)
+    page = (tmp_path / "p.html").read_text()
+    assert "&lt;script&gt;x.jpg" in page
+    assert "<script" not in page
+
+
+def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
+    import cv2
+
+    sharp = picture(1)
+    soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 3), np.uint8)
+    curated = curate(tmp_path / "c", {"soft": encode_jpeg(soft, 95), "sharp": encode_jpeg(sharp, 95), "crop": b"-"})
+    pool, labels, executor = Pool.load(curated, STORAGE), np.array([0, 0, 2]), ExecutorParams()
+    found = scores("sharpest", pool, labels, executor, 1)
+    assert found[1] > found[0] > found[2] == 0  # what competes with nothing is not even read
+    assert scores("largest", pool, labels, executor, 1).tolist() == [96 * 96, 96 * 96, 80 * 80]
+    table = pool.rows.set_column(pool.rows.schema.get_field_index("source"), "source", pa.array(["b", "a", "a"]))
+    table = table.set_column(table.schema.get_field_index("source_offset"), "source_offset", pa.array([0, 7, 3]))
+    assert scores("oldest", Pool(curated, STORAGE, table), labels, executor, 1).tolist() == [-2, -1, 0]
+
+
+def test_the_plan_is_counts_times_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rates = {"cores": 2, "gigaflops": 100, "codes": 1e9, "rescored": 1e6, "edges": 1e7, "megabytes": 500}
+    (tmp_path / "rates.json").write_text(json.dumps(rates))
+    (tmp_path / "params.yaml").write_text((ROOT / "params/dedup.yaml").read_text())
+    asked = [
+        "plan",
+        "--images",
+        "1e6",
+        "--params",
+        str(tmp_path / "params.yaml"),
+        "--rates",
+        str(tmp_path / "rates.json"),
+    ]
+    with_windows = load_params(tmp_path / "params.yaml", stage.DedupParams)
+    assert main([*asked, "--images-per-second", "100"]) == 0
+    text = capsys.readouterr().out
+    each = 1 + sum(side * side for _, side in with_windows.windows)
+    assert f"1,000,000 images, {each}" in text.replace(",000,000 desc", "")
+    assert "index: IVF" in text
+    assert "2 h 46 min" in text  # a million at a hundred a second
+    assert main([*asked, "--images", "1.3e9", "--cores", "64"]) == 0
+    assert "IVF1048576_HNSW32" in capsys.readouterr().out
+    with pytest.raises(VitrailError, match="choose between 1 and"):
+        main([*asked, "--images", "1e12"])
+    (tmp_path / "rates.json").write_text("{")
+    with pytest.raises(VitrailError, match="not JSON"):
+        main(asked)
 
 
 def test_finished_chunks_are_kept(

@@ -16,9 +16,11 @@ from components.errors import VitrailError
 from components.images.tables import DECISIONS, INDEX, MANIFEST
 from components.quality import QualityError, Rule, Suite, validate
 from components.quality.suites import (
+    components_suite,
     decisions_suite,
     descriptor_table,
     descriptors_suite,
+    edges_suite,
     index_suite,
     manifest_suite,
 )
@@ -209,3 +211,18 @@ def test_descriptors_of_half_precision_pass_and_faults_are_named(tmp_path: Path)
         validate(descriptor_table(made, swapped, keys), checks, tmp_path / "docs")
     with pytest.raises(QualityError, match="row i describes the image of row i' fails in 1"):
         validate(descriptor_table(made[:-1], keys[:-1], keys), checks, tmp_path / "docs")
+
+
+def test_faults_of_edges_and_components_are_named(tmp_path: Path) -> None:
+    edges = {"a": [0, 3, 2], "b": [1, 2, 9], "similarity": [0.7, 0.8, 0.2]}
+    with pytest.raises(QualityError) as fault:
+        validate(pd.DataFrame(edges), edges_suite(9, 0.5), tmp_path)
+    for words in ("the smaller first' fails in 1", "rows of the pool' fails in 1", "(pair 2-9)", "over 0.5"):
+        assert words in str(fault.value), words
+    partition = {"component": [0, 1, 4], "size": [5, 1, 1], "kept": [0, 1, 1]}
+    with pytest.raises(QualityError) as fault:
+        validate(pd.DataFrame(partition), components_suite(8, 0.5), tmp_path)
+    for words in ("largest share' fails in 1", "every image once' fails", "two components' fails in 2"):
+        assert words in str(fault.value), words
+    partition = {"component": [0, 1, 4], "size": [4, 1, 3], "kept": [0, 1, 4]}
+    assert validate(pd.DataFrame(partition), components_suite(8, 0.5), tmp_path)["success"]

@@ -1,0 +1,124 @@
+"""The pool's edges on disk: the index in pieces, then the search in parts, each over the executor, each resumable.
+
+Small pools are searched exactly, without files. Above ``neighbours.flat_up_to`` descriptors an index is trained, built
+in pieces of whole input shards, merged, checked by hash and opened; see components/neighbours/files.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.dedup.edges import EdgeParts, part_path, write_part
+from components.dedup.graph import edges_of
+from components.errors import VitrailError
+from components.executor import ExecutorParams, map_shards
+from components.neighbours import IndexFolder, NeighbourParams, Neighbours, factory_for, lists_of
+from components.progress import track
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Descriptors [N, R, d] in an ``.npy`` file, memory-mapped: what travels to workers is its path."""
+
+    path: Path
+
+    def open(self) -> NDArray[Any]:
+        """The array, unread.
+
+        Raises:
+            VitrailError: it is missing or not an array of three dimensions.
+        """
+        try:
+            rows: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as fault:
+            raise VitrailError(f"{self.path}: not readable descriptors ({fault}); run dedup again") from None
+        if rows.ndim != 3:
+            raise VitrailError(f"{self.path}: expected descriptors [images, windows, dim], found {list(rows.shape)}")
+        return rows
+
+    def flat(self) -> NDArray[Any]:
+        """The same as [N * R, d]."""
+        rows = self.open()
+        return rows.reshape(-1, rows.shape[2])
+
+
+def ranges(shards: Sequence[str], at_least: int) -> list[tuple[int, int]]:
+    """Row ranges of whole input shards, each of ``at_least`` rows but the last; ``shards`` names every row's shard.
+
+    Rows of a shard need not stand together: a range ends where one name follows another.
+    """
+    found, start = [], 0
+    for row in range(1, len(shards) + 1):
+        if row == len(shards) or (row - start >= at_least and shards[row] != shards[row - 1]):
+            found.append((start, row))
+            start = row
+    return found
+
+
+def search_edges(
+    rows: Rows,
+    digest: str,
+    k: int,
+    floor: float,
+    params: NeighbourParams,
+    parts: Sequence[tuple[int, int]],
+    work: Path,
+    executor: ExecutorParams,
+) -> EdgeParts:
+    """Every edge over ``floor`` of the descriptors ``rows``, in part files below ``work``; what is there is kept.
+
+    ``digest`` names the descriptors, and must be part of ``work``'s own name where descriptors can change.
+    """
+    flat = rows.flat()
+    each = len(flat) // len(rows.open())
+    folder = work / "index"
+    in_pieces = lists_of(factory_for(len(flat), flat.shape[1], params, gpu=False)) > 0
+    paths = [part_path(work / "edges", *part) for part in parts]
+    left = [part for part, path in zip(parts, paths, strict=True) if not path.exists()]
+    if left and in_pieces:
+        IndexFolder(folder).train(flat, digest, params)
+        pieces = [(start * each, stop * each) for start, stop in parts]
+        build = partial(_piece, rows, folder, params)
+        for _ in track(map_shards(build, pieces, executor), "copy index", len(pieces), unit="pieces"):
+            pass
+        IndexFolder(folder).merge(pieces)
+        IndexFolder(folder).verify()
+    find = partial(_part, rows, folder if in_pieces else None, params, k, floor, work / "edges")
+    for _ in track(map_shards(find, left, executor), "copy graph", len(left), unit="parts"):
+        pass
+    _opened.cache_clear()
+    return EdgeParts(paths)
+
+
+def _piece(rows: Rows, folder: Path, params: NeighbourParams, piece: tuple[int, int]) -> Path:
+    index = IndexFolder(folder)
+    if (folder / "merged/merged.json").exists():
+        return folder
+    return index.build_piece(rows.flat(), *piece, params)
+
+
+def _part(
+    rows: Rows,
+    folder: Path | None,
+    params: NeighbourParams,
+    k: int,
+    floor: float,
+    out: Path,
+    part: tuple[int, int],
+) -> Path:
+    return write_part(part_path(out, *part), edges_of(rows.open(), *part, k, floor, _opened(rows, folder, params)))
+
+
+@lru_cache(maxsize=1)
+def _opened(rows: Rows, folder: Path | None, params: NeighbourParams) -> Neighbours:
+    """The index, once a process; the parent process has hashed its files."""
+    if folder is None:
+        return Neighbours(rows.flat(), params)
+    return IndexFolder(folder).open(rows.flat(), params, verified=True)

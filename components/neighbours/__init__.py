@@ -1,0 +1,25 @@
+"""The one door to FAISS: nearest neighbours by cosine, k-means, and indexes on disk, in bounded memory.
+
+The index is chosen by size: exact (Flat) for small sets, inverted lists with product-quantised codes above. Whatever a
+coded index proposes is scored again with the exact fp16 descriptors before anyone compares it with a threshold: the
+codes' error is as large as the thresholds' margin.
+"""
+
+from components.neighbours.checks import check_descriptors
+from components.neighbours.clusters import kmeans
+from components.neighbours.factory import factory_for, lists_of, probes_for
+from components.neighbours.files import IndexFolder
+from components.neighbours.params import NeighbourParams
+from components.neighbours.search import Neighbours, knn
+
+__all__ = [
+    "IndexFolder",
+    "NeighbourParams",
+    "Neighbours",
+    "check_descriptors",
+    "factory_for",
+    "kmeans",
+    "knn",
+    "lists_of",
+    "probes_for",
+]

@@ -1,0 +1,28 @@
+"""How neighbours are searched for: ``neighbours`` in params/dedup.yaml."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from components.params import Strict
+
+POINTS_PER_CENTROID = 39  # FAISS' own lower bound for a k-means it does not warn about
+
+
+class NeighbourParams(Strict):
+    """The index and its memory. docs/dedup.md holds the measurements behind the defaults."""
+
+    factory: str = "auto"  # a FAISS factory string, or "auto": by size and device
+    flat_up_to: int = Field(100_000, ge=1)  # base rows up to which the search is exact
+    pq_bytes: int = Field(32, ge=1)  # code bytes a vector
+    pq_bits: Literal[4, 8] = 4  # of a sub-quantiser; 4: scanned in registers (CPU); a GPU always takes 8
+    opq_dim: int = Field(0, ge=0)  # dimension OPQ rotates to before coding; 0: no OPQ
+    train_per_list: int = Field(64, ge=POINTS_PER_CENTROID)  # training vectors a list; FAISS advises 30 to 256
+    nprobe: int | Literal["auto"] = Field("auto")  # lists visited a query; auto: see factory.probes_for
+    candidates: int = Field(4, ge=1)  # times k candidates are taken from a coded index, to be scored exactly
+    block: int = Field(8192, ge=1)  # queries at a time: bounds memory
+    device: Literal["auto", "cpu"] = "auto"  # auto: every GPU that FAISS sees
+    lists: Literal["memory", "mapped"] = "memory"  # of an index on disk: read into memory, or memory-mapped
+    seed: int = 0  # which vectors train the index
