@@ -25,14 +25,22 @@ def duration(seconds: float) -> str:
 class Progress:
     """Counts finished units and prints at most one line every ``every`` seconds (and one at the end).
 
-    Lines, not a redrawn bar: the same output serves a terminal, a Prefect log and a file.
+    Lines, not a redrawn bar: the same output serves a terminal, a Prefect log and a file. ``start`` units were finished
+    before, by a run that this one resumes: they count as done, but not for the rate.
     """
 
     def __init__(
-        self, label: str, total: int | None, *, unit: str = "", every: float = 5.0, out: TextIO | None = None
+        self,
+        label: str,
+        total: int | None,
+        *,
+        unit: str = "",
+        every: float = 5.0,
+        out: TextIO | None = None,
+        start: int = 0,
     ) -> None:
         self.label, self.total, self.unit, self.every = label, total, unit, every
-        self.done = 0
+        self.done = self._before = start
         self._out = out or sys.stderr
         self._start = self._last = time.monotonic()
 
@@ -55,7 +63,7 @@ class Progress:
 
     def _print(self, now: float, note: str) -> None:
         elapsed = max(now - self._start, 1e-9)
-        rate = self.done / elapsed
+        rate = (self.done - self._before) / elapsed
         left = ""
         if self.total is not None and rate > 0:
             left = f", {duration((self.total - self.done) / rate)} left"

@@ -97,6 +97,7 @@ class Distillation:
             params.run.batch,
             clipped=("backbone", "dino_head", "ibot_head"),
             whole=(Block, ProjectionHead),
+            heads=("dino_head", "ibot_head"),
         )
         self._teacher = self.engine.frozen(teacher)
         if params.run.compile:
@@ -126,7 +127,7 @@ class Distillation:
             targets = self.centering.targets(teacher, values.teacher_temperature)
         student = self.engine.student(globals_, locals_, None, patches.positions)
         found = losses(student, targets, patches.weights, self.params.objective, self._group)
-        return found, health(teacher, targets) | {"student_std": _spread(student.cls)} if detail else {}
+        return found, health(teacher, targets, self._group) | {"student_std": _spread(student.cls)} if detail else {}
 
 
 @torch.no_grad()

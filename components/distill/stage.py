@@ -17,6 +17,7 @@ from components.learning.loop import train
 from components.learning.session import (
     data_digest,
     export_average,
+    keep_global_batch,
     open_checkpoints,
     open_loader,
     start,
@@ -40,13 +41,14 @@ def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: Stor
     require(paths.params, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {paths.out.name}", paths.out.name
     fingerprint = params.fingerprint(digest, *(_digest(teacher_at / name) for name in (BACKBONE, HEADS)))
-    loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
     checkpoints = open_checkpoints(paths.scratch / preset, params, fingerprint, world)
+    [params] = keep_global_batch([params], [checkpoints], world)
+    loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
     learner = Distillation(params, teacher, world)
     seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
     data = (str(paths.manifest), digest)
     with observe("distill", preset, params, learner.engine, paths.tracking, paths.benchmarks, data, seeds) as observer:
-        curves = train(learner, loader, params, checkpoints, observer, world, label)
+        curves = train(learner, loader, params, checkpoints, observer, world, label, paths.scratch)
         model_id = observer.register(params.run.iterations)
         export_average(
             paths.out,

@@ -11,14 +11,14 @@ from pathlib import Path
 from components.errors import VitrailError
 from components.learning.blocks import swiglu_hidden
 from components.learning.heads import HeadConfig
+from components.learning.memory import LIVE, memory_per_rank, states_per_rank, tokens_per_rank
 from components.learning.training import TrainingParams
 from components.learning.vit import ViTConfig
 from components.params import load_params
 
+__all__ = ["memory_per_rank", "states_per_rank", "tokens_per_rank"]  # here, too, for those who ask what fits
+
 GB = 1e9
-CUDA_CONTEXT = 1.5 * GB  # driver, libraries and allocator slack of a process on a GPU
-CPU_PROCESS = 1.0 * GB  # interpreter, torch and DeepSpeed
-BUCKET = 50_000_000  # elements reduced at a time on GPUs (components.learning.engine)
 
 
 @dataclass(frozen=True)
@@ -86,49 +86,6 @@ def count_parameters(params: TrainingParams) -> dict[str, int]:
     return counts
 
 
-def tokens_per_rank(params: TrainingParams) -> int:
-    """Tokens of the student's crops in a micro-batch."""
-    extra, patch, crops = 1 + params.vit.registers, params.vit.patch_size, params.augment
-    one_global = extra + (crops.global_size // patch) ** 2
-    one_local = extra + (crops.local_size // patch) ** 2
-    return params.run.batch * (2 * one_global + crops.locals * one_local)
-
-
-def memory_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool, teacher: int = 0) -> dict[str, float]:
-    """Bytes a rank needs, by part; the states are exact (ZeRO-3 cuts them evenly), the rest is an estimate.
-
-    Args:
-        teacher: parameters of a frozen teacher, which is held besides the moving average.
-    """
-    count = sum(count_parameters(params).values())
-    teacher += 0 if params.gram is None else count_backbone(params.vit)
-    width = 2 if sixteen_bit else 4
-    weights = 2 * width + (4 if sixteen_bit else 0)  # student and average; masters are the weights themselves in fp32
-    vit, batch, crops = params.vit, params.run.batch, params.augment
-    # Tensors of a block that backward needs, in widths of a token: norms 2, qkv 3, attention 2, scales and residuals
-    # 4, feed-forward about 9.
-    stored = (2 if params.run.activation_checkpointing else 20) * vit.depth
-    activations = tokens_per_rank(params) * vit.embed_dim * stored * width * (1 - vit.drop_path)
-    masked = 2 * batch * params.masks.probability * (params.masks.ratio_min + params.masks.ratio_max) / 2
-    masked *= (crops.global_size // vit.patch_size) ** 2
-    ibot = params.heads.ibot or params.heads.dino
-    # student's logits, their fp32 form and gradient, the teacher's logits and targets
-    logits = (batch * (4 + crops.locals) * params.heads.dino.prototypes + 2 * masked * ibot.prototypes) * (width + 8)
-    largest = max(count_head(vit.embed_dim, params.heads.dino), count_backbone(vit) // max(vit.depth, 1))
-    # One process keeps student and average gathered; several gather a layer at a time and reduce by buckets.
-    gathered = 2 * width * count if ranks == 1 else 2 * width * largest + 2 * width * BUCKET
-    return {
-        "weights, masters, average": weights * count / ranks + 4 * count / ranks,
-        "AdamW moments": 8 * count / ranks,
-        "gradients": 4 * count / ranks,
-        "frozen teacher": width * teacher / ranks,
-        "gathered layers and buckets": gathered,
-        "activations": activations,
-        "prototypes' logits": logits,
-        "process": CUDA_CONTEXT if sixteen_bit else CPU_PROCESS,
-    }
-
-
 def misfit(params: TrainingParams, machine: Machine, ranks: int = 1, teacher: int = 0) -> str:
     """Why ``params`` cannot be trained on ``machine`` with ``ranks`` processes; "" when they can."""
     on_gpu = params.engine.device.startswith("cuda") or (params.engine.device == "auto" and machine.gpus > 0)
@@ -164,6 +121,23 @@ def require(path: Path, params: TrainingParams, ranks: int = 1, teacher: int = 0
         presets = {p.stem: load_params(p, type(params)) for p in sorted(path.parent.glob("*.yaml"))}
         fits = ", ".join(fitting(presets, machine, ranks)) or "none"
         raise VitrailError(f"{path}: {fault}; found {machine}; presets that fit here: {fits}")
+
+
+def bytes_moved(params: TrainingParams, ranks: int, sixteen_bit: bool = True) -> float:
+    """Bytes that a rank sends (and receives as many) in a step, about.
+
+    Every micro-batch gathers the teacher once, the student once, and once more for backward where it is larger than
+    what ZeRO-3 keeps; gradients are cut and summed, those of the heads in fp32; Sinkhorn-Knopp sums prototypes.
+    """
+    counts, width = count_parameters(params), 2 if sixteen_bit else 4
+    total = sum(counts.values())
+    gathers = 2 if total <= LIVE else 3
+    heads = total - counts["backbone"]
+    exact = {"heads_fp32": (width, 4), "same": (width, width), "fp32": (4, 4)}[params.engine.reduce_dtype]
+    weights = gathers * width * total + exact[0] * counts["backbone"] + exact[1] * heads
+    prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
+    rounds = 2 * params.objective.sinkhorn_iterations if params.objective.centering == "sinkhorn" else 1
+    return params.engine.accumulation * (weights + 2 * 4 * rounds * prototypes) * (ranks - 1) / ranks
 
 
 def flops_per_step(params: TrainingParams, ranks: int) -> float:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,26 +76,20 @@ class Checkpoints:
 
         target = self.folder / f"step-{state.step:08d}"
         aside = self.folder / f".{target.name}.partial"
-        if self.world.main:
-            shutil.rmtree(aside, ignore_errors=True)
+
+        def prepare() -> None:
+            for left in self.folder.glob(".step-*.partial"):  # of a run that was killed while it wrote
+                shutil.rmtree(left)
             aside.mkdir(parents=True)
-        barrier()
-        path = aside / _rank_file(self.world.rank)
-        entry: dict[str, Any] = {"name": path.name, "error": ""}
-        tensors = state.shards | {f"whole/{name}": value for name, value in state.whole.items()}
-        try:
+
+        def write() -> dict[str, Any]:
+            path = aside / _rank_file(self.world.rank)
+            tensors = state.shards | {f"whole/{name}": value for name, value in state.whole.items()}
             save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
             _sync(path)
-            entry |= {"bytes": path.stat().st_size, "sha256": _digest(path)}
-        except Exception as fault:  # safetensors raises its own kind for a full disk
-            entry["error"] = f"{path}: {fault}"
-        entries = gather_objects(entry)
-        errors = [e["error"] for e in entries if e["error"]]
-        if errors:
-            if self.world.main:
-                shutil.rmtree(aside, ignore_errors=True)
-            raise VitrailError(f"checkpoint of step {state.step} not written: {errors[0]}; older checkpoints are kept")
-        if self.world.main:
+            return {"name": path.name, "bytes": path.stat().st_size, "sha256": _digest(path)}
+
+        def finish() -> None:
             manifest = {
                 "version": VERSION,
                 "step": state.step,
@@ -108,9 +102,36 @@ class Checkpoints:
                 json.dump(manifest, file)
             shutil.rmtree(target, ignore_errors=True)
             os.replace(aside, target)
+            _sync(self.folder)
             self._prune()
-        barrier()
+
+        self._together(state.step, aside, prepare, main_only=True)
+        entries = self._together(state.step, aside, write)
+        self._together(state.step, aside, finish, main_only=True)
         return target
+
+    def _together(self, step: int, aside: Path, work: Callable[[], Any], *, main_only: bool = False) -> list[Any]:
+        """Do ``work`` on every rank, or the first; all learn how it went, and none goes on where one could not.
+
+        Raises:
+            VitrailError: a rank could not.
+        """
+        result, error = None, ""
+        if self.world.main or not main_only:
+            try:
+                result = work()
+            except Exception as fault:  # safetensors raises its own kind for a full disk
+                error = f"rank {self.world.rank}: {aside.parent}: {' '.join(str(fault).split())}"
+        found = gather_objects([result, error])
+        errors = [error for _, error in found if error]
+        if errors:
+            if self.world.main:
+                shutil.rmtree(aside, ignore_errors=True)
+            raise VitrailError(
+                f"checkpoint of step {step} not written: {errors[0]}; older checkpoints are kept: make room there, "
+                "then run the same command again to resume"
+            )
+        return [result for result, _ in found]
 
     def _prune(self) -> None:
         found = self.found()
@@ -129,6 +150,14 @@ class Checkpoints:
     def found(self) -> list[Path]:
         """Checkpoint folders by rising step."""
         return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+
+    def newest(self) -> dict[str, Any] | None:
+        """What the newest checkpoint with a whole manifest says of itself (its files may still be damaged), on every
+        rank; None without one."""
+        manifest = None
+        if self.world.main:
+            manifest = next((found for path in reversed(self.found()) if (found := _manifest(path))), None)
+        return gather_objects(manifest)[0]  # type: ignore[no-any-return]
 
     def check_fingerprint(self, on_mismatch: str) -> str:
         """Compare the newest checkpoint's fingerprint with this run's.

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,8 +37,10 @@ class EngineParams(Strict):
     loss_scale_power: int = Field(16, ge=0, le=32)  # fp16: the first loss scale is 2**this
     loss_scale_window: int = Field(1000, ge=1)  # fp16: steps without overflow before the scale doubles
     max_skipped: int = Field(20, ge=1)  # non-finite steps in a row before the run stops
-    reduce_dtype: Literal["same", "fp32"] = "same"  # of gradients on the wire; fp32 for all, or the weights' own
+    # Type of gradients on the wire: the weights' own but fp32 for the heads (DINOv2's), the weights' own, or fp32
+    reduce_dtype: Literal["heads_fp32", "same", "fp32"] = "heads_fp32"
     zero: dict[str, Any] = Field(default_factory=dict)  # passed to DeepSpeed's zero_optimization (ZeRO++ among it)
+    silence: float = Field(120.0, gt=0)  # seconds without a sign of life of a rank on another host: it is lost
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class StepReport:
     norms: dict[str, float]
     skipped: bool
     loss_scale: float
+    bad_losses: int = 0  # micro-batches, over all ranks, whose loss was not finite
 
 
 def pick_precision(asked: str, device: torch.device) -> Precision:
@@ -108,6 +111,7 @@ class Engine:
         whole: kinds of modules whose weights are gathered and reduced together, not layer by layer: fewer, larger
             messages, and half the cost of ZeRO-3's hooks (vitt on a CPU: 7 % over a plain loop instead of 13 %).
         batch: images a rank and micro-batch (DeepSpeed wants to know).
+        heads: sub-modules, by name of the student's child, whose gradients ``reduce_dtype: heads_fp32`` sums in fp32.
     """
 
     def __init__(
@@ -120,6 +124,7 @@ class Engine:
         batch: int,
         clipped: Sequence[str] = (),
         whole: Sequence[type[nn.Module]] = (),
+        heads: Sequence[str] = (),
     ) -> None:
         self._whole = list(whole)
         self._frozen: list[Any] = []
@@ -140,6 +145,9 @@ class Engine:
         self._zero = self.student.optimizer
         self._parameters = dict(self.student.module.named_parameters())
         self._masters = {name: self._zero.get_local_fp32_param(p) for name, p in self._parameters.items()}
+        if params.reduce_dtype == "heads_fp32" and self.precision != "fp32":
+            own = [p for name, p in self._parameters.items() if name.split(".", 1)[0] in heads]
+            _reduce_in_fp32(self._zero, own, world.device)
         if self.precision != "fp32":
             # DeepSpeed makes its masters from the rounded weights; the exact ones are known here.
             self._load_masters({name: self.cut(name, whole) for name, whole in initial.items()})
@@ -154,6 +162,7 @@ class Engine:
         targets = {name: p.ds_tensor.data for name, p in self.average.module.named_parameters()}
         self.ema = ShardedEMA(self._masters, targets, lambda: _regather(self.average.optimizer))
         self._skipped_in_a_row = 0
+        self._bad_losses = torch.zeros(1, device=world.device)  # of this step, on this rank
 
     def frozen(self, module: nn.Module) -> Any:
         """``module`` partitioned like the others, for inference only."""
@@ -191,9 +200,16 @@ class Engine:
         with _quiet():
             if any(isinstance(part, tuple(self._whole)) for part in module.modules()):
                 self._deepspeed.utils.set_z3_leaf_modules(module, self._whole)
-            engine, *_ = self._deepspeed.initialize(
-                model=module, optimizer=optimizer, config=self._config(), dist_init_required=None
-            )
+            try:
+                engine, *_ = self._deepspeed.initialize(
+                    model=module, optimizer=optimizer, config=self._config(), dist_init_required=None
+                )
+            except (ValueError, AssertionError) as fault:  # how DeepSpeed refuses a configuration
+                if not self.params.zero:
+                    raise
+                said, where = " ".join(str(fault).split()), f"{self.world.size} ranks of {self.world.device.type}"
+                asked = ", ".join(f"{key}: {value}" for key, value in self.params.zero.items())
+                raise VitrailError(f"engine.zero ({asked}): DeepSpeed refuses it on {where}: {said[:200]}") from None
         if optimizer is None:
             engine.eval()
         return engine
@@ -242,6 +258,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate one micro-batch's ``loss`` (the engine scales it)."""
+        self._bad_losses += (~torch.isfinite(loss.detach())).float()
         self.student.backward(loss)
 
     def micro_step(self) -> None:
@@ -249,29 +266,50 @@ class Engine:
         self.student.step()
 
     def step(self) -> StepReport:
-        """Clip and apply the gradients; non-finite ones on any rank skip the step on every rank.
+        """Clip and apply the gradients; a loss or gradient that is not finite on any rank skips the step on every rank.
+
+        Overflowing fp16 gradients lower the loss scale; a loss that is not finite has nothing to do with the scale,
+        which is then what it was before.
 
         Raises:
             VitrailError: too many steps in a row were skipped.
         """
+        scaler = self._zero.loss_scaler
+        before = {key: getattr(scaler, key) for key in SCALER if hasattr(scaler, key)}
         scale = float(self._zero.loss_scale)
-        norms = self._clip(scale)
+        norms, bad = self._clip(scale)
+        if bad:
+            # The gradients of a bad loss may still be finite; this makes DeepSpeed skip the step in every precision.
+            self._zero.averaged_gradients[0][0].fill_(float("nan"))
         with _quiet():
             self.student.step()
         skipped = bool(self._zero.overflow)
+        if bad:
+            for key, value in before.items():
+                setattr(scaler, key, value)
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        return StepReport(norms, skipped, float(self._zero.loss_scale), bad)
+
+    def require_progress(self) -> None:
+        """Nothing, unless the last ``max_skipped`` steps were all skipped.
+
+        Raises:
+            VitrailError: they were.
+        """
         if self._skipped_in_a_row >= self.params.max_skipped:
             raise VitrailError(
-                f"{self._skipped_in_a_row} steps in a row had non-finite gradients (loss scale {scale:g}); "
-                "lower optimizer.lr, or use engine.precision: bf16; the last checkpoint is kept"
+                f"{self._skipped_in_a_row} steps in a row had non-finite losses or gradients (loss scale "
+                f"{float(self._zero.loss_scale):g}); lower schedule.learning_rate, or use engine.precision: bf16; the "
+                "last checkpoint is kept"
             )
-        return StepReport(norms, skipped, float(self._zero.loss_scale))
 
     @torch.no_grad()
-    def _clip(self, scale: float) -> dict[str, float]:
-        """Scale each sub-module's gradient shards to the norm limit; returns the norms (nan or inf when non-finite)."""
-        if not self._clip_names:
-            return {}
+    def _clip(self, scale: float) -> tuple[dict[str, float], int]:
+        """Scale each sub-module's gradient shards to the norm limit.
+
+        Returns:
+            The norms before (nan or inf when non-finite) by sub-module, and the number of bad losses on all ranks.
+        """
         grads: list[list[Tensor]] = [[] for _ in self._clip_names]
         owner = {id(p): self._clip_of.get(name) for name, p in self._parameters.items()}
         # averaged_gradients: by optimizer sub-group, this rank's part of each parameter's mean gradient, in fp32.
@@ -280,15 +318,15 @@ class Engine:
                 which = owner[id(parameter)]
                 if which is not None:
                     grads[which].append(grad)
-        squares = torch.stack(
-            [torch.stack(torch._foreach_norm(part)).float().square().sum() for part in grads]  # [sub-modules]
-        )
-        norms = sum_(squares).sqrt() / scale
-        values = norms.tolist()
-        for part, norm in zip(grads, values, strict=True):
+        squares = [torch.stack(torch._foreach_norm(part)).float().square().sum() for part in grads]
+        # one all-reduce, one wait for the device: [sub-modules + 1]
+        *totals, bad = sum_(torch.stack([*squares, self._bad_losses[0]])).tolist()
+        self._bad_losses.zero_()
+        norms = [total**0.5 / scale for total in totals]
+        for part, norm in zip(grads, norms, strict=True):
             if 0 < self.params.clip < norm < float("inf"):
                 torch._foreach_mul_(part, self.params.clip / (norm + 1e-6))
-        return dict(zip(self._clip_names, values, strict=True))
+        return dict(zip(self._clip_names, norms, strict=True)), round(bad)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
@@ -304,6 +342,22 @@ class Engine:
         """Shapes of the whole parameters."""
         return {name: torch.Size(p.ds_shape) for name, p in self._parameters.items()}
 
+    def bytes_held(self) -> dict[str, int]:
+        """Bytes of this rank's shards, as its tensors are: what ``plan`` predicts (components.learning.capability)."""
+
+        def size(tensors: Iterable[Tensor]) -> int:
+            return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+        flat, inner = self._zero.fp32_partitioned_groups_flat, self._zero.optimizer.state
+        return {
+            "student": size(p.ds_tensor for p in self._parameters.values()),
+            "teacher": size(p.ds_tensor for p in self.average.module.parameters()),
+            "masters": size(flat),
+            "average": size(self.ema.shards),
+            "moments": size(inner[part][key] for part in flat for key in MOMENTS if part in inner),
+            "gradients": size([self._zero.grad_partitions_flat_buffer]),
+        }
+
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """This rank's shards, flat fp32, keys ``master/NAME``, ``exp_avg/NAME``, ``exp_avg_sq/NAME``, ``ema/NAME``, and
         the small rest (loss scaler, AdamW's step count), which is equal on every rank."""
@@ -312,7 +366,7 @@ class Engine:
         inner = self._zero.optimizer.state
         steps = [float(inner[flat]["step"]) for flat in self._zero.fp32_partitioned_groups_flat if flat in inner]
         if steps:
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in MOMENTS:
                 for name, parameter in self._parameters.items():
                     shards[f"{key}/{name}"] = self._zero.get_local_fp32_param(parameter, key)
         scaler = self._zero.loss_scaler
@@ -333,7 +387,7 @@ class Engine:
                     "exp_avg": torch.zeros_like(flat),
                     "exp_avg_sq": torch.zeros_like(flat),
                 }
-            for key in ("exp_avg", "exp_avg_sq"):
+            for key in MOMENTS:
                 for name, parameter in self._parameters.items():
                     self._zero.get_local_fp32_param(parameter, key).copy_(shards[f"{key}/{name}"])
         for key, value in rest["loss_scaler"].items():
@@ -350,6 +404,8 @@ class Engine:
         _regather(self._zero)
 
 
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
+
 # What DeepSpeed's DynamicLossScaler counts; a static scaler has none of it but the scale.
 SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
@@ -362,8 +418,29 @@ def cut(whole: Tensor, length: int, rank: int) -> Tensor:
 
 
 def _regather(zero: Any) -> None:
-    """Copies that ZeRO-3 keeps whole (small parameters) are renewed from the shards: it never gathers what it holds."""
-    kept = zero.persistent_parameters
+    """Copies that ZeRO-3 keeps besides the shards are renewed from them: it never gathers what it holds.
+
+    These are small parameters, held whole, and ZeRO++'s second partition within a node, made anew on the next use.
+    """
+    kept, offload = zero.persistent_parameters, getattr(zero, "parameter_offload", zero)
     if kept:
-        getattr(zero, "parameter_offload", zero).partition_all_parameters()
+        offload.partition_all_parameters()
         kept[0].all_gather(kept)
+    for parameter in offload.module.parameters():
+        parameter.ds_secondary_tensor = None
+
+
+def _reduce_in_fp32(zero: Any, parameters: Sequence[nn.Parameter], device: torch.device) -> None:
+    """Let ZeRO-3 sum the gradients of ``parameters`` over the ranks in fp32, all others in its communication type.
+
+    DeepSpeed 0.19 keeps one bucket a type and asks ``get_param_comm_dtype`` which one a parameter's gradient goes
+    into (deepspeed/runtime/zero/stage3.py, ``reduce_independent_p_g_buckets_and_remove_grads``), but fills in more than
+    one type for torch's autocast only. Here the second bucket is added and the question answered.
+    """
+    usual = zero.communication_data_type
+    if not parameters or usual == torch.float32:
+        return
+    ours = {id(parameter) for parameter in parameters}
+    buffer = torch.empty(zero.reduce_bucket_size, dtype=torch.float32, device=device)
+    zero.ipg_buckets[torch.float32] = type(zero.ipg_buckets[usual])(buffer=buffer)
+    zero.get_param_comm_dtype = lambda parameter: torch.float32 if id(parameter) in ours else usual

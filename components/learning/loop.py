@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import math
+import re
 import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -20,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.errors import VitrailError
 from components.images.loader import Loader
 from components.learning.checkpoint import Checkpoint, Checkpoints
+from components.learning.collapse import Detector
 from components.learning.collate import Crops, normalize_crops
 from components.learning.distributed import World, anywhere, sum_
 from components.learning.engine import Engine, StepReport
@@ -30,6 +34,7 @@ from components.learning.gram import GramTeacher
 from components.learning.objective import Centering, Losses
 from components.learning.schedules import Schedules, StepValues
 from components.learning.training import TrainingParams
+from components.learning.watch import Stopped, watched
 from components.progress import Progress
 
 
@@ -69,11 +74,8 @@ class Curves:
     points: list[dict[str, float]] = field(default_factory=list)
     probes: list[dict[str, float]] = field(default_factory=list)
     skipped: int = 0
+    images: int = 0  # shown, by all ranks
     seconds: float = 0.0  # training time, over all resumptions
-
-
-class Stopped(VitrailError):
-    """The run was asked to end; its state is on disk."""
 
 
 class Signals:
@@ -109,6 +111,7 @@ def train(
     observer: Observer,
     world: World,
     label: str,
+    scratch: Path,
     first: int = 0,
     curves: Curves | None = None,
     until: int | None = None,
@@ -116,57 +119,72 @@ def train(
     """Train for ``params.run.iterations`` steps, from the newest good checkpoint if there is one.
 
     Args:
+        label: of the progress line.
+        scratch: folder; the keys of the images of skipped steps go to ``skipped/`` in it.
         first: steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin.
         curves: of the earlier phase, to go on from.
         until: end, with a checkpoint, after this step already, for another call to go on.
 
     Raises:
         Stopped: a signal came; a checkpoint was written first.
-        VitrailError: training diverged, or data or disk failed.
+        VitrailError: training diverged or collapsed, data or disk failed, or another rank was lost.
     """
     run, engine = params.run, learner.engine
-    schedules = Schedules(params.schedule, run.iterations, run.batch * world.size * params.engine.accumulation)
+    images = run.batch * world.size * params.engine.accumulation  # a step
+    schedules = Schedules(params.schedule, run.iterations, images)
     curves, step = _resume(learner, loader, checkpoints, world, curves or Curves(), first)
     last = min(first + run.iterations, until or first + run.iterations)
     probes = {first + at for at in params.probe.steps(run.iterations)}
     if step == 0 and probes:
         _note(curves, step, observer.begin())
-    progress = Progress(label, last - step, unit="steps", out=None if world.main else io.StringIO())
-    window = _Window(world)
+    progress = Progress(label, last, unit="steps", out=None if world.main else io.StringIO(), start=step)
+    window = _Window(world, params)
+    detector = Detector(params.collapse, run.iterations, first)
+    skips = scratch / "skipped" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}-rank-{world.rank:05d}.jsonl"
     saved = step
     # Closed before anything is said of a stop: what the loader's workers print on their way out comes first.
-    with Signals() as signals, contextlib.closing(iter(loader)) as batches:
+    with (
+        watched(world, params.engine.silence, checkpoints.folder) as watch,
+        Signals() as signals,
+        contextlib.closing(iter(loader)) as batches,
+    ):
         while step < last:
             started = time.monotonic()
+            watch.step = step
             values = schedules.at(step - first)
             if learner.gram is not None:
                 learner.gram.before(step)
             engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
             detail = (step + 1) % run.log_every == 0 or step + 1 == last
-            keys: list[str] = []
+            shown: list[tuple[list[str], Losses]] = []
             for micro in range(params.engine.accumulation):
                 batch = next(batches)
-                keys += batch.keys
                 crops = normalize_crops(batch.data, params.augment, world.device)
                 seed = step_seed(run.seed, step, micro, world.rank)
                 learner.seed_step(seed)
                 found, figures = learner.losses(crops, values, np.random.default_rng(seed), detail)
                 engine.backward(found.total)
-                window.add(found, figures)
+                shown.append((batch.keys, found))
                 if micro + 1 < params.engine.accumulation:
                     engine.micro_step()
             report = engine.step()
             if report.skipped:
                 curves.skipped += 1
-                _tell_skipped(step, report, found, keys, world)
+                _tell_skipped(step, report, shown, skips, world)
+                engine.require_progress()
             else:
                 engine.ema.update(values.momentum)
+                window.add([found for _, found in shown], figures)
             step += 1
+            curves.images += images
             curves.seconds += time.monotonic() - started
             if detail:
-                point = window.close(step, values, report, run.batch * world.size * params.engine.accumulation)
+                point = window.close(step, values, report, images)
                 curves.points.append(point)
                 observer.point(step, point)
+                line = detector.look(step, point)
+                if line and world.main:
+                    print(line, file=sys.stderr, flush=True)
             progress.advance(1, window.note)
             if step in probes:
                 asked = time.monotonic()
@@ -174,7 +192,7 @@ def train(
                 window.leave_out(time.monotonic() - asked)
             stop = anywhere(bool(signals.name), world.device)
             if stop or step % run.checkpoint_every == 0 or step == last:
-                _save(learner, loader, checkpoints, curves, step)
+                _save(learner, loader, checkpoints, curves, step, images)
                 saved = step
             if stop and step < last:
                 by = signals.name or "a signal to another rank"
@@ -209,31 +227,55 @@ def _resume(
     return Curves(**state.shared["curves"]), state.step
 
 
-def _save(learner: Learner, loader: Loader, checkpoints: Checkpoints, curves: Curves, step: int) -> None:
+def _save(
+    learner: Learner, loader: Loader, checkpoints: Checkpoints, curves: Curves, step: int, global_batch: int
+) -> None:
     shards, rest = learner.engine.state()
     if learner.gram is not None:
         shards |= learner.gram.state()
-    shared = {"engine": rest, "loader": loader.state_dict(), "curves": vars(curves)}
+    shared = {
+        "engine": rest,
+        "loader": loader.state_dict(),
+        "curves": vars(curves),
+        "global_batch": global_batch,  # images a step
+    }
     checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
 
 
-def _tell_skipped(step: int, report: StepReport, found: Losses, keys: list[str], world: World) -> None:
-    bad = [name for name, term in found.terms.items() if not bool(torch.isfinite(term))]
+def _tell_skipped(
+    step: int, report: StepReport, shown: list[tuple[list[str], Losses]], record: Path, world: World
+) -> None:
+    """Say that a step was skipped, and append the keys of its images to ``record``, a JSON object a line.
+
+    Where losses were not finite, only ranks and micro-batches that had such a loss speak and record; where only the sum
+    of the gradients was not, any image may be at fault: every rank records its own, and rank 0 speaks.
+    """
+    bad = [] if not report.bad_losses else [(k, f) for k, f in shown if not bool(torch.isfinite(f.total.detach()))]
+    if report.bad_losses and not bad:
+        return
+    keys = [key for batch, _ in bad or shown for key in batch]
+    terms = sorted({name for _, found in bad for name, term in found.terms.items() if not bool(torch.isfinite(term))})
+    what = f"non-finite {', '.join(terms) or 'loss'}" if bad else "non-finite gradients"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with open(record, "a") as file:
+        entry = {"step": step + 1, "rank": world.rank, "reason": what, "loss_scale": report.loss_scale, "keys": keys}
+        file.write(json.dumps(entry) + "\n")
     if bad or world.main:
-        what = f"non-finite {', '.join(bad)}" if bad else "non-finite gradients"
-        where = f"; images {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" if bad else ""
         print(
-            f"step {step + 1}, rank {world.rank}: {what}, step skipped (loss scale now {report.loss_scale:g}){where}",
+            f"step {step + 1}, rank {world.rank}: {what}, step skipped (loss scale now {report.loss_scale:g}); images "
+            f"{', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}, all of them in {record}",
             file=sys.stderr,
             flush=True,
         )
 
 
 class _Window:
-    """Means over the steps since the last point."""
+    """Means over the steps since the last point, without those that were skipped."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, params: TrainingParams) -> None:
         self.note = ""
+        # DINO's terms over this are their mean cross-entropy as a share of ln K
+        self._log_k = params.objective.dino_weight * math.log(params.heads.dino.prototypes)
         self._world = world
         self._sums: dict[str, Tensor] = {}
         self._micro = 0
@@ -241,11 +283,13 @@ class _Window:
         self._since = time.monotonic()
         self._figures: dict[str, Tensor] = {}
 
-    def add(self, found: Losses, figures: Mapping[str, Tensor]) -> None:
-        for name, term in {"loss": found.total, **found.terms}.items():
-            value = term.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._micro += 1
+    def add(self, step: list[Losses], figures: Mapping[str, Tensor]) -> None:
+        """Take a step's losses, one a micro-batch, and the figures of its last micro-batch."""
+        for found in step:
+            for name, term in {"loss": found.total, **found.terms}.items():
+                value = term.detach().float()
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._micro += 1
         self._figures = dict(figures)
 
     def leave_out(self, seconds: float) -> None:
@@ -254,11 +298,13 @@ class _Window:
 
     def close(self, step: int, values: StepValues, report: StepReport, images: int) -> dict[str, float]:
         names = list(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._micro
-        extra = list(self._figures)
-        row = torch.cat([means, torch.stack([self._figures[name].float() for name in extra])]) if extra else means
-        row = sum_(row.clone()) / self._world.size
-        point: dict[str, float] = {"step": step, **dict(zip(names + extra, row.tolist(), strict=True))}
+        # nothing at all when every step was skipped, which is so on all ranks or on none
+        rows = [self._sums[name] / self._micro for name in names] + [f.float() for f in self._figures.values()]
+        row = (sum_(torch.stack(rows)) / self._world.size).tolist() if rows else []
+        point: dict[str, float] = {"step": step, **dict(zip([*names, *self._figures], row, strict=True))}
+        if self._log_k > 0 and names:
+            dino = point["dino_global"] + point.get("dino_local", 0.0)
+            point["cross_entropy"] = dino / self._log_k
         now = time.monotonic()
         point["images_per_second"] = (step - self._steps_from) * images / max(now - self._since, 1e-9)
         point |= {f"grad_norm_{name}": norm for name, norm in report.norms.items()}

@@ -12,8 +12,10 @@ import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
+from components.learning.collapse import feature_figures
 from components.learning.heads import HeadConfig, ProjectionHead
 from components.learning.losses.centering import centered_softmax, update_center
+from components.learning.losses.collective import sum_over, world_size
 from components.learning.losses.dino import dino_loss
 from components.learning.losses.ibot import ibot_loss
 from components.learning.losses.koleo import koleo_loss
@@ -187,17 +189,17 @@ def total(terms: dict[str, Tensor]) -> Losses:
 
 
 @torch.no_grad()
-def health(output: Output, targets: Targets) -> dict[str, Tensor]:
-    """Signs of collapse: shares of ln K, 0 when all images share a target, 1 when a target says nothing.
+def health(output: Output, targets: Targets, group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
+    """Signs of collapse, over the batch of all ranks in ``group``.
 
-    ``target_entropy``: mean entropy of a target; ``prototype_usage``: entropy of the mean target; ``feature_std``: mean
-    standard deviation of the L2-normalised class token's entries times sqrt(D), near 1 when directions are all used.
+    Shares of ln K, 0 when all images share a target, 1 when a target says nothing: ``target_entropy``, mean entropy of
+    a target, and ``prototype_usage``, entropy of the mean target. ``feature_rank`` and ``feature_std`` of the class
+    tokens: see :func:`components.learning.collapse.feature_figures`.
     """
     log_k = torch.log(torch.tensor(float(targets.dino.shape[-1])))
-    mean = targets.dino.mean(0)
-    cls = nn.functional.normalize(output.cls.float(), dim=-1)
+    mean = sum_over(targets.dino.mean(0), group) / world_size(group)
     return {
         "target_entropy": torch.special.entr(targets.dino).sum(-1).mean() / log_k,
         "prototype_usage": torch.special.entr(mean).sum() / log_k,
-        "feature_std": cls.std(0).mean() * cls.shape[-1] ** 0.5,
+        **feature_figures(output.cls, group),
     }

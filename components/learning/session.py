@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_
 from components.learning.loop import Curves
 from components.learning.training import TrainingParams
 from components.storage import StorageParams, publish
+
+Params = TypeVar("Params", bound=TrainingParams)
 
 
 def data_digest(curated: Path, manifest: Path) -> str:
@@ -95,6 +98,49 @@ def open_checkpoints(folder: Path, params: TrainingParams, fingerprint: str, wor
     return checkpoints
 
 
+def keep_global_batch(phases: Sequence[Params], stores: Sequence[Checkpoints], world: World) -> list[Params]:
+    """``phases`` with the batch a rank at which a resumed step has as many images as before, on other ranks, too.
+
+    What the last checkpoint in ``stores`` says of its phase's images a step tells how many ranks the run was started
+    on; a phase still to come keeps its own batch times those.
+
+    Raises:
+        VitrailError: the ranks do not divide a phase's images, and ``run.global_batch`` is "keep".
+    """
+    for params, store in reversed(list(zip(phases, stores, strict=True))):
+        manifest = store.newest()
+        if manifest is not None and "global_batch" in manifest["shared"]:
+            ranks = Fraction(manifest["shared"]["global_batch"], params.run.batch * params.engine.accumulation)
+            return [_spread(own, ranks, world, store.folder) for own in phases]
+    return list(phases)
+
+
+def _spread(params: Params, ranks: Fraction, world: World, folder: Path) -> Params:
+    """``params`` of a run on ``ranks`` for those of ``world``, with as many images a step."""
+    batch, accumulation = params.run.batch, params.engine.accumulation
+    if ranks == world.size or params.run.global_batch == "follow":
+        return params
+    wanted = batch * accumulation * ranks
+    micro = next(
+        (count for count in range(accumulation, 0, -1) if (wanted / (world.size * count)).denominator == 1), None
+    )
+    if micro is None:
+        raise VitrailError(
+            f"{folder}: trained with {wanted} images a step, which {world.size} ranks do not divide; start a number of "
+            f"ranks that does, or set run.global_batch: follow to go on with run.batch {batch} a rank"
+        )
+    kept = int(wanted / (world.size * micro))
+    if world.main:
+        print(
+            f"{world.size} ranks: {kept} images a rank and micro-batch instead of {batch}, {micro} micro-batches, so "
+            f"that a step keeps its {wanted} images",
+            flush=True,
+        )
+    run = params.run.model_copy(update={"batch": kept})
+    engine = params.engine.model_copy(update={"accumulation": micro})
+    return params.model_copy(update={"run": run, "engine": engine})
+
+
 def gather_average(engine: Engine) -> dict[str, Tensor]:
     """The moving average, whole, fp32, on the CPU of rank 0 (empty elsewhere), one parameter at a time."""
     shapes = engine.shapes()
@@ -150,13 +196,12 @@ def summary(
     """The figures of ``reports/*.json``, over the phases ``earlier`` and the last."""
     last: Mapping[str, float] = curves.points[-1] if curves.points else {}
     steps = [p.run.iterations for p in (*earlier, params)]
-    images = sum(p.run.iterations * p.run.batch * world.size * p.engine.accumulation for p in (*earlier, params))
     terms = ("loss", "dino_global", "dino_local", "ibot", "koleo", "prototype_usage", "feature_std")
     return {
         "iterations": sum(steps),
-        "images_seen": images,
+        "images_seen": curves.images,
         "minutes": round(curves.seconds / 60, 2),
-        "images_per_second": round(images / max(curves.seconds, 1e-9), 1),
+        "images_per_second": round(curves.images / max(curves.seconds, 1e-9), 1),
         "skipped_steps": curves.skipped,
         "final": {name: round(last[name], 4) for name in terms if name in last},
         "probe": {k: round(v, 4) for k, v in curves.probes[-1].items() if k != "step"} if curves.probes else {},

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from components.images.loader import LoaderParams
 from components.learning.augment import AugmentParams
+from components.learning.collapse import CollapseParams
 from components.learning.engine import EngineParams
 from components.learning.gram import GramParams
 from components.learning.masks import MaskParams
@@ -25,6 +26,8 @@ class RunParams(Strict):
 
     iterations: int = Field(ge=1)  # optimizer steps
     batch: int = Field(ge=1)  # images a rank and micro-batch; the global batch is this x ranks x engine.accumulation
+    # of a run resumed on other ranks: keep the images a step (batch changes, and must come out whole), or the batch
+    global_batch: Literal["keep", "follow"] = "keep"
     seed: int = 0
     log_every: int = Field(10, ge=1)  # steps between two points of the curves
     checkpoint_every: int = Field(1000, ge=1)  # steps
@@ -54,6 +57,7 @@ class TrainingParams(Strict):
     init: str | None = None  # folder of an exported model to start from; null: from random weights
     gram: GramParams | None = None  # hold patch similarities to an earlier average; null: not
     high_resolution: HighResolutionParams | None = None  # a second phase on larger images; null: none
+    collapse: CollapseParams = CollapseParams()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -109,7 +113,7 @@ class TrainingParams(Strict):
         for section, keys in VOLATILE.items():
             for key in keys:
                 content[section].pop(key)
-        for key in ("probe", "high_resolution"):
+        for key in ("probe", "high_resolution", "collapse"):
             del content[key]
         return fingerprint(content, data_digest, *more)
 
@@ -137,7 +141,16 @@ class Phase(NamedTuple):
 
 
 VOLATILE = {
-    "run": ("log_every", "checkpoint_every", "keep", "keep_every", "keep_state", "on_mismatch", "threads"),
-    "engine": ("device", "zero", "max_skipped"),
+    "run": (
+        "global_batch",
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "keep_every",
+        "keep_state",
+        "on_mismatch",
+        "threads",
+    ),
+    "engine": ("device", "zero", "max_skipped", "silence"),
     "loader": ("workers", "prefetch"),
 }

@@ -56,6 +56,7 @@ class Pretraining:
             params.run.batch,
             clipped=("backbone", "dino_head", "ibot_head"),
             whole=(Block, ProjectionHead),
+            heads=("dino_head", "ibot_head"),
         )
         if params.run.compile:
             compile_blocks(world.device, self.engine.student.module.backbone, self.engine.average.module.backbone)
@@ -91,4 +92,4 @@ class Pretraining:
         found = losses(student, targets, hidden.weights, self.params.objective, self._group)
         if self.gram is not None and student.patches is not None:
             found = total(found.terms | {"gram": self.gram.loss(student.patches, crops)})
-        return found, health(teacher, targets) if detail else {}
+        return found, health(teacher, targets, self._group) if detail else {}

@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--gpus", type=int, default=8)
     plan.add_argument("--gpu", default="h100-80gb")
     plan.add_argument("--utilisation", type=float, default=0.35, help="share of peak FLOP/s that training reaches")
+    plan.add_argument("--rate", type=float, help="images a second and GPU, as measured; goes before --utilisation")
+    plan.add_argument("--price", type=float, help="of a GPU-hour")
     for command in (run, check, plan):
         add_params_arguments(command)
     return top
@@ -44,11 +46,13 @@ def main(argv: Sequence[str]) -> int:
     elif args.command == "plan":
         from components.pretrain.check import plan
 
-        if args.gpus < 1:
-            raise VitrailError(f"--gpus {args.gpus}: at least 1")
+        for name in ("gpus", "utilisation", "rate", "price"):
+            value = getattr(args, name)
+            if value is not None and value <= 0:
+                raise VitrailError(f"--{name} {value}: must be more than 0")
         for phase in params.phases():
             print(f"{phase.name} phase:\n" if phase.name else "", end="")
-            print(plan(args.params, phase.params, args.gpus, args.gpu, args.utilisation))
+            print(plan(args.params, phase.params, args.gpus, args.gpu, args.utilisation, args.rate, args.price))
     else:
         from components.learning.capability import require
 

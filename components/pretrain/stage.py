@@ -21,6 +21,7 @@ from components.learning.resolution import carry_over, earlier_lengths
 from components.learning.session import (
     data_digest,
     export_average,
+    keep_global_batch,
     open_checkpoints,
     open_loader,
     start,
@@ -47,6 +48,8 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
         fingerprints.append(phase.params.fingerprint(digest, *started_from, *fingerprints))
         folder = paths.scratch / preset / phase.name
         stores.append(open_checkpoints(folder, phase.params, fingerprints[-1], world))
+    kept = keep_global_batch([phase.params for phase in phases], stores, world)
+    phases = [phase._replace(params=own) for phase, own in zip(phases, kept, strict=True)]
     begun = _begun(stores)
     phase, curves, data = phases[begun], Curves(), (str(paths.manifest), digest)
     learner = Pretraining(phase.params, world)
@@ -64,7 +67,8 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
                 loader = open_loader(phase.params, paths.curated, paths.manifest, storage, world, quarantine, anchors)
                 if number > begun and part == 0:
                     curves = _enter(phases[number - 1], stores[number - 1], phase, learner, loader, world)
-                curves = train(learner, loader, phase.params, saved, observer, world, label, phase.first, curves, until)
+                where = (label, paths.scratch, phase.first)
+                curves = train(learner, loader, phase.params, saved, observer, world, *where, curves, until)
         model_id = observer.register(phase.last)
         export_average(
             paths.out,

@@ -62,3 +62,13 @@ def test_progress_shows_rate_and_time_left() -> None:
     assert "4/4 images" in second
     assert last.startswith("decode: 4/4 images in ")
     assert list(track([1, 2], "x")) == [1, 2]
+
+
+def test_what_a_resumed_run_had_done_counts_and_does_not_speed_it_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("components.progress.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    progress = Progress("pretrain", 100, unit="steps", every=0.0, out=out, start=80)
+    now[0] = 10.0
+    progress.advance(10)
+    assert out.getvalue() == "pretrain: 90/100 steps, 1/s, 10 s left\n"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,8 @@ KUBERNETES = ROOT / "infra/kubernetes/pretrain.yaml"
 
 def slurm_command() -> list[str]:
     text = SBATCH.read_text().replace("\\\n", " ").replace("$PRESET", "vitg")
-    return shlex.split(next(line for line in text.splitlines() if line.startswith("srun torchrun")))
+    line = next(line for line in text.splitlines() if line.startswith("srun torchrun"))
+    return shlex.split(line.removesuffix("&"))
 
 
 def kubernetes_command() -> list[str]:
@@ -41,8 +45,42 @@ def test_the_ranks_run_the_stages_own_command(command: list[str]) -> None:
     assert str(args.report) == next(iter(stage["metrics"][0])).replace("${item.preset}", "vitg")
 
 
+def test_every_launcher_starts_the_same_command() -> None:
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pretrain"]["cmd"]
+    dvc = shlex.split(stage.replace("${item.preset}", "vitg"))[1:]
+    for command in (slurm_command(), kubernetes_command()):
+        assert command[command.index("-m") :] == dvc
+        assert "--shutdown-timeout=240" in command  # torchrun kills ranks that still write after 30 s otherwise
+
+
 def test_the_slurm_script_is_valid_bash() -> None:
     subprocess.run(["bash", "-n", str(SBATCH)], check=True)
+
+
+@pytest.mark.parametrize(("on_term", "requeued"), [(1, True), (0, False)])
+def test_the_slurm_script_hands_sigterm_on_and_requeues_what_is_not_finished(
+    tmp_path: Path, on_term: int, requeued: bool
+) -> None:
+    tools = tmp_path / ".venv/bin"
+    tools.mkdir(parents=True)
+    (tools / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
+    (tmp_path / "infra/local").mkdir(parents=True)
+    (tmp_path / "infra/local/telemetry-off.env").write_text("")
+    ranks = f"trap 'sleep 0.3; echo saved > saved; exit {on_term}' TERM\ntouch started\nwhile :; do sleep 0.1; done\n"
+    for name, body in (("srun", ranks), ("scontrol", 'case $1 in show) echo node0;; *) echo "$@" > asked;; esac\n')):
+        (tools / name).write_text(f"#!/bin/bash\n{body}")
+        (tools / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "node0", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
+    path = f"{tools}:{os.environ['PATH']}"
+    job = subprocess.Popen(["bash", str(SBATCH)], cwd=tmp_path, env=os.environ | slurm | {"PATH": path})
+    until = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=30) == on_term
+    assert (tmp_path / "saved").exists()  # it waited for the ranks
+    asked = tmp_path / "asked"
+    assert (asked.read_text().strip() if asked.exists() else "") == ("requeue 7" if requeued else "")
 
 
 def test_a_kubernetes_jobs_ranks_meet_at_a_pod_there_is() -> None:

@@ -1,15 +1,20 @@
-"""One rank of the engine's tests: ``engine_worker.py OUT PRECISION [CHECKPOINTS]``; results go to OUT/rank-N.pt.
+"""One rank of the engine's tests: ``engine_worker.py FOLDER RANKS``; results go to FOLDER/RANKS/PRECISION-rank-N.pt.
 
-Runs the tiny pretraining method on its slice of fixed global batches, then the faults and the resumption.
+Runs the tiny pretraining method on its slice of fixed global batches in fp32 and in fp16, then the faults, and goes on
+from the checkpoints that the launches with other numbers of ranks, which run beside it, leave in FOLDER.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -17,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import components.learning.engine as engine_module
 from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops
-from components.learning.distributed import World, join, pick_device
+from components.learning.distributed import World, gather_shards, join, pick_device
 from components.learning.objective import HeadsParams, Network, build_network
 from components.learning.schedules import Schedules
 from components.learning.session import gather_average
@@ -27,6 +32,10 @@ from components.pretrain import method as method_module
 from components.pretrain.method import Pretraining
 
 STEPS, BATCH = 4, 8
+SAVED = 2  # the step of the checkpoint
+PRECISIONS = {1: ("fp32",), 2: ("fp32", "fp16"), 4: ("fp32", "fp16")}  # by number of ranks
+# (number of ranks, precision) -> numbers of ranks whose checkpoints are gone on from
+ELASTIC = {(1, "fp32"): (2,), (2, "fp32"): (1, 4), (2, "fp16"): (4,), (4, "fp32"): (2,), (4, "fp16"): (2,)}
 
 PARAMS = TrainingParams.model_validate(
     {
@@ -79,26 +88,25 @@ def own(part: Tensor, world: World) -> Tensor:
     return part[:, world.rank * size : (world.rank + 1) * size].flatten(0, 1)
 
 
-def learner(world: World) -> Pretraining:
+def learner(world: World, precision: str, **engine: Any) -> Pretraining:
     # half precision also computes blocks again in backward: the same numbers must come out
-    run = {"batch": BATCH // world.size, "activation_checkpointing": sys.argv[2] == "fp16"}
-    params = PARAMS.model_copy(update={"run": PARAMS.run.model_copy(update=run)})
-    return Pretraining(params, world)
+    run = {"batch": BATCH // world.size, "activation_checkpointing": precision == "fp16"}
+    update = {"run": PARAMS.run.model_copy(update=run), "engine": PARAMS.engine.model_copy(update=engine)}
+    return Pretraining(PARAMS.model_copy(update=update), world)
 
 
-def masters(method: Pretraining) -> dict[str, Tensor]:
-    """The masters, whole."""
-    from components.learning.distributed import gather_shards
-
+def masters(method: Pretraining, kind: str = "master") -> dict[str, Tensor]:
+    """The masters (or "exp_avg", "exp_avg_sq"), whole."""
     shards, _ = method.engine.state()
     shapes = method.engine.shapes()
     return {
-        name: gather_shards(shards[f"master/{name}"])[: shapes[name].numel()].view(shapes[name]).clone()
+        name: gather_shards(shards[f"{kind}/{name}"])[: shapes[name].numel()].view(shapes[name]).clone()
         for name in shapes
     }
 
 
-def advance(method: Pretraining, world: World, steps: range, poison: bool = False) -> list[dict[str, float]]:
+def advance(method: Pretraining, world: World, steps: range, poison: str = "") -> list[dict[str, float]]:
+    """Train ``steps``; ``poison`` "loss" or "gradient": that of rank 0 is not finite."""
     schedules = Schedules(PARAMS.schedule, STEPS, BATCH)
     rows = []
     for step in steps:
@@ -106,46 +114,94 @@ def advance(method: Pretraining, world: World, steps: range, poison: bool = Fals
         method.engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
         globals_, locals_, masks = (own(part, world) for part in global_batch(step))
         found, _ = method.masked_losses(Crops(globals_, locals_), masks, values)
-        loss = found.total * float("nan") if poison and world.rank == 0 else found.total
+        loss = found.total
+        if poison == "loss" and world.rank == 0:
+            loss = loss * float("nan")
+        elif poison == "finite gradient" and world.rank == 0:
+            loss = loss + float("inf")
+        elif poison == "gradient" and world.rank == 0:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
         method.engine.backward(loss)
         report = method.engine.step()
         if not report.skipped:
             method.engine.ema.update(values.momentum)
-        rows.append(
-            {"loss": float(found.total.detach()), "skipped": report.skipped, "scale": report.loss_scale, **report.norms}
-        )
+        bad = report.bad_losses
+        row = {"loss": float(found.total.detach()), "skipped": report.skipped, "scale": report.loss_scale, "bad": bad}
+        rows.append(row | report.norms)
+        method.engine.require_progress()
     return rows
 
 
-def main(out: Path, precision: str, foreign: Path | None) -> None:
-    torch.set_num_threads(1)
-    method_module.build_network = lively_network
-    if precision != "fp32":
-        engine_module.pick_precision = lambda asked, device: precision  # type: ignore[assignment]
-        from deepspeed.accelerator import get_accelerator
+def restore(world: World, precision: str, folder: Path, **engine: Any) -> tuple[Pretraining, int]:
+    """A new learner with the state of the newest checkpoint in ``folder``, and its step."""
+    method = learner(world, precision, **engine)
+    lengths = {name: shard.numel() for name, shard in method.engine.ema.state().items()}
+    state = Checkpoints(folder, "f", world).load(lengths)
+    assert state is not None
+    method.engine.load(state.shards, state.shared["engine"])
+    return method, state.step
 
-        get_accelerator().is_fp16_supported = lambda: True
-    world = join(pick_device("cpu"))
-    method = learner(world)
-    result: dict[str, object] = {"start": masters(method)}
+
+def state_of(method: Pretraining) -> dict[str, Any]:
+    """Everything a checkpoint holds, whole."""
+    ema = {
+        name: gather_shards(shard)[: method.engine.shapes()[name].numel()].clone()
+        for name, shard in method.engine.ema.state().items()
+    }
+    kinds = ("master", "exp_avg", "exp_avg_sq")
+    return {kind: masters(method, kind) for kind in kinds} | {"ema": ema, "rest": method.engine.state()[1]}
+
+
+def reduced_gradients(world: World, precision: str, **engine: Any) -> dict[str, dict[str, Tensor]]:
+    """A step's gradients of a head's and of a backbone's weight: as reduced, and the fp32 mean over the ranks."""
+    method = learner(world, precision, **engine)
+    names = ("dino_head.mlp.0.weight", "backbone.embeddings.patch_embed.proj.weight")
+    seen: dict[str, Tensor] = {}
+    parameters = dict(method.network.named_parameters())
+    names = tuple(name if name in parameters else next(n for n in parameters if "patch_embed" in n) for name in names)
+
+    def keep(name: str) -> Any:
+        return lambda gradient: seen.__setitem__(name, gradient.detach().float().clone())
+
+    for name in names:
+        parameters[name].register_hook(keep(name))
+    values = Schedules(PARAMS.schedule, STEPS, BATCH).at(0)
+    globals_, locals_, masks = (own(part, world) for part in global_batch(0))
+    method.engine.backward(method.masked_losses(Crops(globals_, locals_), masks, values)[0].total)
+    zero, found = method.engine.student.optimizer, {}
+    for index, group in enumerate(zero.fp16_groups):
+        for parameter, shard in zip(group, zero.averaged_gradients[index], strict=True):
+            for name in names:
+                if parameter is parameters[name]:
+                    found[name] = gather_shards(shard)[: seen[name].numel()].view_as(seen[name]).clone()
+    for name in names:
+        dist.all_reduce(seen[name])
+        seen[name] /= world.size
+    return {"reduced": found, "exact": seen}
+
+
+def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
+    engine_module.pick_precision = lambda asked, device: precision  # type: ignore[assignment]
+    method = learner(world, precision)
+    result: dict[str, Any] = {"start": masters(method)}
 
     # A gathered moving average beside the sharded one.
     plain = masters(method)
     rows = []
     schedules = Schedules(PARAMS.schedule, STEPS, BATCH)
-    checkpoints = Checkpoints(out / "checkpoints", "f", world)
+    place = folder / str(world.size) / precision
     for step in range(STEPS):
         rows += advance(method, world, range(step, step + 1))
         if not rows[-1]["skipped"]:
             momentum = schedules.at(step).momentum
             for name, value in masters(method).items():
                 plain[name] = plain[name] * momentum + value * (1 - momentum)
-        if step == 1:
+        if step + 1 == SAVED:
+            result["saved"] = state_of(method)
             shards, rest = method.engine.state()
-            checkpoints.save(Checkpoint(step + 1, shards, {"engine": rest}))
-    result |= {"rows": rows, "masters": masters(method), "plain_ema": plain}
-    ema = gather_average(method.engine)
-    result["ema"] = ema
+            Checkpoints(place, "f", world).save(Checkpoint(SAVED, shards, {"engine": rest}))
+    result |= {"rows": rows, "masters": masters(method), "plain_ema": plain, "bytes": method.engine.bytes_held()}
+    result["ema"] = gather_average(method.engine)
     with torch.no_grad():
         result["published"] = bool(
             all(
@@ -156,36 +212,77 @@ def main(out: Path, precision: str, foreign: Path | None) -> None:
         crop = own(global_batch(0)[0], world).to(method.engine.dtype)
         result["teacher_cls"] = method.engine.average(crop).cls.float()
 
-    # Stop and resume: a new engine from the checkpoint of step 2.
-    resumed = learner(world)
-    lengths = {name: shard.numel() for name, shard in resumed.engine.ema.state().items()}
-    state = checkpoints.load(lengths)
-    assert state is not None
-    resumed.engine.load(state.shards, state.shared["engine"])
-    result["resumed_rows"] = advance(resumed, world, range(state.step, STEPS))
+    # Stop and resume: a new engine from the checkpoint.
+    resumed, step = restore(world, precision, place)
+    result["resumed_rows"] = advance(resumed, world, range(step, STEPS))
     result["resumed"] = masters(resumed)
     result["resumed_ema"] = gather_average(resumed.engine)
 
-    # A poisoned loss on one rank skips the step on all.
+    # A loss or gradient of one rank that is not finite skips the step on all.
     before = masters(resumed)
-    result["poisoned"] = advance(resumed, world, range(2, 4), poison=True)
-    result["unharmed"] = all(torch.equal(before[name], value) for name, value in masters(resumed).items())
+    result["bad gradient"] = advance(resumed, world, range(2, 3), "gradient")
+    result["bad loss"] = advance(resumed, world, range(2, 3), "loss")
     try:
-        advance(resumed, world, range(2, 3), poison=True)
+        result["bad loss only"] = advance(resumed, world, range(2, 3), "finite gradient")
         result["stopped"] = ""
     except engine_module.VitrailError as fault:
         result["stopped"] = str(fault)
+    result["unharmed"] = all(torch.equal(before[name], value) for name, value in masters(resumed).items())
 
-    if foreign is not None:  # of another number of ranks
-        elastic = learner(world)
-        state = Checkpoints(foreign, "f", world).load(lengths)
-        assert state is not None
-        elastic.engine.load(state.shards, state.shared["engine"])
-        advance(elastic, world, range(state.step, STEPS))
-        result["elastic"] = masters(elastic)
-    torch.save(result, out / f"rank-{world.rank}.pt")
+    if world.size == 2 and precision == "fp16":
+        result["gradients"] = {kind: reduced_gradients(world, precision, reduce_dtype=kind) for kind in REDUCTIONS}
+    if world.size == 1 and precision == "fp32":
+        result["refused"] = {}
+        for zero in ({"zero_quantized_weights": True}, {"zero_hpz_partitions": 2}):
+            try:
+                learner(world, precision, zero=zero)
+            except engine_module.VitrailError as fault:
+                result["refused"][next(iter(zero))] = str(fault)
+    if world.size == 4 and precision == "fp32":  # ZeRO++: a second partition within each pair of ranks
+        zero = {"zero_hpz_partition_size": 2, "stage3_param_persistence_threshold": 0}
+        method, step = restore(world, precision, place, zero=zero)
+        result["hpz rows"] = advance(method, world, range(step, STEPS))
+        result["hpz"] = masters(method)
+    return result
+
+
+REDUCTIONS = ("heads_fp32", "same", "fp32")
+
+
+def go_on_from(folder: Path, world: World, precision: str) -> dict[int, Any]:
+    """From the checkpoints of other numbers of ranks: their state as taken over, and the weights at the end."""
+    engine_module.pick_precision = lambda asked, device: precision  # type: ignore[assignment]
+    found = {}
+    for ranks in ELASTIC[world.size, precision]:
+        foreign = folder / str(ranks) / precision
+        until = time.monotonic() + 240  # the other launch is on its way
+        while not (foreign / f"step-{SAVED:08d}").is_dir():
+            assert time.monotonic() < until, f"no checkpoint of {ranks} ranks"
+            time.sleep(0.1)
+        method, step = restore(world, precision, foreign)
+        taken = state_of(method)
+        rows = advance(method, world, range(step, STEPS))
+        found[ranks] = {"taken": taken, "masters": masters(method), "rows": rows}
+    return found
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    method_module.build_network = lively_network
+    world = join(pick_device("cpu"))
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    assert deepspeed
+    gc.collect()
+    gc.freeze()  # DeepSpeed collects garbage at every engine: not again through all that was imported
+    get_accelerator().is_fp16_supported = lambda: True
+    results = {precision: run(folder, world, precision) for precision in PRECISIONS[world.size]}
+    for precision, result in results.items():
+        result["elastic"] = go_on_from(folder, world, precision)
+        torch.save(result, folder / str(world.size) / f"{precision}-rank-{world.rank}.pt")
 
 
 if __name__ == "__main__":
     os.environ["OMP_NUM_THREADS"] = "1"
-    main(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(Path(sys.argv[1]))

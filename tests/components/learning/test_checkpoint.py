@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from components.errors import VitrailError
 from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.distributed import World
 from components.learning.engine import cut
+from components.learning.session import keep_global_batch
+from components.learning.training import TrainingParams
+from components.params import load_params
 
+VITT = Path(__file__).resolve().parents[3] / "params/pretrain/vitt.yaml"
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
@@ -88,6 +93,65 @@ def test_other_params_or_data_are_refused_or_set_aside(checkpoints: Checkpoints)
     aside = [path for path in checkpoints.folder.parent.iterdir() if path.name.startswith("run.")]
     assert len(aside) == 1
     assert (aside[0] / "step-00000001").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "batch", "accumulation"),
+    [(1, 8, 2), (2, 4, 2), (4, 2, 2), (8, 1, 2), (16, 1, 1)],
+)
+def test_a_step_keeps_its_images_on_any_ranks_that_divide_them(
+    tmp_path: Path, ranks: int, batch: int, accumulation: int
+) -> None:
+    params = load_params(VITT, TrainingParams, ["run.batch=8", "engine.accumulation=2"])
+    before = Checkpoints(tmp_path / "run", "p", ALONE)
+    assert keep_global_batch([params], [before], ALONE) == [params]  # nothing to go on from
+    before.save(replace(state(1), shared={"global_batch": 16}))
+    world = World(0, ranks, 0, torch.device("cpu"))
+    later = Checkpoints(tmp_path / "run" / "later", "p", ALONE)
+    next_phase = load_params(VITT, TrainingParams, ["run.batch=16", "engine.accumulation=1"])
+    [kept, to_come] = keep_global_batch([params, next_phase], [before, later], world)
+    assert (kept.run.batch, kept.engine.accumulation) == (batch, accumulation)
+    assert kept.run.batch * kept.engine.accumulation * ranks == 16
+    assert to_come.run.batch * ranks == 16  # which has not begun, but was to run on one rank, too
+
+
+def test_ranks_that_do_not_divide_the_images_of_a_step_are_refused(tmp_path: Path) -> None:
+    params = load_params(VITT, TrainingParams, ["run.batch=8"])
+    before = Checkpoints(tmp_path / "run", "p", ALONE)
+    before.save(replace(state(1), shared={"global_batch": 16}))
+    three = World(0, 3, 0, torch.device("cpu"))
+    with pytest.raises(VitrailError, match=r"trained with 16 images a step, which 3 ranks do not divide; .*follow"):
+        keep_global_batch([params], [before], three)
+    follow = load_params(VITT, TrainingParams, ["run.batch=8", "run.global_batch=follow"])
+    assert keep_global_batch([follow], [before], three) == [follow]
+
+
+def test_what_a_killed_run_left_half_written_is_cleared_away(checkpoints: Checkpoints) -> None:
+    checkpoints.save(state(1))
+    left = checkpoints.folder / ".step-00000002.partial"
+    left.mkdir()
+    (left / "rank-00000.safetensors").write_bytes(b"half")
+    found = checkpoints.load({"a.b": 5})
+    assert found is not None
+    assert found.step == 1
+    checkpoints.save(state(3))
+    assert [path.name for path in checkpoints.found()] == ["step-00000001", "step-00000003"]
+    assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_made_or_named_is_one_line_on_every_rank(
+    checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save(state(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("components.learning.checkpoint.os.replace", full)
+    with pytest.raises(VitrailError, match=r"step 2 not written: rank 0: .*No space left on device"):
+        checkpoints.save(state(2))
+    monkeypatch.undo()
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
 
 
 def test_a_failed_write_leaves_the_older_ones(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:

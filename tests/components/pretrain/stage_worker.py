@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import signal
 import sys
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ from components.images.shards import ShardWriter
 from components.images.tables import MANIFEST, Shards, write_table
 from components.learning.command import Paths
 from components.learning.training import TrainingParams
+from components.pretrain.method import Pretraining
 from components.pretrain.stage import pretrain
 from components.storage import StorageParams, open_store
 
@@ -53,10 +55,12 @@ STUDENT: dict[str, Any] = {
         "raw_side": 8,
     },
 }
+SOFTMAX = {"centering": "softmax"}
 TEACHER: dict[str, Any] = STUDENT | {
     "vit": STUDENT["vit"] | {"embed_dim": 24, "drop_path": 0.3},
-    "objective": {"centering": "softmax"},
+    "objective": SOFTMAX,
 }
+BAD = (2, 5, 6)  # micro-batches, two a step, whose loss is made not finite: of steps 2, 3 and 4
 
 
 def images(count: int) -> list[bytes]:
@@ -155,6 +159,47 @@ def main(folder: Path) -> None:
     facts["no_export_yet"] = not (folder / "b/model").exists()
     run("resumed", "b/model")
     facts["resumed files"] = digests(folder / "b/model")
+
+    def fill_at(step: int) -> None:
+        def filling(self: Recorder, at: int, figures: Mapping[str, float]) -> None:
+            point(self, at, figures)
+            if at == step:  # the kernel writes no file beyond this many bytes
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+        Recorder.point = filling  # type: ignore[method-assign]
+
+    fill_at(4)
+    run("full", "g/model")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    Recorder.point = point  # type: ignore[method-assign]
+    facts["left full"] = sorted(path.name for path in (folder / "scratch-g" / "model").iterdir())
+    run("after full", "g/model")
+    facts["after full files"] = digests(folder / "g/model")
+
+    poisoned = Pretraining.losses
+
+    def bad_loss(self: Pretraining, *args: Any) -> Any:
+        found, figures = poisoned(self, *args)
+        total = found.total * float("nan") if seen["micro"] in BAD else found.total
+        seen["micro"] += 1
+        return found._replace(total=total), figures
+
+    seen = {"micro": 0}
+    Pretraining.losses = bad_loss  # type: ignore[method-assign]
+    run("bad losses", "h/model", {"engine.max_skipped": 2})
+    Pretraining.losses = poisoned  # type: ignore[method-assign]
+    record = folder / "scratch-h" / "skipped" / "pretrain-model-rank-00000.jsonl"
+    facts["skipped"] = [json.loads(line) for line in record.read_text().splitlines()]
+
+    learning = {
+        "run.iterations": 90, "run.batch": 8, "run.log_every": 5, "run.checkpoint_every": 1000, "probe.benchmark": None,
+        "engine.accumulation": 1, "schedule.momentum": {"peak": 0.9, "end": 1.0},
+        "schedule.learning_rate": {"peak": 5e-3, "end": 1e-6, "warmup": 0.1},
+        "collapse": {"action": "stop", "after": 20, "patience": 30, "cross_entropy": None},
+    }  # fmt: skip
+    run("healthy", "i/model", learning | {"objective": {"centering": "sinkhorn"}})
+    # the centre never moves and nothing pushes images apart
+    run("collapsed", "j/model", learning | {"objective": {"center_momentum": 1.0, "koleo_weight": 0.0} | SOFTMAX})
 
     newest = folder / "scratch-a" / "model" / "step-00000006" / "rank-00000.safetensors"
     newest.write_bytes(newest.read_bytes()[:100])

@@ -9,12 +9,14 @@ import torch
 from components.errors import VitrailError
 from components.learning.capability import (
     Machine,
+    bytes_moved,
     count_head,
     count_parameters,
     fitting,
     memory_per_rank,
     misfit,
     require,
+    states_per_rank,
 )
 from components.learning.objective import build_network
 from components.learning.schedules import Schedules
@@ -190,9 +192,34 @@ def test_states_are_cut_evenly_and_sixteen_bit_costs_two_more_copies() -> None:
     params = preset("vitl")
     count = sum(count_parameters(params).values())
     eight = memory_per_rank(params, 8, sixteen_bit=True)
-    # student 2 + average 2 + masters 4 + average 4, moments 8, gradients 4: 24 bytes a parameter
-    states = eight["weights, masters, average"] + eight["AdamW moments"] + eight["gradients"]
-    assert states == pytest.approx(24 * count / 8)
+    # student 2 + teacher 2 + masters 4 + average 4, moments 8, gradients 4: 24 bytes a parameter
+    names = ("student", "teacher", "masters", "average", "AdamW moments", "gradients")
+    states = sum(eight[name] for name in names)
+    assert states == pytest.approx(24 * count / 8, rel=1e-4)
+    assert states >= 24 * count / 8  # parameters that 8 does not divide are padded
+    assert sum(states_per_rank(params, 8, sixteen_bit=True).values()) == states
+
+
+def test_a_rate_and_a_price_make_time_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "--params", str(PRESETS / "vitg.yaml"), "--gpus", "256", "--gpu", "a100-40gb"]
+    assert run.main([*command, "--rate", "12", "--price", "2"]) == 0
+    text = capsys.readouterr().out
+    # 12 images a GPU at 12 a second: a second a step
+    assert "about 1.00 s at 12 images/s a GPU" in text
+    assert f"{625_000 * 256 / 3600:,.0f} GPU-hours, {2 * 625_000 * 256 / 3600:,.0f} at 2 a GPU-hour" in text
+    with pytest.raises(VitrailError, match=r"--rate -1\.0: must be more than 0"):
+        run.main([*command, "--rate", "-1"])
+
+
+def test_traffic_is_that_of_the_gathers_and_of_the_reductions() -> None:
+    params = preset("vitb", "objective.centering=softmax")
+    counts = count_parameters(params)
+    heads = sum(counts.values()) - counts["backbone"]
+    # two gathers in fp16, the backbone's gradients in fp16 and the heads' in fp32; a centre of K numbers
+    prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
+    expected = 2 * 2 * sum(counts.values()) + 2 * counts["backbone"] + 4 * heads + 8 * prototypes
+    assert bytes_moved(params, 8) == pytest.approx(expected * 7 / 8)
+    assert bytes_moved(params, 1) == 0
 
 
 def test_what_fits_where() -> None:

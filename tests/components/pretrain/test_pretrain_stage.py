@@ -93,6 +93,43 @@ def test_other_params_are_refused_or_start_anew(runs: tuple[Path, dict[str, Any]
     assert facts["state_removed"]
 
 
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    _, facts = runs
+    line = facts["full"]["raised"]
+    assert line.startswith("VitrailError: checkpoint of step 4 not written: rank 0: ")
+    assert "File too large" in line  # what a full disk says, too, is passed on
+    assert line.endswith("make room there, then run the same command again to resume")
+    assert "\n" not in line
+    assert facts["left full"] == ["step-00000002"]  # whole, and nothing half-written beside it
+    assert "resuming after step 2" in facts["after full"]["printed"]
+    assert facts["after full files"] == facts["unbroken files"]
+
+
+def test_bad_losses_are_skipped_with_the_keys_of_their_images_until_there_are_too_many(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    facts = runs[1]
+    assert facts["bad losses"]["raised"].startswith("VitrailError: 2 steps in a row had non-finite losses or gradients")
+    assert [entry["step"] for entry in facts["skipped"]] == [2, 3]
+    assert all(entry["reason"] == "non-finite loss" and len(entry["keys"]) == 4 for entry in facts["skipped"])
+    first = next(line for line in facts["bad losses"]["printed"].splitlines() if line.startswith("step 2, rank 0"))
+    assert "non-finite loss, step skipped" in first
+    assert all(key in first for key in facts["skipped"][0]["keys"])
+
+
+def test_a_collapsed_run_is_stopped_with_the_sign_and_a_healthy_one_is_not(runs: tuple[Path, dict[str, Any]]) -> None:
+    folder, facts = runs
+    assert facts["healthy"]["raised"] == ""
+    last = json.loads((folder / "i/model/curve.json").read_text())["points"][-1]
+    assert {"feature_rank", "feature_std", "prototype_usage", "cross_entropy"} <= last.keys()
+    line = facts["collapsed"]["raised"]
+    assert line.startswith("VitrailError: step 50: collapsed: feature_std is 0.0")
+    assert "since step 20: all images have nearly the same class token" in line
+    assert "to go on nevertheless set collapse.action: warn" in line
+
+
 def test_unreadable_images_are_set_aside(runs: tuple[Path, dict[str, Any]]) -> None:
     entries = read_quarantine(runs[0] / "scratch-a" / "quarantine")
     assert [entry.key for entry in entries] == [f"{7:020d}"]

@@ -1,0 +1,81 @@
+"""One rank of perf/plan.py: peak memory of three steps against what components.learning.memory says, for each change.
+
+``python perf/_peak.py CHANGE ...``, a change being params laid over vitt, joined by commas. Rank 0 prints JSON.
+
+What is counted: every allocation and release by torch's CPU allocator from before the network is made, as the profiler
+records them; their running sum's maximum. Interpreter, libraries and loader are not in it, nor in the prediction.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from components.learning.collate import Crops
+from components.learning.distributed import World, join, pick_device
+from components.learning.memory import memory_per_rank
+from components.learning.schedules import Schedules
+from components.learning.training import TrainingParams
+from components.params import load_params
+from components.pretrain.method import Pretraining
+
+VITT = Path(__file__).resolve().parents[1] / "params/pretrain/vitt.yaml"
+
+
+def train(params: TrainingParams, world: World, steps: int = 3) -> Pretraining:
+    """``steps`` steps on random crops."""
+    method, batch, crops = Pretraining(params, world), params.run.batch, params.augment
+    schedules = Schedules(params.schedule, 10, batch)
+    for step in range(steps):
+        values = schedules.at(step + 2)
+        method.engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
+        method.seed_step(step)
+        side, small = crops.global_size, crops.local_size
+        seen = Crops(torch.randn(2 * batch, 3, side, side), torch.randn(crops.locals * batch, 3, small, small))
+        found, _ = method.losses(seen, values, np.random.default_rng(step), False)
+        method.engine.backward(found.total)
+        method.engine.step()
+        method.engine.ema.update(values.momentum)
+    return method
+
+
+def peak(params: TrainingParams, world: World) -> dict[str, object]:
+    """Measured and predicted bytes, and their parts."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        method = train(params, world)
+    assert recorded.profiler is not None
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    running = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])
+    parts = memory_per_rank(params, world.size, sixteen_bit=False)
+    del parts["process"]
+    measured, predicted = int(running.max()), sum(parts.values())
+    held = sum(method.engine.bytes_held().values())
+    return {
+        "measured_mb": round(measured / 1e6, 1),
+        "predicted_over_measured": round(predicted / measured, 3),
+        "shards_mb": round(held / 1e6, 1),
+        "parts_mb": {name: round(size / 1e6, 1) for name, size in parts.items() if size},
+    }
+
+
+def main() -> None:
+    """Measure every change on the command line."""
+    torch.set_num_threads(1)
+    world = join(pick_device("cpu"))
+    found = {}
+    for change in sys.argv[1:]:
+        overrides = [part for part in change.split(",") if part != "vitt"]
+        found[change] = peak(load_params(VITT, TrainingParams, overrides), world)
+    if world.main:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
