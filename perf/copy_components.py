@@ -1,6 +1,6 @@
 """Connected components of 100 M edges, streamed from part files on disk: seconds and this process's memory.
 
-    python -m perf components
+    python -m perf copy_components
 
 Two graphs of 100 M edges over 50 M rows: "copies", groups of twenty scattered over the pool, as a copy graph is; and
 "random", any row with any other, whose giant component is the worst a union-find meets. The edges are written as the
