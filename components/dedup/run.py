@@ -3,6 +3,7 @@
 python -m components.dedup run --params params/dedup.yaml --benchmarks params/benchmarks.yaml \\
     --curated data/curate --out data/dedup --report reports/dedup.json
 python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
+python -m components.dedup train --params params/sscd/small.yaml --curated data/curate --out descriptor.safetensors
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ def main(argv: Sequence[str]) -> int:
     search.add_argument("--curated", type=Path, default=Path("data/curate"))
     search.add_argument("--dedup", type=Path, default=Path("data/dedup"))
     search.add_argument("-k", type=int, default=10, help="how many (default: 10)")
-    for command in (run, search):
+    train = commands.add_parser("train", help="a copy descriptor of SSCD's kind, for descriptor.weights of any pool")
+    train.add_argument("--params", type=Path, required=True)
+    train.add_argument("--curated", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--workers", type=int, default=0, help="processes that read images; 0: this one")
+    train.add_argument("--chunk", type=int, default=512, help="images a unit of work")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    for command in (run, search, train):
         command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
     storage = load_params(arguments.storage, StorageParams)
@@ -40,6 +48,14 @@ def main(argv: Sequence[str]) -> int:
         from components.dedup.search import search as nearest
 
         print(nearest(arguments.image, arguments.curated, arguments.dedup, arguments.k, storage))
+        return 0
+    if arguments.command == "train":
+        from components.dedup.descriptors import TrainedParams
+        from components.dedup.fit import train as fit
+
+        trained = load_params(arguments.params, TrainedParams, arguments.set)
+        count = fit(trained, arguments.curated, arguments.out, storage, arguments.workers, arguments.chunk)
+        print(f"dedup: a descriptor of {count} images -> {arguments.out}")
         return 0
     from components.dedup import stage
     from components.evaluation.benchmarks import BenchmarksFile

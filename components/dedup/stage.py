@@ -28,16 +28,18 @@ from components.dedup.calibrate import (
 from components.dedup.descriptors import (
     Descriptor,
     DescriptorParams,
-    SscdParams,
+    TrainedParams,
+    adopt,
     learn,
-    learning_limit,
     load_descriptor,
     thumbnail_side,
 )
 from components.dedup.extract import Pool, describe, describe_pictures, thumbnails
+from components.dedup.fit import learning_rows
 from components.dedup.graph import component_sizes, components, neighbour_edges, size_histogram
 from components.dedup.reference import RelativeParams, Touch, dropped_components, touching
 from components.dedup.retrieve import RetrievalParams, Retrieved, retrieve
+from components.dedup.sscd import SscdParams
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.executor import ExecutorParams
@@ -157,11 +159,11 @@ def _describe_pool(
     """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, R, dim]."""
     weights = work / "weights.safetensors"
     if not isinstance(given, SscdParams) and not weights.exists():
-        limit = learning_limit(given)
-        chosen = np.arange(len(pool))
-        if len(pool) > limit:
-            chosen = np.sort(np.random.default_rng(0).choice(len(pool), limit, replace=False))
-        learn(given, thumbnails(pool, chosen, thumbnail_side(given), work, params.executor, params.chunk), weights)
+        if isinstance(given, TrainedParams) and given.weights:
+            adopt(given, weights)
+        else:
+            chosen = learning_rows(given, len(pool))
+            learn(given, thumbnails(pool, chosen, thumbnail_side(given), work, params.executor, params.chunk), weights)
     rows = describe(pool, given, weights, work, params.executor, params.chunk, grid)
     return load_descriptor(given, weights, pool.storage), rows
 
