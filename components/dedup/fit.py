@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.dedup.descriptors import LearnedParams, TrainedParams, learn, learning_limit, thumbnail_side
-from components.dedup.extract import Pool, thumbnails
+from components.dedup.extract import Decoded, Pool, thumbnails
+from components.dedup.views import RGB
 from components.errors import VitrailError
 from components.executor import ExecutorParams
 from components.params import fingerprint
@@ -24,16 +26,25 @@ def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParam
     if out.exists():
         raise VitrailError(f"{out}: there already; take another --out, or delete it to train anew")
     pool = Pool.load(curated, storage)
-    rows = learning_rows(params, len(pool))
     digest = fingerprint(params, pool.rows["stored_sha256"].to_pylist())[:16]
     work = out.parent / f".{out.name}.work" / digest
-    side = thumbnail_side(params)
-    learn(params, thumbnails(pool, rows, side, work, ExecutorParams(workers=workers), chunk), work / out.name)
+    pictures = learning_pictures(params, pool, work, ExecutorParams(workers=workers), chunk)
+    learn(params, pictures, work / out.name)
     (work / out.name).replace(out)
     for left in work.iterdir():
         left.unlink()
     work.rmdir()
-    return len(rows)
+    return len(pictures)
+
+
+def learning_pictures(
+    params: LearnedParams, pool: Pool, work: Path, executor: ExecutorParams, chunk: int
+) -> Sequence[RGB]:
+    """The pictures of ``pool`` that the descriptor learns from, squashed, on disk in ``work`` or decoded when asked."""
+    rows, side = learning_rows(params, len(pool)), thumbnail_side(params)
+    if isinstance(params, TrainedParams) and params.training.decode == "each_view":
+        return Decoded(pool, rows, side)
+    return thumbnails(pool, rows, side, work, executor, chunk)
 
 
 def learning_rows(params: LearnedParams, count: int) -> NDArray[np.int64]:

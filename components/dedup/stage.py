@@ -32,10 +32,9 @@ from components.dedup.descriptors import (
     adopt,
     learn,
     load_descriptor,
-    thumbnail_side,
 )
-from components.dedup.extract import Pool, describe, describe_pictures, thumbnails
-from components.dedup.fit import learning_rows
+from components.dedup.extract import Pool, describe, describe_pictures
+from components.dedup.fit import learning_pictures
 from components.dedup.graph import component_sizes, components, neighbour_edges, size_histogram
 from components.dedup.reference import RelativeParams, Touch, dropped_components, touching
 from components.dedup.retrieve import RetrievalParams, Retrieved, retrieve
@@ -162,8 +161,7 @@ def _describe_pool(
         if isinstance(given, TrainedParams) and given.weights:
             adopt(given, weights)
         else:
-            chosen = learning_rows(given, len(pool))
-            learn(given, thumbnails(pool, chosen, thumbnail_side(given), work, params.executor, params.chunk), weights)
+            learn(given, learning_pictures(given, pool, work, params.executor, params.chunk), weights)
     rows = describe(pool, given, weights, work, params.executor, params.chunk, grid)
     return load_descriptor(given, weights, pool.storage), rows
 

@@ -57,8 +57,7 @@ def train_network(
     optimizer = make_optimizer(model, params.optimizer)
     identity = _identity(pictures, network, edits, params, seed)
     done = _resume(checkpoint, model, optimizer, identity)
-    progress = Progress("copy descriptor: training", params.steps, unit="steps")
-    progress.done = done
+    progress = Progress("copy descriptor: training", params.steps - done, unit="steps")
     for step, (views, sources) in _batches(pictures, network.side, edits, params, seed, done):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, params.steps, params.optimizer)

@@ -87,6 +87,8 @@ class TrainingParams(Strict):
     """How long and how."""
 
     images: int = Field(20_000, ge=2)  # of the pool, at most, that the network learns from
+    # Pictures are decoded once into squashed ones on disk, or anew for every view: a million at 336 px take 339 GB
+    decode: Literal["once", "each_view"] = "once"
     steps: int = Field(400, ge=1)  # SSCD: 100 epochs
     batch: int = Field(128, ge=2)  # images a step, two views each (SSCD: 4,096)
     micro_batch: int | None = Field(None, ge=2)  # views through the network at a time; null: all of a step's

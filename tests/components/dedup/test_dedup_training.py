@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
+from test_dedup_stage import curate
 
 from components.dedup import train as training
 from components.dedup.descriptors import TrainedParams, adopt, learn, load_descriptor
+from components.dedup.run import main
 from components.dedup.train import train_network
 from components.dedup.train_params import EditParams, MixParams, NetworkParams, OptimizerParams, TrainingParams
 from components.dedup.views import RGB, squash
 from components.errors import VitrailError
+from components.images.decode import encode_jpeg
 from components.params import load_params
 from components.storage import StorageParams
 
@@ -107,6 +112,32 @@ def test_weights_trained_before_are_adopted(tmp_path: Path) -> None:
     with pytest.raises(VitrailError, match=r"none: No such file or directory; write it with"):
         adopt(given.model_copy(update={"weights": str(tmp_path / "none")}), tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_the_train_command_writes_what_the_stage_adopts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    curated = curate(tmp_path / "curate", {f"plain{i}": encode_jpeg(picture(i, 48), 90) for i in range(9)})
+    given = TrainedParams(kind="trained", network=TINY, training=TrainingParams(steps=2, batch=4))
+    written = []
+    for decode in ("once", "each_view"):
+        (tmp_path / "params.yaml").write_text(json.dumps(given.model_dump(mode="json")))
+        out = tmp_path / f"{decode}.safetensors"
+        arguments = ["train", "--params", str(tmp_path / "params.yaml"), "--curated", str(curated), "--out", str(out)]
+        arguments += [
+            "--chunk",
+            "4",
+            "--set",
+            f"training.decode={decode}",
+            "--storage",
+            str(ROOT / "params/storage.yaml"),
+        ]
+        assert main(arguments) == 0
+        assert f"a descriptor of 9 images -> {out}" in capsys.readouterr().out
+        adopt(given.model_copy(update={"weights": str(out)}), tmp_path / "copy")
+        written.append(safetensors.numpy.load_file(out))
+    for name, value in written[0].items():  # where the pictures are kept changes nothing
+        np.testing.assert_array_equal(value, written[1][name])
+    with pytest.raises(VitrailError, match="there already"):
+        main(arguments)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "params/sscd").glob("*.yaml")), ids=lambda path: path.stem)
