@@ -182,7 +182,7 @@ def test_what_is_no_such_network_is_one_line(small: Path, tmp_path: Path, capsys
         (b"no network", "not SSCD's TorchScript or state dict"),
         (whole[: len(whole) // 2], "not SSCD's TorchScript or state dict"),
         (script[: len(script) // 2], "not SSCD's TorchScript or state dict"),
-        (pickle.dumps(Unsafe()), "not SSCD's TorchScript or state dict"),
+        (pickle.dumps(Unsafe(), protocol=2), "not SSCD's TorchScript or state dict"),
         (pytorch({"state": Unsafe()}), "not SSCD's TorchScript or state dict"),
         (pytorch([1, 2]), "not a state dict of tensors"),
         (pytorch({"embeddings.1.weight": torch.zeros(2)}), "Classy Vision's layout; take the .torchvision.pt"),
