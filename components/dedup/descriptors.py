@@ -7,8 +7,7 @@ through one small interface, so the graph, the thresholds and retrieval do not k
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -17,30 +16,22 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.dedup.discriminant import DiscriminantParams, FeatureParams, features, fit_discriminant
-from components.dedup.train_params import NetworkParams, TrainingParams
+from components.dedup.sscd import SscdParams, load_sscd
+from components.dedup.train_params import EditParams, NetworkParams, TrainingParams
 from components.dedup.views import RGB, ViewParams, squash
-from components.dedup.whiten import Whitening, fit_whitening, normalise
+from components.dedup.whiten import Whitening, fit_whitening
 from components.errors import VitrailError
 from components.params import Strict
-from components.storage import StorageParams, atomic_file, is_remote, open_store
-
-
-class SscdParams(Strict):
-    """Meta's released network as TorchScript (``sscd_disc_mixup.torchscript.pt``), from a path or an S3 address."""
-
-    kind: Literal["sscd"]
-    path: str = Field(min_length=1)  # file, or s3://bucket/key
-    side: int = Field(288, ge=32)  # short side, aspect kept; with `squash`, both sides
-    squash: bool = False  # True with side 320: a square, which batches
-    batch: int = Field(32, ge=1)
+from components.storage import StorageParams, atomic_file
 
 
 class TrainedParams(Strict):
-    """A small network of the same kind, trained on the pool inside the stage."""
+    """A network of SSCD's kind, trained on the pool inside the stage, or before it by the ``train`` command."""
 
     kind: Literal["trained"]
+    weights: str | None = None  # a file that ``train`` wrote; null: train on the pool
     network: NetworkParams = NetworkParams()
-    views: ViewParams = ViewParams()
+    edits: EditParams = EditParams()
     training: TrainingParams = TrainingParams()
     whiten: float = Field(0.05, ge=0)  # floor of the whitening, relative to the strongest direction
     seed: int = 0
@@ -126,64 +117,52 @@ class Network:
         return self._whitening.apply(_forward(self._model, np.stack(pictures)))
 
 
-class Sscd:
-    """See :class:`SscdParams`."""
+def learn(params: LearnedParams, pictures: Sequence[RGB], path: Path) -> None:
+    """Fit a descriptor to ``pictures`` of the pool, squashed uint8 [s, s, 3], and write it to ``path`` (safetensors).
 
-    dim: int
-
-    def __init__(self, model: Any, params: SscdParams) -> None:
-        self._model, self._params = model, params
-        self.side = params.side
-        probe = self.embed([np.zeros((params.side, params.side, 3), np.uint8)])
-        self.dim = probe.shape[1]
-
-    def prepare(self, rgb: RGB) -> RGB:
-        side = self._params.side
-        if self._params.squash:
-            return squash(rgb, side)
-        import cv2
-
-        height, width = rgb.shape[:2]
-        scale = side / min(height, width)
-        size = max(side, round(width * scale)), max(side, round(height * scale))
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
-
-    def embed(self, pictures: Sequence[RGB]) -> NDArray[np.float32]:
-        import torch
-
-        rows: list[NDArray[np.float32]] = []
-        step = self._params.batch if self._params.squash else 1  # pictures of many shapes do not stack
-        with torch.inference_mode():
-            for start in range(0, len(pictures), step):
-                pixels = torch.from_numpy(np.stack(pictures[start : start + step])).permute(0, 3, 1, 2).float() / 255
-                mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
-                rows.append(self._model((pixels - mean[:, None, None]) / std[:, None, None]).numpy())
-        return normalise(np.concatenate(rows))
-
-
-def learn(params: LearnedParams, thumbnails: RGB, path: Path) -> None:
-    """Fit a descriptor to ``thumbnails`` [N, s, s, 3] uint8 of the pool and write it to ``path`` (safetensors)."""
+    A network's training keeps its checkpoints beside ``path``, and carries on from there when it was stopped.
+    """
     from safetensors.numpy import save
 
+    tensors: dict[str, NDArray[Any]] = {}
+    checkpoint = path.with_name(f"{path.stem}.training.safetensors")
     if isinstance(params, ThumbnailParams):
-        gray = _gray([squash(picture, params.side) for picture in thumbnails])
+        gray = _gray([squash(picture, params.side) for picture in pictures])
         whitening = fit_whitening(gray, params.dim, params.whiten)
-        tensors: dict[str, NDArray[Any]] = {}
     elif isinstance(params, DiscriminantDescriptorParams):
-        whitening = fit_discriminant(thumbnails, params.features, params.views, params.learning, params.seed)
-        tensors = {}
+        stacked = np.stack([*pictures])
+        whitening = fit_discriminant(stacked, params.features, params.views, params.learning, params.seed)
     else:
         from components.dedup.train import train_network
 
-        model = train_network(thumbnails, params.network, params.views, params.training, params.seed)
-        small = np.stack([squash(picture, params.network.side) for picture in thumbnails])
-        whitening = fit_whitening(_forward(model, small), params.network.dim, params.whiten)
+        model = train_network(pictures, params.network, params.edits, params.training, params.seed, checkpoint)
+        rows = [_forward(model, block) for block in _squashed(pictures, params.network.side)]
+        whitening = fit_whitening(np.concatenate(rows), params.network.dim, params.whiten)
         tensors = {f"network.{name}": value.contiguous().numpy() for name, value in model.state_dict().items()}
     tensors |= {"whitening.mean": whitening.mean, "whitening.projection": whitening.projection}
     contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     with atomic_file(path) as file:
         file.write(save(contiguous, metadata={"params": json.dumps(params.model_dump(mode="json"))}))
+    checkpoint.unlink(missing_ok=True)
+
+
+def adopt(params: TrainedParams, path: Path) -> None:
+    """Copy the descriptor that ``params.weights`` names to ``path``.
+
+    Raises:
+        VitrailError: it is not there, is no descriptor, or is of another network than ``params`` describe.
+    """
+    assert params.weights is not None
+    source = Path(params.weights)
+    try:
+        data = source.read_bytes()
+    except OSError as fault:
+        raise VitrailError(
+            f"descriptor.weights {source}: {fault.strerror}; write it with python -m components.dedup train"
+        ) from None
+    _load_learned(params, source)
+    with atomic_file(path) as file:
+        file.write(data)
 
 
 def load_descriptor(params: DescriptorParams, path: Path, storage: StorageParams) -> Descriptor:
@@ -192,7 +171,7 @@ def load_descriptor(params: DescriptorParams, path: Path, storage: StorageParams
     Raises:
         VitrailError: no such file, or not the kind of file expected.
     """
-    return _load_sscd(params, storage) if isinstance(params, SscdParams) else _load_learned(params, path)
+    return load_sscd(params, storage) if isinstance(params, SscdParams) else _load_learned(params, path)
 
 
 def thumbnail_side(params: LearnedParams) -> int:
@@ -233,32 +212,15 @@ def _load_learned(params: LearnedParams, path: Path) -> Descriptor:
     try:
         model.load_state_dict(state)
     except RuntimeError:
-        raise VitrailError(f"{path}: weights of another network size; delete it and run dedup again") from None
+        raise VitrailError(f"{path}: weights of another network than descriptor.network describes") from None
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Network(model.eval(), whitening)
 
 
-@lru_cache(maxsize=1)
-def _load_sscd(params: SscdParams, storage: StorageParams) -> Descriptor:
-    import io
-
-    import torch
-
-    if is_remote(params.path):
-        root, _, name = params.path.rpartition("/")
-        data = open_store(storage.model_copy(update={"root": root})).read(name)
-    else:
-        try:
-            data = Path(params.path).read_bytes()
-        except OSError as fault:
-            raise VitrailError(
-                f"descriptor.path {params.path}: {fault.strerror}; download SSCD's TorchScript"
-            ) from None
-    try:
-        return Sscd(torch.jit.load(io.BytesIO(data), map_location="cpu").eval(), params)
-    except RuntimeError as fault:
-        reason = str(fault).strip().splitlines()[0]
-        raise VitrailError(f"descriptor.path {params.path}: not SSCD's TorchScript file ({reason})") from None
+def _squashed(pictures: Sequence[RGB], side: int, block: int = 512) -> Iterator[RGB]:
+    """Blocks [<= block, side, side, 3] of ``pictures``, which need not fit in memory together."""
+    for start in range(0, len(pictures), block):
+        yield np.stack([squash(pictures[row], side) for row in range(start, min(start + block, len(pictures)))])
 
 
 def _forward(model: Any, pictures: RGB, batch: int = 128) -> NDArray[np.float32]:

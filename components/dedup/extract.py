@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -82,10 +82,54 @@ class _Chunk:
     out: Path
 
 
-def thumbnails(pool: Pool, rows: NDArray[np.int64], side: int, work: Path, executor: ExecutorParams, chunk: int) -> RGB:
-    """Squashed thumbnails [len(rows), side, side, 3] of the pool's ``rows``."""
+class Thumbnails(Sequence[RGB]):
+    """Pictures [side, side, 3] uint8 in memory-mapped chunks on disk, all of one length but the last."""
+
+    def __init__(self, chunks: Sequence[Path]) -> None:
+        self._chunks = [np.load(path, mmap_mode="r", allow_pickle=False) for path in chunks]
+        self._each = len(self._chunks[0]) if self._chunks else 1
+
+    def __len__(self) -> int:
+        return sum(map(len, self._chunks))
+
+    @overload
+    def __getitem__(self, row: int) -> RGB: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RGB]: ...
+    def __getitem__(self, row: int | slice) -> RGB | list[RGB]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        return np.asarray(self._chunks[row // self._each][row % self._each])
+
+
+class Decoded(Sequence[RGB]):
+    """The pool's ``rows`` squashed to [side, side, 3], read and decoded at each access."""
+
+    def __init__(self, pool: Pool, rows: NDArray[np.int64], side: int) -> None:
+        self._pool, self._rows, self._side, self._store = pool, rows, side, pool.store()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, row: int) -> RGB: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[RGB]: ...
+    def __getitem__(self, row: int | slice) -> RGB | list[RGB]:
+        if isinstance(row, slice):
+            return [self[one] for one in range(*row.indices(len(self)))]
+        return squash(self._pool.rgb(int(self._rows[row]), self._store), self._side)
+
+
+def thumbnails(
+    pool: Pool, rows: NDArray[np.int64], side: int, work: Path, executor: ExecutorParams, chunk: int
+) -> Thumbnails:
+    """Squashed thumbnails [side, side, 3] of the pool's ``rows``."""
     parts = _chunks(pool, rows, work, f"thumbnail-{side}", chunk)
-    return _run(partial(_thumbnail_chunk, side), parts, executor, "copy descriptor: thumbnails")
+    _finish(partial(_thumbnail_chunk, side), parts, executor, "copy descriptor: thumbnails")
+    return Thumbnails([part.out for part in parts])
 
 
 def describe(
@@ -139,11 +183,16 @@ def _chunks(pool: Pool, rows: NDArray[np.int64], work: Path, name: str, chunk: i
 
 
 def _run(function: Callable[[_Chunk], Path], parts: list[_Chunk], executor: ExecutorParams, label: str) -> NDArray[Any]:
+    _finish(function, parts, executor, label)
+    return np.concatenate([np.load(part.out, allow_pickle=False) for part in parts])
+
+
+def _finish(function: Callable[[_Chunk], Path], parts: list[_Chunk], executor: ExecutorParams, label: str) -> None:
+    """See to it that every part's file is there."""
     done = [part.out.exists() for part in parts]
     todo = [part for part, finished in zip(parts, done, strict=True) if not finished]
     for _ in track(map_shards(function, todo, executor), label, len(todo), unit="chunks"):
         pass
-    return np.concatenate([np.load(part.out, allow_pickle=False) for part in parts])
 
 
 def _thumbnail_chunk(side: int, chunk: _Chunk) -> Path:

@@ -5,6 +5,7 @@ python -m components.dedup run --params params/dedup.yaml --benchmarks params/be
 python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
 python -m components.dedup review --out reports/dedup-review.html --threshold-sweep 0.5,0.6,0.7
 python -m components.dedup plan --images 1.3e9 --set windows=[]
+python -m components.dedup train --params params/sscd/small.yaml --curated data/curate --out descriptor.safetensors
 """
 
 from __future__ import annotations
@@ -62,7 +63,14 @@ def main(argv: Sequence[str]) -> int:
     plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
     plan.add_argument("--images-per-second", type=float, help="described, all cores or GPUs together")
     plan.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
-    for command in (run, search, review):
+    train = commands.add_parser("train", help="a copy descriptor of SSCD's kind, for descriptor.weights of any pool")
+    train.add_argument("--params", type=Path, required=True)
+    train.add_argument("--curated", type=Path, required=True)
+    train.add_argument("--out", type=Path, required=True)
+    train.add_argument("--workers", type=int, default=0, help="processes that read images; 0: this one")
+    train.add_argument("--chunk", type=int, default=512, help="images a unit of work")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    for command in (run, search, review, train):
         command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
     if arguments.command == "plan":
@@ -96,6 +104,14 @@ def main(argv: Sequence[str]) -> int:
                 arguments.groups,
             )
         )
+        return 0
+    if arguments.command == "train":
+        from components.dedup.descriptors import TrainedParams
+        from components.dedup.fit import train as fit
+
+        trained = load_params(arguments.params, TrainedParams, arguments.set)
+        count = fit(trained, arguments.curated, arguments.out, storage, arguments.workers, arguments.chunk)
+        print(f"dedup: a descriptor of {count} images -> {arguments.out}")
         return 0
     from components.dedup import stage
     from components.evaluation.benchmarks import BenchmarksFile

@@ -30,20 +30,21 @@ from components.dedup.copygraph import Rows, ranges, search_edges
 from components.dedup.descriptors import (
     Descriptor,
     DescriptorParams,
-    SscdParams,
+    TrainedParams,
+    adopt,
     learn,
-    learning_limit,
     load_descriptor,
-    thumbnail_side,
 )
 from components.dedup.edges import EDGES, EdgeParts
-from components.dedup.extract import Pool, describe, describe_pictures, thumbnails
+from components.dedup.extract import Pool, describe, describe_pictures
+from components.dedup.fit import learning_pictures
 from components.dedup.giants import Cut, GiantParams, cut_giants
 from components.dedup.graph import Keep, component_sizes, components, size_histogram
 from components.dedup.keep import scores
 from components.dedup.reference import RelativeParams, Touch, dropped_components, touching_parts
 from components.dedup.retrieve import Brought, RetrievalParams, Retrieved, retrieve
 from components.dedup.review import sweep_thresholds, write_review
+from components.dedup.sscd import SscdParams
 from components.dedup.sweep import sweep
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
@@ -191,11 +192,10 @@ def _describe_pool(
     """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, R, dim]."""
     weights = work / "weights.safetensors"
     if not isinstance(given, SscdParams) and not weights.exists():
-        limit = learning_limit(given)
-        chosen = np.arange(len(pool))
-        if len(pool) > limit:
-            chosen = np.sort(np.random.default_rng(0).choice(len(pool), limit, replace=False))
-        learn(given, thumbnails(pool, chosen, thumbnail_side(given), work, params.executor, params.chunk), weights)
+        if isinstance(given, TrainedParams) and given.weights:
+            adopt(given, weights)
+        else:
+            learn(given, learning_pictures(given, pool, work, params.executor, params.chunk), weights)
     rows = describe(pool, given, weights, work, params.executor, params.chunk, grid)
     return load_descriptor(given, weights, pool.storage), rows
 

@@ -1,7 +1,7 @@
-"""Pictures made for copy detection: the squashed thumbnail that is embedded, and random edited views to learn from.
+"""Pictures made for copy detection: the squashed thumbnail that is embedded, windows, and mildly edited views.
 
-SSCD (Pizzi et al. 2022, section 4) learns from strong edits: crops, jitter, blur, JPEG. Its overlays of text and emoji
-are left out here. Everything works on uint8 RGB [H, W, 3] and takes a generator.
+The discriminant descriptor learns from the views here; the network from SSCD's stronger ones in edits.py. Everything
+works on uint8 RGB [H, W, 3].
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ RGB = npt.NDArray[np.uint8]
 class ViewParams(Strict):
     """How an edited view is drawn."""
 
-    original_crop: float = Field(0.7, gt=0, le=1)  # smallest area kept in the first view of a pair
-    copy_crop: float = Field(0.4, gt=0, le=1)  # smallest area kept in the second; SSCD keeps 0.08 and more in both
+    copy_crop: float = Field(0.4, gt=0, le=1)  # smallest area that an edited view keeps
     aspect: float = Field(1.2, ge=1)  # largest stretch of a crop's sides against each other
     flip: float = Field(0.0, ge=0, le=1)  # probability of a mirror image (SSCD: 0.5); mirrored cells are other cells
     jitter: float = Field(0.6, ge=0, le=1)  # probability of a change of contrast (x 0.7 to 1.3) and brightness (+- 30)

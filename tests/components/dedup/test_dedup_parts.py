@@ -22,7 +22,6 @@ from components.dedup.descriptors import (
 from components.dedup.extract import describe_pictures
 from components.dedup.reference import Touch, dropped_components, touching
 from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
-from components.dedup.train import copy_loss
 from components.dedup.train_params import NetworkParams, TrainingParams
 from components.dedup.views import RGB, squash, windows
 from components.dedup.whiten import fit_whitening
@@ -139,17 +138,6 @@ def test_sscd_torchscript_is_loaded_and_fed_imagenet_normalised_pixels(tmp_path:
         load_descriptor(SscdParams(kind="sscd", path=str(tmp_path / "bad.pt")), Path(), STORAGE)
     with pytest.raises(VitrailError, match="No such file or directory"):
         load_descriptor(SscdParams(kind="sscd", path=str(tmp_path / "none.pt")), Path(), STORAGE)
-
-
-def test_the_loss_is_the_formula_written_out() -> None:
-    z = torch.from_numpy(unit(np.random.default_rng(0).normal(size=(6, 5)))).double()
-    contrast, entropy = 0.0, 0.0
-    for i in range(6):
-        partner = (i + 3) % 6
-        scores = {j: float(z[i] @ z[j]) / 0.05 for j in range(6) if j != i}
-        contrast -= scores[partner] - float(np.log(sum(np.exp(s) for s in scores.values())))
-        entropy -= np.log(min(float((z[i] - z[j]).norm()) for j in range(6) if j not in (i, partner)))
-    assert copy_loss(z, 0.05, 10.0).item() == pytest.approx(contrast / 6 + 10 * entropy / 6, rel=1e-6)
 
 
 def test_known_to_differ_needs_another_label_and_distance() -> None:
