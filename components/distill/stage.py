@@ -47,7 +47,8 @@ def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: Stor
     learner = Distillation(params, teacher, world)
     seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
     data = (str(paths.manifest), digest)
-    with observe("distill", preset, params, learner.engine, paths.tracking, paths.benchmarks, data, seeds) as observer:
+    noted = (paths.tracking, paths.benchmarks, data, seeds, checkpoints)
+    with observe("distill", preset, params, learner.engine, *noted) as observer:
         curves = train(learner, loader, params, checkpoints, observer, world, label, paths.scratch)
         model_id = observer.register(params.run.iterations)
         export_average(

@@ -25,14 +25,17 @@ from components.evaluation.pca import pca_pictures
 from components.evaluation.probes import Prober, Scores, mean_of
 from components.evaluation.sample import draw
 from components.evaluation.seeds import crops_picture
+from components.learning.checkpoint import Checkpoints
 from components.learning.collate import normalize
 from components.learning.distributed import World
 from components.learning.engine import Engine
 from components.learning.training import TrainingParams
 from components.params import load_params
+from components.storage import atomic_file
 from components.tracking import Run, TrackingParams, null_run
 from components.tracking import run as tracking_run
 
+RUN_NOTE = "mlflow-run"  # file in the folder of the training state
 RAW = "_raw_pixels"  # end of the names of the references' scores
 
 
@@ -202,8 +205,13 @@ def observe(
     benchmarks_file: Path | None,
     data: tuple[str, str],
     seeds: Sequence[RGB] = (),
+    state: Checkpoints | None = None,
 ) -> Iterator[Recorder]:
     """A :class:`Recorder` for the run of stage ``kind``; rank 0's writes to MLflow unless ``tracking_file`` is None.
+
+    Args:
+        state: the run's checkpoints. Beside them the MLflow run's id is noted; when there are some, that run is
+            continued, and its curves go on.
 
     Raises:
         VitrailError: a parameter file is missing, names no such benchmark, or MLflow cannot be reached.
@@ -222,8 +230,20 @@ def observe(
         if engine.world.main and tracking_file is not None:
             config = params.model_dump(mode="json")
             tags = {"preset": preset, "data_digest": data[1]}
-            tracked = tracking_run(kind, f"{kind} {preset}", load_params(tracking_file, TrackingParams), config, tags)
-            run = stack.enter_context(tracked)
+            former = _noted(state)
+            store = load_params(tracking_file, TrackingParams)
+            run = stack.enter_context(tracking_run(kind, f"{kind} {preset}", store, config, tags, former))
+            if state is not None and run.id != former:
+                with atomic_file(state.folder / RUN_NOTE, "w") as file:
+                    file.write(run.id + "\n")
             run.log_dataset("manifest", data[1], data[0], "training")
         backbone = engine.average.module.backbone
         yield Recorder(run, backbone, engine.dtype, params, preset, kind, engine.world, data, benchmark, seeds)
+
+
+def _noted(state: Checkpoints | None) -> str | None:
+    """The id of the MLflow run that left the checkpoints; None without them, or when it recorded nothing."""
+    if state is None or not state.found():
+        return None
+    note = state.folder / RUN_NOTE
+    return note.read_text().strip() if note.is_file() else None

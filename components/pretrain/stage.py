@@ -54,7 +54,8 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
     phase, curves, data = phases[begun], Curves(), (str(paths.manifest), digest)
     learner = Pretraining(phase.params, world)
     seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
-    with observe("pretrain", preset, params, learner.engine, paths.tracking, paths.benchmarks, data, seeds) as observer:
+    noted = (paths.tracking, paths.benchmarks, data, seeds, stores[0])
+    with observe("pretrain", preset, params, learner.engine, *noted) as observer:
         for number in range(begun, len(phases)):
             phase, saved = phases[number], stores[number]
             if number > begun:

@@ -23,6 +23,7 @@ from components.tracking.store import existing_run, explained, open_client, open
 FLUSH_EVERY = 2.0  # seconds that metrics may wait for company before they are sent
 FLUSH_SIZE = 500  # metrics sent at once; MLflow takes at most 1,000
 KEEP_UNSENT = 100_000  # metrics held while a server is away
+_ERROR = "vitrail.error"
 _SUPERSEDES, _SUPERSEDED = "vitrail.supersedes", "vitrail.superseded_by"  # tags of models measured anew
 
 
@@ -38,6 +39,8 @@ class MlflowRun(Run):
         tags: Mapping[str, str],
         run_id: str | None,
     ) -> None:
+        from mlflow.entities import RunTag
+
         self._uri = uri
         self._client = open_client(uri)
         self._experiment = open_experiment(self._client, uri, params.experiment)
@@ -46,16 +49,19 @@ class MlflowRun(Run):
         self._warned_at = -1e9
         self._dropped = 0
         found = existing_run(self._client, run_id)
+        self._continued = found is not None
         if found is None:
-            found = self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
-            self.id = found
+            self.id = str(self._client.create_run(self._experiment, run_name=name, tags=tags).info.run_id)
             self.log_params(config)
         else:
+            self.id = found
             self._client.update_run(found, status="RUNNING")
-        self.id = found
+            self._client.log_batch(found, tags=[RunTag(key, value) for key, value in tags.items()])
+            if _ERROR in self._client.get_run(found).data.tags:
+                self._client.delete_tag(found, _ERROR)  # what ended it then is overcome
         if uri.startswith("http"):
             self.url = f"{uri.rstrip('/')}/#/experiments/{self._experiment}/runs/{self.id}"
-        self._monitor = start_monitor(uri, self.id, run_id is not None) if params.system_metrics else None
+        self._monitor = start_monitor(uri, self.id, self._continued) if params.system_metrics else None
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._unsent += self._points(metrics, step or 0)
@@ -99,8 +105,10 @@ class MlflowRun(Run):
         dataset: tuple[str, str] | None = None,
     ) -> str | None:
         facts = flat(params) | ({"step": str(step)} if step is not None else {})
+        name = model_name(name)
         with explained(self._uri):
-            model_id = self._new_model(model_name(name), facts, tags or {})
+            own = [m for m in self._same(name, facts) if m.source_run_id == self.id] if self._continued else []
+            model_id = str(own[0].model_id) if own else self._new_model(name, facts, tags or {})
         if metrics:
             self._flush()
             with explained(self._uri):
@@ -114,11 +122,7 @@ class MlflowRun(Run):
         with explained(self._uri):
             if model_id is not None and self._has_model(model_id):
                 return model_id
-            same = self._client.search_logged_models(
-                [self._experiment],
-                filter_string=f"name = '{name}' AND tags.`vitrail.facts` = '{fingerprint(facts)}'",
-                order_by=[{"field_name": "creation_timestamp", "ascending": True}],
-            )
+            same = self._same(name, facts)
             return str(same[0].model_id) if same else self._new_model(name, facts, tags or {})
 
     def log_scores(
@@ -154,7 +158,7 @@ class MlflowRun(Run):
         try:
             with explained(self._uri):
                 if reason:
-                    self._client.set_tag(self.id, "vitrail.error", reason)
+                    self._client.set_tag(self.id, _ERROR, reason)
                 self._client.set_terminated(self.id, status)
         except VitrailError as fault:
             self._warn(f"the run {self.id} could not be closed: {fault}")
@@ -171,6 +175,15 @@ class MlflowRun(Run):
                 return False
             raise
         return True
+
+    def _same(self, name: str, facts: dict[str, str]) -> list[Any]:
+        """Models of this name and these facts, the oldest first."""
+        found = self._client.search_logged_models(
+            [self._experiment],
+            filter_string=f"name = '{name}' AND tags.`vitrail.facts` = '{fingerprint(facts)}'",
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+        )
+        return list(found)
 
     def _new_model(self, name: str, facts: dict[str, str], tags: Mapping[str, str]) -> str:
         model = self._client.create_logged_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -132,11 +133,20 @@ def test_sigterm_ends_the_run_as_killed(params: TrackingParams, client: Any) -> 
 
 
 def test_a_run_can_be_continued(params: TrackingParams, client: Any) -> None:
-    with tracking.run("test", "t", params, {"a": 1}) as run:
+    with contextlib.suppress(VitrailError), tracking.run("test", "t", params, {"a": 1}, {"host": "a"}) as run:
         run.log_metrics({"x": 1.0}, step=0)
-    with tracking.run("test", "t", params, {"a": 1}, run_id=run.id) as again:
+        model = run.log_checkpoint("t-step1", {"depth": 4}, step=1)
+        raise VitrailError("a node was lost")
+    with tracking.run("test", "t", params, {"a": 1}, {"host": "b"}, run_id=run.id) as again:
         again.log_metrics({"x": 2.0}, step=1)
+        assert again.log_checkpoint("t-step1", {"depth": 4}, step=1) == model  # the same step, reached again
+        assert again.log_checkpoint("t-step1", {"depth": 5}, step=1) != model
+    with tracking.run("test", "t", params, {"a": 1}) as fresh:
+        assert fresh.log_checkpoint("t-step1", {"depth": 4}, step=1) != model
     assert again.id == run.id
+    tags = client.get_run(run.id).data.tags
+    assert tags["host"] == "b"
+    assert "vitrail.error" not in tags
     assert [point.step for point in client.get_metric_history(run.id, "x")] == [0, 1]
     with tracking.run("test", "t", params, {}, run_id="0" * 32) as other:  # of another store
         assert other.id not in ("0" * 32, run.id)

@@ -103,13 +103,35 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
 
 
+def record_of(store: str) -> list[dict[str, Any]]:
+    """The MLflow runs there are, with the steps of their curve, what ended them, and their models."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=store)
+    experiment = client.get_experiment_by_name("vitrail").experiment_id
+    models = client.search_logged_models([experiment])
+    return [
+        {
+            "id": run.info.run_id,
+            "status": run.info.status,
+            "error": run.data.tags.get("vitrail.error", ""),
+            "steps": sorted(point.step for point in client.get_metric_history(run.info.run_id, "train/loss")),
+            "models": sorted(model.name for model in models if model.source_run_id == run.info.run_id),
+        }
+        for run in client.search_runs([experiment])
+    ]
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     curate(folder)
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     facts: dict[str, Any] = {}
     storage = StorageParams(root=str(folder))
 
-    def run(name: str, out: str, change: Mapping[str, Any] | None = None, teacher: str = "") -> None:
+    def run(
+        name: str, out: str, change: Mapping[str, Any] | None = None, teacher: str = "", tracking: Path | None = None
+    ) -> None:
         """One run of a stage; its outcome under ``name``."""
         content = json.loads(json.dumps(STUDENT if teacher else TEACHER))
         for key, value in (change or {}).items():
@@ -121,7 +143,7 @@ def main(folder: Path) -> None:
             "out": folder / out,
             "report": folder / f"{out}.json",
             "scratch": folder / f"scratch-{out.rpartition('/')[0] or 'runs'}",
-            "tracking": None,
+            "tracking": tracking,
             "benchmarks": folder / "benchmarks.yaml",
         }
         printed, raised = io.StringIO(), ""
@@ -152,13 +174,18 @@ def main(folder: Path) -> None:
 
         Recorder.point = stopping  # type: ignore[method-assign]
 
+    tracking = folder / "tracking.yaml"
+    store = f"sqlite:///{folder}/mlflow.db"
+    tracking.write_text(json.dumps({"uri": store, "experiment": "vitrail", "system_metrics": False}))
     terminate_at(4)
-    run("stopped", "b/model")
+    run("stopped", "b/model", tracking=tracking)
     Recorder.point = point  # type: ignore[method-assign]
     facts["left"] = sorted(path.name for path in (folder / "scratch-b" / "model").iterdir())
     facts["no_export_yet"] = not (folder / "b/model").exists()
-    run("resumed", "b/model")
+    facts["record stopped"] = record_of(store)
+    run("resumed", "b/model", tracking=tracking)
     facts["resumed files"] = digests(folder / "b/model")
+    facts["record resumed"] = record_of(store)
 
     def fill_at(step: int) -> None:
         def filling(self: Recorder, at: int, figures: Mapping[str, float]) -> None:

@@ -72,6 +72,17 @@ def test_sigterm_checkpoints_and_the_next_run_equals_the_unbroken_one_byte_by_by
     assert facts["resumed files"] == facts["unbroken files"]
 
 
+def test_a_resumed_run_goes_on_in_the_mlflow_run_that_was_stopped(runs: tuple[Path, dict[str, Any]]) -> None:
+    [stopped], [resumed] = runs[1]["record stopped"], runs[1]["record resumed"]
+    assert stopped["status"] == "FAILED"
+    assert "stopped by SIGTERM" in stopped["error"]
+    assert stopped["steps"] == [2, 4]
+    assert resumed["id"] == stopped["id"]
+    assert (resumed["status"], resumed["error"]) == ("FINISHED", "")
+    assert resumed["steps"] == [2, 4, 6]
+    assert resumed["models"] == ["model-step3", "model-step6"]
+
+
 def test_probes_change_no_weight(runs: tuple[Path, dict[str, Any]]) -> None:
     _, facts = runs
     assert facts["unprobed"]["raised"] == ""
