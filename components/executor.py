@@ -6,11 +6,14 @@ The unit of work is a shard's path, never its pixels.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -186,19 +189,32 @@ def _connected(params: ExecutorParams) -> Any:
     if ray.is_initialized():
         return ray
     address = params.address
+    options: dict[str, Any] = {"logging_level": logging.WARNING}
+    options |= {"address": address} if address else {"num_cpus": params.workers or os.cpu_count()}
+    if address is None:
+        options["include_dashboard"] = False
     try:
-        if address is None:
-            ray.init(num_cpus=params.workers or os.cpu_count(), include_dashboard=False, logging_level=logging.WARNING)
-        else:
-            if address != "auto":
-                _probe(address)
-            ray.init(address=address, logging_level=logging.WARNING)
+        if address not in (None, "auto"):
+            _probe(str(address))
+        with _sigterm_kept():
+            ray.init(**options)
     except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
         raise VitrailError(
             f"Ray at {address or 'this machine'}: {' '.join(str(fault).split())[:200]}; is it up (ray status), and of "
             f"version {ray.__version__} everywhere?"
         ) from None
     return ray
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Leave SIGTERM to whoever had it: Ray's own handler ends the process before its MLflow run can be closed."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _probe(address: str) -> None:

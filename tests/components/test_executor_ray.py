@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,22 +60,28 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
+    before = signal.getsignal(signal.SIGTERM)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+    signal.signal(signal.SIGTERM, before)  # a head that this process started takes it
 
 
 def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
     import mapped
 
+    def own(number: int, frame: object) -> None: ...
+
+    signal.signal(signal.SIGTERM, own)  # as a tracked stage has one, which closes its MLflow run
     params = ExecutorParams(kind="ray", address=cluster.address, retries=3)
     head = cluster.head_node.node_id
     calm = list(map_shards(mapped.square, [(n, head, False) for n in range(8)], params))
     assert [value for value, _, _ in calm] == [n * n for n in range(8)]
     assert len({node for _, node, _ in calm}) == 2
     assert {threads for _, _, threads in calm} == {"1"}
+    assert signal.getsignal(signal.SIGTERM) is own
 
     with pytest.raises(VitrailError, match=r"^shard 0: unreadable$"):
         list(map_shards(mapped.refuse, range(3), params))
