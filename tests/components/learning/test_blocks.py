@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.learning.blocks import Block, LayerScale, Mlp, SwiGLU, swiglu_hidden
+from components.learning.blocks import Block, LayerScale, Mlp, SwiGLU, Unscaled, swiglu_hidden
 from components.learning.packing import Group, group_rows, pack, unpack
 from components.learning.stochastic_depth import add_kept, draw_kept, kept_samples
 from components.learning.vit import VisionTransformer, ViTConfig
@@ -41,6 +41,8 @@ def test_layerscale_adds_as_it_scales() -> None:
     x, residual = torch.randn(3, 4), torch.randn(3, 4)
     torch.testing.assert_close(scale(residual, x), x + 0.5 * residual)
     torch.testing.assert_close(scale(residual), 0.5 * residual)
+    assert torch.equal(Unscaled()(residual, x), x + residual)
+    assert Unscaled()(residual) is residual
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4))
