@@ -143,6 +143,7 @@ SMALL_BATCH = {
         ("vitl_registers", "vitl", {"vit.registers": 4, "vit.interpolation": "size"}),
         ("vitl_gram", "vitl", {"gram": None}),
         ("vitl_518", "vitl", {"high_resolution": None}),
+        ("vitl_short_byol", "vitl_short", {"augment.blur": (1.0, 0.1, 0.5)}),
         (
             "vits_1gpu",
             "vits",
