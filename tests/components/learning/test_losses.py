@@ -168,10 +168,12 @@ def test_koleo_of_equal_fp16_features_is_finite() -> None:
 
 def test_koleo_keeps_fp32_under_autocast() -> None:
     features = torch.randn(6, 8, generator=seeded(0))
+    outside = koleo_loss(features)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(koleo_loss(features), koleo_loss(features.clone()))
         inside = koleo_loss(features)
-    assert torch.equal(inside, koleo_loss(features))
+        assert (features @ features.T).dtype == torch.bfloat16  # it is on, for what is not guarded
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, outside)
 
 
 def test_koleo_of_a_single_image_is_zero() -> None:
