@@ -87,6 +87,21 @@ def test_residuals_and_groups_are_drawn_independently() -> None:
     assert (chosen[::2] != chosen[1::2]).any(1).float().mean() > 0.9  # and attention apart from the network
 
 
+@pytest.mark.gpu
+def test_rows_drawn_for_a_gpu_are_the_cpus() -> None:
+    layout = (Group(5, 3), Group(8, 2))
+    here, there = (
+        draw_kept(layout, 0.4, 4, torch.Generator().manual_seed(1), torch.device(device)) for device in ("cpu", "cuda")
+    )
+    x, residuals = torch.randn(31, 4), [torch.randn(len(kept.rows), 4) for kept in here]
+    for one, other, residual in zip(here, there, residuals, strict=True):
+        assert other.rows.device.type == "cuda"
+        assert torch.equal(one.rows, other.rows.cpu())
+        assert (one.layout, one.scales) == (other.layout, other.scales)
+        added = add_kept(x.to("cuda"), residual.to("cuda"), other)
+        torch.testing.assert_close(added.cpu(), add_kept(x, residual, one))
+
+
 def shrunk_block() -> Block:
     block = Block(8, 2, swiglu=False, mlp_ratio=2.0, qkv_bias=True, layerscale_init=0.7)
     return block.double()

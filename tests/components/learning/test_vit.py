@@ -331,3 +331,50 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="image_size 30 is no multiple of patch_size 8"):
         tiny(image_size=30)
     assert list(ARCHITECTURES) == ["vitt", "vits", "vitb", "vitl", "vitg"]
+
+
+def relative(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """How far two lists of tensors are apart, of the second's size."""
+    a, b = (torch.cat([t.detach().float().flatten() for t in part]) for part in (ours, theirs))
+    return float((a - b).norm() / b.norm())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_on_a_gpu_in_16_bits_packed_and_separate_passes_agree_with_fp32(dtype: torch.dtype, ffn: str) -> None:
+    """Kernels differ with the shapes; both ways are within a few roundings of the exact result."""
+    exact = model(torch.float64, ffn=ffn)
+    images, masks = crops(torch.float64)
+    expected = exact(images, masks)
+    loss_of(expected).backward()
+    vit = model(torch.float64, ffn=ffn).to("cuda", dtype)
+    there = [i.to("cuda", dtype) for i in images]
+    hidden = [None if m is None else m.to("cuda") for m in masks]
+    for packed in (True, False):
+        vit.zero_grad()
+        found = vit(there, hidden) if packed else [vit([i], [m])[0] for i, m in zip(there, hidden, strict=True)]
+        loss_of([Features(*(part.float() for part in f)) for f in found]).backward()
+        rounding = torch.finfo(dtype).eps
+        flat = [[part.cpu() for f in features for part in f] for features in (found, expected)]
+        assert relative(*flat) < 5 * rounding
+        gradients = [[p.grad.cpu() for p in m.parameters() if p.grad is not None] for m in (vit, exact)]
+        assert len(gradients[0]) == len(gradients[1]) == len(list(vit.parameters()))
+        assert relative(*gradients) < 20 * rounding
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_stochastic_depth_keeps_the_samples_that_it_keeps_on_a_cpu() -> None:
+    images, masks = crops()
+    found = []
+    for device in ("cpu", "cuda"):
+        vit = model(drop_path=0.4).to(device).train()
+        vit.seed_drop_path(3)
+        given = [i.to(device) for i in images]
+        features = vit(given, [None if m is None else m.to(device) for m in masks])
+        loss_of(features).backward()
+        gradients = [p.grad.cpu() for p in vit.parameters() if p.grad is not None]
+        found.append([part.cpu() for f in features for part in f] + gradients)
+    assert relative(found[1], found[0]) < 1e-4
+    for ours, theirs in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
