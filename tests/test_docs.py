@@ -16,3 +16,11 @@ def test_every_relative_link_resolves(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
         if not re.match(r"[a-z]+:", target):
             assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_test_that_is_named_is_there(document: Path) -> None:
+    there = {n for path in (ROOT / "tests").rglob("test_*.py") for n in re.findall(r"def (test_\w+)", path.read_text())}
+    files = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"`(test_\w+)`", document.read_text()))
+    assert named <= there | files, f"{document.name} names {sorted(named - there - files)}, which are not there"

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from components.images.decode import DecodeLimits, decode
+from components.images.jpeg import plain_header
 from components.learning import color
 from components.learning.crops import Box, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
 from components.params import Strict
@@ -78,6 +79,13 @@ class AugmentParams(Strict):
                 raise ValueError(f"{name}: probabilities must lie in 0 ... 1")
         if self.blur_kernel % 2 == 0:
             raise ValueError(f"blur_kernel: must be odd, found {self.blur_kernel}")
+        sides = (self.global_size, self.global_size, self.local_size)
+        blurred = [side for side, p in zip(sides, self.blur, strict=True) if p > 0]
+        if blurred and self.blur_kernel // 2 >= min(blurred):
+            raise ValueError(
+                f"blur_kernel: {self.blur_kernel} taps reach beyond a crop of {min(blurred)} px and its mirrored edges;"
+                f" at most {2 * min(blurred) - 1}"
+            )
         if min(self.std) <= 0:
             raise ValueError("std: must be positive")
         return self
@@ -166,7 +174,7 @@ class MultiCrop:
         self, data: bytes, sides: list[int], scales: list[tuple[float, float]], draws: Draws
     ) -> tuple[Image, list[Box]]:
         """Pixels, perhaps shrunk, and the boxes on them."""
-        header = jpeg_header(data, self.limits)
+        header = plain_header(data, self.limits)
         if header is not None:
             import simplejpeg
 
@@ -236,24 +244,6 @@ def recolor(view: Image, recipe: Recipe, params: AugmentParams) -> Image:
     if recipe.solarize:
         view = color.solarize(view, params.solarize_threshold)
     return view
-
-
-def jpeg_header(data: bytes, limits: DecodeLimits) -> tuple[int, int, str] | None:
-    """Height, width and colour space ("RGB" or "GRAY") of a plain JPEG; None for what the general decoder must see.
-
-    That is anything else than a JPEG, CMYK, an image above the limits, and one that may carry an EXIF orientation.
-    """
-    if data[:2] != b"\xff\xd8" or b"Exif" in data[:4096]:
-        return None
-    import simplejpeg
-
-    try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
-        return None
-    if height * width > limits.max_pixels or space not in ("YCbCr", "RGB", "Gray"):
-        return None
-    return height, width, "GRAY" if space == "Gray" else "RGB"
 
 
 def _planar(view: Image, out: npt.NDArray[np.uint8]) -> None:

@@ -19,8 +19,9 @@ class HeadConfig(Strict):
     hidden: int = Field(default=2048, gt=0)
     bottleneck: int = Field(default=256, gt=0)  # 384 for DINO's head in the long recipe
     layers: int = Field(default=3, ge=1)
-    # of the MLP's start weights. 0.02 nearly keeps the scale of activations 2,048 wide; narrower layers need more, or
-    # the biases soon outweigh what tells images apart: about 0.02 * sqrt(2048 / hidden)
+    # of the MLP's start weights, not of the prototypes' (see ProjectionHead.init_weights). 0.02 nearly keeps the scale
+    # of activations 2,048 wide; narrower layers need more, or the biases soon outweigh what tells images apart: about
+    # 0.02 * sqrt(2048 / hidden)
     init_std: float = Field(default=0.02, gt=0)
 
 
@@ -66,10 +67,17 @@ class ProjectionHead(nn.Module):
         return out
 
     def init_weights(self, generator: torch.Generator) -> None:
-        """Weights truncated normal (MLP ``config.init_std``, prototypes 0.02), biases zero, ``weight_g`` one."""
+        """The MLP's weights truncated normal of ``config.init_std``, biases zero; prototypes uniform, ``weight_g`` one.
+
+        Uniform in +- 1 / sqrt(bottleneck), the start of torch's linear layers: in the released code the last layer is
+        made after the truncated normal was applied. A prototype's direction does not depend on its length, but how fast
+        it turns does: AdamW moves all weights alike, so a vector of length 0.58, as here, turns at 0.55 of the rate of
+        one that 0.02 makes 0.32 long (bottleneck 256).
+        """
         for module in self.mlp:
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=self.config.init_std, generator=generator)
                 nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.last_layer.weight_v, std=0.02, generator=generator)
+        bound = self.config.bottleneck**-0.5
+        nn.init.uniform_(self.last_layer.weight_v, -bound, bound, generator=generator)
         nn.init.ones_(self.last_layer.weight_g)

@@ -32,7 +32,11 @@ class HeadsParams(Strict):
 
 
 class ObjectiveParams(Strict):
-    """Weights and temperatures of the losses (arXiv 2304.07193, section 4 and table 16)."""
+    """Weights and temperatures of the losses (arXiv 2304.07193, section 4 and table 16).
+
+    With ``engine.accumulation`` all that looks across images (Sinkhorn's shares, the centre, KoLeo's neighbours) works
+    on one micro-batch at a time: of all ranks, but KoLeo's, which ``koleo_over`` decides.
+    """
 
     dino_weight: float = Field(1.0, ge=0)
     ibot_weight: float = Field(1.0, ge=0)
@@ -41,7 +45,7 @@ class ObjectiveParams(Strict):
     student_temperature: float = Field(0.1, gt=0)
     centering: Literal["sinkhorn", "softmax"] = "sinkhorn"  # long recipe: sinkhorn, short: softmax centring
     sinkhorn_iterations: int = Field(3, ge=1)
-    center_momentum: float = Field(0.9, ge=0, le=1)  # of softmax centring
+    center_momentum: float = Field(0.9, ge=0, le=1)  # of softmax centring, a micro-batch
 
 
 class Output(NamedTuple):

@@ -21,13 +21,14 @@ from components.learning.packing import Group, Layout, unpack
 from components.learning.stochastic_depth import Kept, draw_kept
 from components.params import Strict
 
-# Width, depth and heads of the named architectures (arXiv 2304.07193, table 17; ViT-B has 12 blocks).
-ARCHITECTURES: dict[str, dict[str, int]] = {
+# Width, depth and heads of the named architectures (arXiv 2304.07193, table 17; ViT-B has 12 blocks). ViT-g was
+# released with SwiGLU only; the other released models, distilled, have the MLP, and ViT-L's own recipe SwiGLU.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vitt": {"embed_dim": 128, "depth": 4, "heads": 4},
     "vits": {"embed_dim": 384, "depth": 12, "heads": 6},
     "vitb": {"embed_dim": 768, "depth": 12, "heads": 12},
     "vitl": {"embed_dim": 1024, "depth": 24, "heads": 16},
-    "vitg": {"embed_dim": 1536, "depth": 40, "heads": 24},
+    "vitg": {"embed_dim": 1536, "depth": 40, "heads": 24, "ffn": "swiglu"},
 }
 
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -96,13 +98,33 @@ def test_resumes_exactly_with_another_world(tmp_path: Path, stop: int) -> None:
     assert [flat(list(step)) for step in zip(*ranks, strict=True)] == [flat([b]) for b in whole[stop:]]
 
 
+class Noted(Pair):
+    """A :class:`Pair` that leaves a file behind for every sample it makes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+
+    def __call__(self, source: bytes | np.ndarray, generator: np.random.Generator) -> tuple[int, float]:
+        made = super().__call__(source, generator)
+        (self.folder / f"{made[1]}").touch()
+        return made
+
+
 def test_state_counts_what_was_handed_out_not_what_was_prepared(tmp_path: Path) -> None:
     dataset = make_set(tmp_path, 10)
-    loader = Loader(dataset, Pair(), 3, seed=0)
+    noted = Noted(tmp_path / "made")
+    loader = Loader(dataset, noted, 3, seed=0, workers=1, params=LoaderParams(prefetch=4))
     iterator = iter(loader)
     next(iterator)
+    until = time.monotonic() + 60
+    while len(list(noted.folder.iterdir())) < 12:  # the worker goes on to prepare: three batches ahead at least
+        assert time.monotonic() < until
+        time.sleep(0.02)
     state = loader.state_dict()
+    assert state["consumed"] == 3
     second = next(iterator)
+    iterator.close()
     resumed = Loader(dataset, Pair(), 3, seed=0)
     resumed.load_state_dict(state)
     assert flat(take(resumed, 1)) == flat([second])
@@ -193,7 +215,24 @@ def test_reads_from_s3_by_range(tmp_path: Path, s3_endpoint: str) -> None:
     storage = StorageParams(root="s3://vitrail-test/loader", endpoint_url=s3_endpoint)
     remote = make_set(tmp_path / "remote", 14, storage=storage)
     local = make_set(tmp_path / "local", 14)
+    asked: list[tuple[str, str]] = []
+    received: list[int] = []
+
+    def note(request: Any, **_: Any) -> None:
+        asked.append((request.method, bytes(request.headers["Range"]).decode()))
+
+    def note_size(http_response: Any, **_: Any) -> None:
+        received.append(int(http_response.headers["Content-Length"]))
+
+    remote.read(remote.addresses([0])[0])  # opens the store
+    events = remote._store._client.meta.events
+    events.register("before-send.s3", note)
+    events.register("after-call.s3", note_size)
     assert flat(take(Loader(remote, Pair(), 7, seed=4), 3)) == flat(take(Loader(local, Pair(), 7, seed=4), 3))
+    wanted = [(a.offset, a.offset + a.length - 1) for a in remote.addresses(range(14))]
+    assert len(asked) == 21  # a request an image, and nothing else: no listing, no whole shard
+    assert set(asked) == {("GET", f"bytes={first}-{last}") for first, last in wanted}
+    assert set(received) == {last - first + 1 for first, last in wanted}
 
 
 def test_more_shards_than_handles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

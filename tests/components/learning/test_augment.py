@@ -10,10 +10,12 @@ import pytest
 import simplejpeg
 import skimage.data
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from components.errors import VitrailError
-from components.images.decode import DecodeError, encode_jpeg
+from components.images.decode import DecodeError, DecodeLimits, encode_jpeg
 from components.learning import color
 from components.learning.augment import AugmentParams, JitterParams, MultiCrop, draw_recipe, recolor, turn
 from components.learning.collate import collate, collate_bytes, normalize, normalize_crops
@@ -232,9 +234,62 @@ def test_truncated_jpeg_is_a_decode_error() -> None:
         MultiCrop(SMALL)(data[: len(data) // 2], rng())
 
 
+def test_an_orientation_behind_a_long_profile_is_obeyed() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, plain = io.BytesIO(), io.BytesIO()
+    Image.fromarray(photo()).save(turned, "jpeg", quality=95, exif=exif)
+    Image.fromarray(photo()).save(plain, "jpeg", quality=95)
+    profile = b"ICC_PROFILE\0\1\1" + bytes(6000)
+    data = turned.getvalue()
+    data = data[:2] + b"\xff\xe2" + (len(profile) + 2).to_bytes(2, "big") + profile + data[2:]
+    shown = np.ascontiguousarray(np.rot90(simplejpeg.decode_jpeg(plain.getvalue()), -1))
+    assert (MultiCrop(PLAIN)(data, rng()).globals == MultiCrop(PLAIN)(shown, rng()).globals).all()
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [({"max_bytes": 5000}, "too-many-bytes"), ({"max_pixels": 9999}, "too-many-pixels"), ({"min_side": 301}, "small")],
+)
+def test_every_limit_holds_for_jpegs_too(limits: dict[str, int], reason: str) -> None:
+    data = encode_jpeg(photo(), 90)  # 451 x 300
+    with pytest.raises(DecodeError, match=reason):
+        MultiCrop(SMALL, DecodeLimits(**limits))(data, rng())
+    assert MultiCrop(SMALL, DecodeLimits(max_bytes=len(data), max_pixels=451 * 300, min_side=300))(data, rng())
+
+
+def fuzzed() -> list[bytes]:
+    """JPEGs of all kinds: colour, gray, progressive, with a profile."""
+    small = np.ascontiguousarray(photo()[:40, :48])
+    found = [simplejpeg.encode_jpeg(small[..., :1].copy(), colorspace="GRAY", colorsubsampling="Gray")]
+    for options in ({}, {"progressive": True}, {"quality": 30}, {"icc_profile": bytes(500)}):
+        buffer = io.BytesIO()
+        Image.fromarray(small).save(buffer, "jpeg", **options)
+        found.append(buffer.getvalue())
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_jpeg_is_a_sample_or_a_decode_error(data: st.DataObject) -> None:
+    """The loader replaces and reports what raises DecodeError; anything else would end the run."""
+    content = bytearray(data.draw(st.sampled_from(fuzzed())))
+    for _ in range(data.draw(st.integers(1, 5))):
+        last = data.draw(st.sampled_from([250, 700, len(content) - 1]))  # headers are where damage tells
+        at = data.draw(st.integers(2, min(last, len(content) - 1)))
+        kept = data.draw(st.integers(0, 3))  # bytes that go where one byte or none comes in
+        content[at : at + kept] = data.draw(st.binary(min_size=1, max_size=2))
+    try:
+        sample = MultiCrop(SMALL, DecodeLimits(max_pixels=200_000))(bytes(content), rng())
+    except DecodeError:
+        return
+    assert sample.globals.shape == (2, 3, 32, 32)
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
+        ({"blur_kernel": 49, "local_size": 24}, "blur_kernel: 49 taps reach beyond a crop of 24 px"),
         ({"blurr": [0, 0, 0]}, "unknown key 'blurr'; did you mean 'blur'"),
         ({"blur": [0.0, 1.2, 0.5]}, "blur: probabilities must lie in 0 ... 1"),
         ({"blur_kernel": 8}, "blur_kernel: must be odd"),

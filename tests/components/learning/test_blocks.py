@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from components.learning.blocks import Block, LayerScale, Mlp, SwiGLU, swiglu_hidden
+from components.learning.blocks import Block, LayerScale, Mlp, SwiGLU, Unscaled, swiglu_hidden
 from components.learning.packing import Group, group_rows, pack, unpack
 from components.learning.stochastic_depth import add_kept, draw_kept, kept_samples
 from components.learning.vit import VisionTransformer, ViTConfig
@@ -41,6 +41,8 @@ def test_layerscale_adds_as_it_scales() -> None:
     x, residual = torch.randn(3, 4), torch.randn(3, 4)
     torch.testing.assert_close(scale(residual, x), x + 0.5 * residual)
     torch.testing.assert_close(scale(residual), 0.5 * residual)
+    assert torch.equal(Unscaled()(residual, x), x + residual)
+    assert Unscaled()(residual) is residual
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 5)), min_size=1, max_size=4))
@@ -83,6 +85,21 @@ def test_residuals_and_groups_are_drawn_independently() -> None:
     same = (chosen[:, :8] == chosen[:, 8:]).all(1).float().mean()
     assert same < 0.1  # groups draw apart: 1 in 70 by chance
     assert (chosen[::2] != chosen[1::2]).any(1).float().mean() > 0.9  # and attention apart from the network
+
+
+@pytest.mark.gpu
+def test_rows_drawn_for_a_gpu_are_the_cpus() -> None:
+    layout = (Group(5, 3), Group(8, 2))
+    here, there = (
+        draw_kept(layout, 0.4, 4, torch.Generator().manual_seed(1), torch.device(device)) for device in ("cpu", "cuda")
+    )
+    x, residuals = torch.randn(31, 4), [torch.randn(len(kept.rows), 4) for kept in here]
+    for one, other, residual in zip(here, there, residuals, strict=True):
+        assert other.rows.device.type == "cuda"
+        assert torch.equal(one.rows, other.rows.cpu())
+        assert (one.layout, one.scales) == (other.layout, other.scales)
+        added = add_kept(x.to("cuda"), residual.to("cuda"), other)
+        torch.testing.assert_close(added.cpu(), add_kept(x, residual, one))
 
 
 def shrunk_block() -> Block:

@@ -152,3 +152,12 @@ def test_on_the_device_as_on_the_cpu() -> None:
     for there, here in zip(normalize_crops(raw, params, "cuda"), normalize_crops(raw, params), strict=True):
         assert there.is_cuda
         assert float((there.cpu() - here).abs().mean()) <= 0.01
+
+
+def test_the_widest_blur_that_the_parameters_allow_runs() -> None:
+    params = AugmentParams(blur_kernel=2 * 8 - 1, blur=(0.0, 0.0, 1.0), local_size=8)
+    view = photos()[0, :8, :8]
+    raw = torch.from_numpy(view.copy()).permute(2, 0, 1)[None]
+    ours = color_batch.apply_colors(raw, torch.tensor([[-1.0, 1, 1, 1, 0, 0, 2.0, 0]]), params, "cpu")
+    theirs = color.blur(np.ascontiguousarray(view), params.blur_kernel, 2.0)
+    assert gap(ours, [theirs])[0] <= 1

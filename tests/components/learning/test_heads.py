@@ -62,8 +62,22 @@ def test_start_values_come_from_the_generator() -> None:
     assert torch.equal(one.last_layer.weight_v, two.last_layer.weight_v)
     two.init_weights(torch.Generator().manual_seed(7))
     assert not torch.equal(one.last_layer.weight_v, two.last_layer.weight_v)
-    assert one.last_layer.weight_v.std().item() == pytest.approx(0.02, rel=0.05)
+    assert one.last_layer.weight_g.eq(1).all()
     assert one.mlp[0].bias.eq(0).all()
+    assert one.mlp[2].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("bottleneck", [64, 256])
+def test_prototypes_start_as_torchs_linear_layers_do_whatever_the_others_start_with(bottleneck: int) -> None:
+    """The released heads apply their truncated normal before the last layer is made."""
+    config = HeadConfig(prototypes=1000, hidden=16, bottleneck=bottleneck, init_std=0.1)
+    found = ProjectionHead(12, config).last_layer.weight_v.detach()
+    theirs = nn.Linear(bottleneck, 1000, bias=False).weight.detach()
+    bound = bottleneck**-0.5
+    assert 0.99 * bound < found.abs().max() <= bound
+    assert found.std().item() == pytest.approx(theirs.std().item(), rel=0.02)
+    assert found.std().item() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert found.norm(dim=1).mean().item() == pytest.approx(3**-0.5, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

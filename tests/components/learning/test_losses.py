@@ -16,6 +16,7 @@ from components.learning.losses.dino import cross_entropy, cross_entropy_rows, d
 from components.learning.losses.gram import gram_loss, resample_patches
 from components.learning.losses.ibot import ibot_loss, masked_patches
 from components.learning.losses.koleo import koleo_loss
+from components.learning.losses.sinkhorn import sinkhorn_knopp
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -168,10 +169,12 @@ def test_koleo_of_equal_fp16_features_is_finite() -> None:
 
 def test_koleo_keeps_fp32_under_autocast() -> None:
     features = torch.randn(6, 8, generator=seeded(0))
+    outside = koleo_loss(features)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(koleo_loss(features), koleo_loss(features.clone()))
         inside = koleo_loss(features)
-    assert torch.equal(inside, koleo_loss(features))
+        assert (features @ features.T).dtype == torch.bfloat16  # it is on, for what is not guarded
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, outside)
 
 
 def test_koleo_of_a_single_image_is_zero() -> None:
@@ -244,3 +247,45 @@ def test_patches_of_a_larger_teacher_come_down_to_the_students_grid() -> None:
     halves = torch.stack([F.avg_pool2d(part[None, None], 2)[0, 0] for part in (rows, columns)], -1)
     torch.testing.assert_close(small[2:-2, 2:-2], halves[2:-2, 2:-2])  # a ramp stays a ramp, away from the edges
     assert resample_patches(patches, (16, 24), (16, 24)) is patches
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu_every_loss_and_gradient_is_the_cpus_in_fp32(dtype: torch.dtype) -> None:
+    """Logits and features as the network gives them; what is made of them is computed in fp32 on any device."""
+    masks = torch.rand(8, 9, generator=seeded(1)) < 0.4
+    hidden = masked_patches(masks)
+    shapes = {"large": (8, 64), "small": (12, 64), "patches": (len(hidden.weights), 64), "cls": (2, 4, 16)}
+    given = {name: torch.randn(shape, generator=seeded(i)).to(dtype) for i, (name, shape) in enumerate(shapes.items())}
+    given["gram"] = torch.randn(2, 9, 16, generator=seeded(9)).to(dtype)
+    logits = {name: torch.randn(shapes[name], generator=seeded(20 + i)) for i, name in enumerate(("large", "patches"))}
+
+    def everything(device: str, kind: torch.dtype) -> tuple[list[Tensor], list[Tensor]]:
+        own = {name: value.to(device, kind).detach().requires_grad_() for name, value in given.items()}
+        said = {name: value.to(device) for name, value in logits.items()}
+        center = torch.linspace(-1, 1, 64, device=device)
+        targets = sinkhorn_knopp(said["large"], 0.07)
+        softened = centered_softmax(said["patches"], center, 0.07)
+        where = masked_patches(masks.to(device))
+        assert torch.equal(where.positions.cpu(), hidden.positions)
+        dino = dino_loss(own["large"], own["small"], targets)
+        values = [
+            *dino,
+            ibot_loss(own["patches"], softened, where.weights, 8),
+            koleo_loss(own["cls"]),
+            gram_loss(own["gram"], own["gram"].detach().flip(1) * 2),
+        ]
+        torch.stack(values).sum().backward()
+        return [*values, targets, softened, update_center(center, said["large"])], [
+            value.grad for value in own.values() if value.grad is not None
+        ]
+
+    found, expected = everything("cuda", dtype), everything("cpu", torch.float32)
+    for ours, theirs in zip(found[0], expected[0], strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours.cpu(), theirs, atol=1e-5, rtol=1e-4)
+    assert len(found[1]) == len(expected[1]) == len(given)
+    rounding = 0.0 if dtype == torch.float32 else torch.finfo(dtype).eps
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        scale = float(theirs.abs().max())
+        torch.testing.assert_close(ours.cpu().float(), theirs, atol=scale * (1e-4 + rounding), rtol=rounding)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from components.learning.masks import MaskParams, block_mask, sample_masks
+from components.learning.masks import MaskParams, _place_block, block_mask, sample_masks
 
 GRID = (16, 16)
 
@@ -45,9 +48,78 @@ def test_half_of_the_crops_are_masked_and_ratios_are_stratified() -> None:
         shares.append(masks[masks > 0].sort().values)
     mean = torch.stack(shares).mean(0)
     edges = torch.linspace(0.1, 0.5, 17)
+    for found in shares:  # batch by batch: at least i crops lie below the i-th step's upper edge
+        assert (found <= edges[1:]).all()
     # in order of size the i-th lies in the i-th step, less what a block could not be placed for
     assert ((mean < edges[1:] + 0.005) & (mean > edges[:-1] - 0.05)).all()
     assert float(mean.mean()) == pytest.approx(0.3, abs=0.02)
+
+
+def test_every_step_from_the_least_to_the_greatest_share_is_drawn_from_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is aimed at, before blocks find a place or not; uniform within its step."""
+    targets: list[int] = []
+    monkeypatch.setattr("components.learning.masks.block_mask", lambda mask, target, *_: targets.append(target))
+    for seed in range(150):
+        draw(32, seed, grid=(100, 100))
+    found = np.array(targets).reshape(150, 16) / 10_000
+    edges = np.linspace(0.1, 0.5, 17)
+    assert ((found >= edges[:-1] - 1e-4) & (found <= edges[1:])).all()
+    within = (found - edges[:-1]) / np.diff(edges)
+    assert stats.kstest(within.flatten(), "uniform").pvalue > 0.01
+
+
+def placed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Every call's room, and what it added, as blocks are placed from here on."""
+    import components.learning.masks as module
+
+    seen: list[tuple[int, int]] = []
+    place = module._place_block
+
+    def record(mask: np.ndarray, room: int, *rest: Any) -> int:
+        seen.append((room, place(mask, room, *rest)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(module, "_place_block", record)
+    return seen
+
+
+def test_no_block_has_more_room_than_half_of_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = placed(monkeypatch)
+    for seed in range(20):
+        block_mask(np.zeros(GRID, dtype=bool), 250, MaskParams(), np.random.default_rng(seed))
+    rooms, added = np.array(seen).T
+    assert rooms.max() == 128
+    assert added.max() <= 128
+    assert (rooms[added == 0] > 0).all()
+
+
+def test_a_blocks_room_is_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = placed(monkeypatch)
+    block_mask(np.zeros(GRID, dtype=bool), 100, MaskParams(), np.random.default_rng(1))
+    left = 100
+    for room, added in seen:
+        assert room == left
+        left -= added
+    assert len(seen) > 1
+
+
+def test_area_of_a_block_is_uniform_and_its_aspect_log_uniform() -> None:
+    """On a grid so fine that rounding to whole patches is nothing, and so large that every block fits."""
+    params = MaskParams(tries=1, min_patches=2000)
+    mask, found = np.zeros((400, 400), dtype=bool), []
+    generator = np.random.default_rng(0)
+    for _ in range(1500):
+        if _place_block(mask, 20_000, params, generator):
+            rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+            found.append((len(rows), len(columns)))
+            mask[rows[0] : rows[-1] + 1] = False
+    assert len(found) > 1450  # the others would be larger than 20,000 by rounding
+    height, width = np.array(found, float).T
+    area = (height * width - 2000) / 18_000
+    assert stats.kstest(area, "uniform").pvalue > 0.01
+    aspect = np.log(height / width) / np.log(1 / 0.3)
+    assert stats.kstest(aspect, stats.uniform(-1, 2).cdf).pvalue > 0.01
+    assert abs(np.corrcoef(area, aspect)[0, 1]) < 0.07
 
 
 def test_the_two_crops_of_an_image_are_masked_independently() -> None:
@@ -68,8 +140,6 @@ def test_blocks_are_rectangles_smaller_than_the_grid() -> None:
     params = MaskParams(tries=1)
     for seed in range(200):
         mask = np.zeros(GRID, dtype=bool)
-        from components.learning.masks import _place_block
-
         added = _place_block(mask, 100, params, OneBlock(np.random.PCG64(seed)))
         if not added:
             assert not mask.any()

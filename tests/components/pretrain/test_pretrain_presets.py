@@ -68,12 +68,17 @@ LONG: dict[str, Any] = {
 }  # fmt: skip
 BOTH: dict[str, Any] = {
     "vit.image_size": 224, "vit.layerscale_init": 1e-5, "vit.registers": 0, "vit.interpolation": "offset",
-    "vit.mlp_ratio": 4.0, "heads.dino.hidden": 2048, "heads.dino.layers": 3, "heads.dino.init_std": 0.02,
+    "vit.mlp_ratio": 4.0, "vit.qkv_bias": True, "vit.in_channels": 3,
+    "heads.dino.hidden": 2048, "heads.dino.layers": 3, "heads.dino.init_std": 0.02,
     "augment.global_size": 224, "augment.locals": 8, "augment.global_scale": (0.32, 1.0),
     "augment.local_scale": (0.05, 0.32), "augment.hflip": 0.5, "augment.grayscale": 0.2,
     "augment.blur": (0.0, 0.9, 0.5), "augment.solarize": (0.0, 0.2, 0.0), "augment.solarize_threshold": 128,
+    "augment.ratio": (3 / 4, 4 / 3), "augment.resize": "antialiased", "augment.vflip": 0.0, "augment.rot90": 0.0,
+    "augment.blur_kernel": 9, "augment.blur_sigma": (0.1, 2.0), "augment.gray": False,
+    "augment.mean": (0.485, 0.456, 0.406), "augment.std": (0.229, 0.224, 0.225),
     "augment.jitter": {"probability": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
-    "masks.probability": 0.5, "masks.ratio_min": 0.1, "masks.ratio_max": 0.5,
+    "masks.probability": 0.5, "masks.ratio_min": 0.1, "masks.ratio_max": 0.5, "masks.min_patches": 4,
+    "masks.aspect": 0.3, "masks.tries": 10, "masks.cyclic_shift": False,
     "objective.dino_weight": 1.0, "objective.ibot_weight": 1.0, "objective.koleo_weight": 0.1,
     "objective.koleo_over": "rank", "objective.student_temperature": 0.1,
     "schedule.learning_rate.end": 1e-6, "schedule.learning_rate_rule": "sqrt", "schedule.reference_batch": 1024,
@@ -81,7 +86,7 @@ BOTH: dict[str, Any] = {
     "schedule.teacher_temperature.start": 0.04, "schedule.teacher_temperature.peak": 0.07,
     "schedule.teacher_temperature.warmup": 30 * 1250, "schedule.teacher_temperature.shape": "constant",
     "groups.patch_embed_multiplier": 0.2, "engine.precision": "fp16", "engine.clip": 3.0,
-    "engine.accumulation": 1, "init": None, "gram": None, "high_resolution": None,
+    "engine.reduce_dtype": "heads_fp32", "engine.accumulation": 1, "init": None, "gram": None, "high_resolution": None,
 }  # fmt: skip
 
 
@@ -138,8 +143,13 @@ SMALL_BATCH = {
         ("vitl_registers", "vitl", {"vit.registers": 4, "vit.interpolation": "size"}),
         ("vitl_gram", "vitl", {"gram": None}),
         ("vitl_518", "vitl", {"high_resolution": None}),
-        ("vits_1gpu", "vits", SMALL_BATCH | {"engine.accumulation": 2, "run.batch": 128}),
-        ("vitb_1gpu", "vitb", SMALL_BATCH | {"engine.accumulation": 4}),
+        ("vitl_short_byol", "vitl_short", {"augment.blur": (1.0, 0.1, 0.5)}),
+        (
+            "vits_1gpu",
+            "vits",
+            SMALL_BATCH | {"engine.accumulation": 2, "run.batch": 128, "objective.center_momentum": 0.9934},
+        ),
+        ("vitb_1gpu", "vitb", SMALL_BATCH | {"engine.accumulation": 4, "objective.center_momentum": 0.9967}),
     ],
 )
 def test_a_variant_is_its_base_but_for_what_it_is_for(name: str, base: str, changes: dict[str, Any]) -> None:
@@ -150,11 +160,14 @@ def test_a_variant_is_its_base_but_for_what_it_is_for(name: str, base: str, chan
     assert kept == {key for key in ("gram", "high_resolution") if getattr(own, key) is not None}
 
 
-def test_a_small_batch_is_scaled_by_rule() -> None:
-    params = preset("vits_1gpu")
+@pytest.mark.parametrize("name", ["vits_1gpu", "vitb_1gpu"])
+def test_a_small_batch_is_scaled_by_rule(name: str) -> None:
+    params = preset(name)
     assert params.run.batch * params.engine.accumulation == 256
     assert Schedules(params.schedule, 1000, 256).learning_rate.max() == pytest.approx(2e-3)
     assert params.schedule.momentum.peak == pytest.approx(0.992 ** (256 / 2048), abs=5e-6)
+    # moved by every micro-batch, not once a step
+    assert params.objective.center_momentum == pytest.approx(0.9 ** (params.run.batch / 2048), abs=5e-5)
 
 
 def test_the_phase_at_518_pixels_keeps_the_global_batch() -> None:

@@ -170,3 +170,47 @@ def test_distilled_student_is_smaller_and_knows_its_teacher(runs: tuple[Path, di
     load_backbone(folder / out)
     curve = json.loads((folder / out / "curve.json").read_text())
     assert all(point["loss"] > 0 for point in curve["points"])
+
+
+def sides(calls: list[dict[str, Any]], widths: tuple[int, int]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The teacher's passes and the student's: two micro-batches in each of two steps, turn about."""
+    teacher, student = calls[::2], calls[1::2]
+    assert len(calls) == 8
+    assert ({call["width"] for call in teacher}, {call["width"] for call in student}) == ({widths[0]}, {widths[1]})
+    assert not any(call["learns"] or call["trainable"] or call["locals"] for call in teacher)
+    assert all(call["learns"] and call["trainable"] and call["locals"] for call in student)
+    assert not any(call["hidden"] for call in teacher)  # the teacher sees whole crops, always
+    assert [call["patches"] for call in teacher] == [call["patches"] for call in student]
+    return teacher, student
+
+
+@pytest.mark.parametrize(("run", "calls"), [("masked patches", "calls"), ("all patches", "calls all")])
+def test_a_student_distilled_sees_whole_crops_and_its_teacher_stays_as_it_is(
+    runs: tuple[Path, dict[str, Any]], run: str, calls: str
+) -> None:
+    facts = runs[1]
+    assert facts[run]["raised"] == ""
+    teacher, student = sides(facts[calls], (24, 16))
+    assert not any(call["hidden"] for call in student)
+    assert len({call["weights"] for call in teacher}) == 1
+    assert len({call["weights"] for call in student}) == 2  # another in the second step
+    everything = list(range(2 * 4 * 4))  # two crops of four images, of four patches
+    for call in student:
+        if run == "all patches":
+            assert call["patches"] == everything
+        else:
+            assert 0 < len(call["patches"]) < len(everything)
+            assert set(call["patches"]) < set(everything)
+
+
+def test_a_pretrained_student_sees_masked_global_crops_and_its_average_whole_ones(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    """The class tokens of the DINO loss are of these crops, too."""
+    facts = runs[1]
+    assert facts["seen"]["raised"] == ""
+    teacher, student = sides(facts["calls pretrain"], (24, 24))
+    assert all(call["hidden"] == len(call["patches"]) > 0 for call in student)
+    assert [len({call["weights"] for call in side}) for side in (teacher, student)] == [2, 2]
+    assert not any(call["training"] for call in teacher)
+    assert all(call["training"] for call in student)
