@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from components.curate.fetch import Fetched, Fetcher, FetchParams
+from components.curate.fetch_images import ImagesParams
 from components.curate.links import Page, parse_page
 from components.curate.warc import Response, WarcWriter, decode_text
 from components.params import Strict
@@ -30,6 +31,7 @@ class CrawlParams(Strict):
     max_pages: int = Field(10_000, ge=1)
     max_depth: int = Field(8, ge=0)  # links from a seed
     in_flight: int = Field(32, ge=1)  # requests under way at a time; bounds memory to in_flight x fetch.max_bytes
+    images: ImagesParams = ImagesParams()  # of a source with `kind: fetch`
 
 
 async def crawl(
@@ -118,14 +120,12 @@ class _Sink:
         self._write(fetched, "image")
 
     def _write(self, fetched: Fetched, kind: str) -> None:
-        for site in fetched.origins:
-            if site in self._robots_written:
-                continue
-            self._robots_written.add(site)
-            hop = self._fetcher.robots[site][1]
-            if hop is not None:
-                self._writer.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+        for site, answer in fetched.robots.items():
+            if site not in self._robots_written:
+                self._robots_written.add(site)
+                if answer is not None:
+                    self._writer.hop(answer)
         for hop in fetched.hops:
-            self._writer.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+            self._writer.hop(hop)
         self._counts[f"{kind}-{fetched.outcome}"] += 1
         self._progress.advance()

@@ -27,7 +27,7 @@ from components.storage import Store, atomic_file
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of one image are: a WARC record, or a whole file (offset -1)."""
+    """Where the bytes of one image are: a WARC record, a tar's member, or a whole file (offset -1)."""
 
     key: str
     file: str
@@ -40,7 +40,7 @@ class ChunkItem:
     """A chunk of images to work on."""
 
     store: Store
-    kind: str  # "warc" or "images"
+    kind: str  # "warc", "images" or "tars"
     places: tuple[Place, ...]
     out: Path
     limits: DecodeLimits
@@ -80,6 +80,10 @@ def read_bytes(store: Store, kind: str, place: Place, limits: DecodeLimits) -> b
         if len(data) > limits.max_bytes:
             raise DecodeError("too-many-bytes")
         return data
+    if kind == "tars":
+        if place.length > limits.max_bytes:
+            raise DecodeError("too-many-bytes")
+        return store.read(place.file, place.offset, place.length)
     response = read_record(store.read(place.file, place.offset, place.length), limits.max_bytes)
     if response is None:
         raise DecodeError("truncated", "unreadable record")

@@ -33,6 +33,8 @@ _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 _PILLOW_WARNS_AT = 89_478_485  # Pillow's own guard, which ours must not exceed
 _ORIENTATION_TAG = 0x0112
 
+HEAD_BYTES = 32  # enough for :func:`looks_like_image`
+
 RGB = npt.NDArray[np.uint8]
 
 
@@ -76,6 +78,15 @@ def probe(data: bytes) -> Probe:
     """
     with _opened(data) as image:
         return _probe(image)
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether data that begin with ``head`` (:data:`HEAD_BYTES` of them) could be of a format that is decoded here."""
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis", b"mif1", b"msf1", b"miaf")
+    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*"))
 
 
 def decode(data: bytes, limits: DecodeLimits) -> RGB:

@@ -131,7 +131,7 @@ def test_redirects_are_checked_at_every_step(address: str) -> None:
         retries=0,
     )
     assert (ok.outcome, [hop.status for hop in ok.hops]) == ("ok", [302, 200])
-    assert ok.origins == ["http://site.test", "http://other.test"]
+    assert list(ok.robots) == ["http://site.test", "http://other.test"]
     assert inside.outcome in ("robots", "refused-address")
     assert scheme.outcome == "http-error"
     assert private.outcome == "robots"
