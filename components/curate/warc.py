@@ -66,13 +66,13 @@ def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> 
     size = path.stat().st_size
     make = _metadata if wat else _response
     with open(path, "rb") as file:
-        start, resyncs, damaged = 0, 0, False
+        start, resyncs, damaged, seen = 0, 0, False, False
         while start < size:
             previous: Response | None = None
             at = start
             try:
                 for record in _iterate(file, start):
-                    at, damaged = int(record.stream_pos), False
+                    at, damaged, seen = int(record.stream_pos), False, True
                     if previous is not None:
                         previous.length = at - previous.offset
                         if not previous.length:
@@ -85,7 +85,7 @@ def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> 
                     if previous.cut and len(previous.body) < max_bytes and "warc-truncated" not in previous.headers:
                         faults.counts["warc-truncated"] += 1
                     yield previous
-                elif at == start == 0:
+                elif not seen:
                     faults.counts["warc-unreadable"] += 1
                 return
             except (OSError, ValueError) as fault:
