@@ -19,7 +19,8 @@ from components.curate.links import resolve
 from components.curate.sources import IMAGE_SUFFIXES
 
 _BLOCK = 512
-_MAX_NAME = 65_536  # bytes of a pax or GNU long-name header
+_EXTENDED = (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+_MAX_HEADER = 65_536  # bytes of a pax or GNU long-name header
 _MAX_TEXT = 65_536  # bytes of a caption or JSON member
 
 
@@ -61,7 +62,8 @@ def samples(path: Path, counts: Counter[str]) -> Iterator[Sample]:
 
 def members(file: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Member]:
     """Regular members of the tar ``file`` of ``size`` bytes, with safe names and all of their bytes there."""
-    at, long_name = 0, ""
+    at = 0
+    pax: dict[bytes, bytes] = {}  # what an extended header says of the member behind it
     while at + _BLOCK <= size:
         file.seek(at)
         block = file.read(_BLOCK)
@@ -69,44 +71,45 @@ def members(file: BinaryIO, size: int, counts: Counter[str]) -> Iterator[Member]
             return  # the end mark
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError:
+            length = info.size if info.type in _EXTENDED else int(pax.get(b"size", info.size))
+        except (tarfile.HeaderError, ValueError):
             counts["tar-corrupt"] += 1
             return
         start = at + _BLOCK
-        if info.size < 0 or start + info.size > size:
+        if length < 0 or start + length > size:
             counts["tar-truncated"] += 1
             return
-        at = start + -(-info.size // _BLOCK) * _BLOCK
-        if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            if info.size > _MAX_NAME:
+        at = start + -(-length // _BLOCK) * _BLOCK
+        if info.type in _EXTENDED:
+            if length > _MAX_HEADER:
                 counts["tar-corrupt"] += 1
                 return
-            data = file.read(info.size)
-            found = _pax_path(data) if info.type != tarfile.GNUTYPE_LONGNAME else data.rstrip(b"\0")
-            long_name = found.decode("utf-8", "surrogateescape") if found else long_name
+            data = file.read(length)
+            pax |= {b"path": data.rstrip(b"\0")} if info.type == tarfile.GNUTYPE_LONGNAME else _pax(data)
             continue
-        name, long_name = long_name or info.name, ""
+        said, pax = pax, {}
+        name = said[b"path"].decode("utf-8", "surrogateescape") if b"path" in said else info.name
         if info.isdir() or info.type in (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK):
             continue
-        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or not _is_safe(name):
+        sparse = any(key.startswith(b"GNU.sparse") for key in said)
+        if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or sparse or not _is_safe(name):
             counts["tar-unsafe-member"] += 1
             continue
-        yield Member(name, start, info.size)
+        yield Member(name, start, length)
     if at < size:
         counts["tar-truncated"] += 1
 
 
-def _pax_path(data: bytes) -> bytes:
-    """The ``path`` record of a pax header ("length keyword=value\\n" records), or nothing."""
-    at, found = 0, b""
+def _pax(data: bytes) -> dict[bytes, bytes]:
+    """The records of a pax header, each "length keyword=value\\n"; what follows a bad one is left."""
+    at, found = 0, dict[bytes, bytes]()
     while at < len(data):
-        length, space, _ = data[at : at + 20].partition(b" ")
-        if not space or not length.isdigit() or int(length) <= len(length) + 1:
+        digits, space, _ = data[at : at + 20].partition(b" ")
+        if not space or not digits.isdigit() or int(digits) <= len(digits) + 1:
             break
-        record = data[at + len(length) + 1 : at + int(length) - 1]
-        if record.startswith(b"path="):
-            found = record[5:]
-        at += int(length)
+        keyword, _, value = data[at + len(digits) + 1 : at + int(digits) - 1].partition(b"=")
+        found[keyword] = value
+        at += int(digits)
     return found
 
 

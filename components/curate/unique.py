@@ -76,4 +76,6 @@ def copy(connection: Any, query: str, values: dict[str, Any], out: Path) -> None
     """Write the rows of ``query`` to the Parquet file ``out``, which appears whole or not at all."""
     with atomic_file(out) as file:
         target = str(file.name).replace("'", "''")
-        connection.execute(f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd)", values)
+        connection.execute(
+            f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 16384)", values
+        )

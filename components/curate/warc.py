@@ -66,6 +66,7 @@ def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> 
     size = path.stat().st_size
     make = _metadata if wat else _response
     with open(path, "rb") as file:
+        plain = file.read(5) == b"WARC/"
         start, resyncs, damaged, seen = 0, 0, False, False
         while start < size:
             previous: Response | None = None
@@ -80,6 +81,8 @@ def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> 
                         yield previous
                         previous = None
                     previous = make(record, max_bytes)
+                    if plain and int(record.content_length) > size - at:
+                        raise ValueError("record of a length that leads to the unexpected end of the file")
                 if previous is not None:
                     previous.length = size - previous.offset
                     if previous.cut and len(previous.body) < max_bytes and "warc-truncated" not in previous.headers:
@@ -96,6 +99,9 @@ def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> 
                     yield previous
                 if found is None and _is_cut(fault):
                     faults.counts["warc-truncated"] += 1
+                    if damaged:  # the same place, counted as corrupt before it was seen to be the end
+                        faults.counts.subtract(["warc-corrupt"])
+                        faults.counts += Counter()
                 elif not damaged:
                     faults.counts["warc-corrupt" if at or found is not None or previous else "warc-unreadable"] += 1
                 if found is None:
