@@ -8,10 +8,12 @@ that was killed carries on with the chunks it lacks.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,8 @@ import pyarrow.parquet as pq
 from components.curate.pca_hash import thumbnail
 from components.curate.safety import FaceParams, NsfwParams, blur_faces, find_faces, nsfw_scores
 from components.curate.warc import read_record
-from components.images.decode import RGB, DecodeError, DecodeLimits, decode_probed, encode_jpeg
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode_probed, encode_jpeg, prepare
+from components.images.sandbox import Sandbox, SandboxParams
 from components.images.shards import ShardWriter
 from components.storage import Store, atomic_file
 
@@ -44,6 +47,7 @@ class ChunkItem:
     places: tuple[Place, ...]
     out: Path
     limits: DecodeLimits
+    sandbox: SandboxParams
 
 
 @dataclass(frozen=True)
@@ -96,27 +100,31 @@ def examine(item: ChunkItem) -> Path:
     """Decode every image of the chunk and note what it is; returns the Parquet file (:data:`EXAMINED`)."""
     if item.out.exists():
         return item.out
-    rows = [_examined(item, place) for place in item.places]
+    prepare()  # before the child is forked, which then need not load the decoders
+    with Sandbox(functools.partial(_look, item.limits), item.sandbox) as look:
+        rows = [_examined(item, place, look) for place in item.places]
     with atomic_file(item.out) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=EXAMINED), file)
     return item.out
 
 
-def _examined(item: ChunkItem, place: Place) -> dict[str, object]:
+def _examined(item: ChunkItem, place: Place, look: Sandbox) -> dict[str, object]:
     row: dict[str, object] = {"key": place.key, "reason": "", "sha256": "", "bytes": 0, "format": ""}
     row |= {"width": 0, "height": 0, "thumbnail": b""}
     try:
         data = read_bytes(item.store, item.kind, place, item.limits)
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        rgb, facts = decode_probed(data, item.limits)
+        facts: dict[str, Any] = json.loads(look(data))
     except DecodeError as fault:
         return row | {"reason": fault.reason}
-    return row | {
-        "format": facts.format,
-        "width": facts.width,
-        "height": facts.height,
-        "thumbnail": thumbnail(rgb).tobytes(),
-    }
+    return row | facts | {"thumbnail": bytes.fromhex(facts["thumbnail"])}
+
+
+def _look(limits: DecodeLimits, data: bytes) -> bytes:
+    """What the image is, as JSON: this runs where hostile data may end the process."""
+    rgb, facts = decode_probed(data, limits)
+    found = {"format": facts.format, "width": facts.width, "height": facts.height}
+    return json.dumps(found | {"thumbnail": thumbnail(rgb).tobytes().hex()}).encode()
 
 
 def store_chunk(item: StoreItem) -> Path:

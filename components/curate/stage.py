@@ -33,7 +33,8 @@ from components.curate.unique import MemoryParams
 from components.curate.work import work_folder
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
-from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits, decode
+from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
 from components.params import Strict, fingerprint, load_params
 from components.progress import Progress
@@ -47,6 +48,7 @@ class CurateParams(Strict):
 
     policy: PolicyParams
     decode: DecodeLimits
+    sandbox: SandboxParams = SandboxParams()
     pca_hash: HashParams
     nsfw: NsfwParams
     faces: FaceParams
@@ -135,7 +137,7 @@ def _examine(params: CurateParams, sources: Sources, store: Store, found: Gather
     by_key = {row["key"]: row for row in found.rows}
     chunks = _chunks(params, list(found.places.values()))
     items = [
-        ChunkItem(store, sources.kind, places, work / f"examined-{number:06d}.parquet", params.decode)
+        ChunkItem(store, sources.kind, places, work / f"examined-{number:06d}.parquet", params.decode, params.sandbox)
         for number, places in enumerate(chunks)
     ]
     progress = Progress("decode", len(found.places), unit="images")
@@ -179,7 +181,9 @@ def _store(
     by_key = {row["key"]: row for row in found.rows}
     items = []
     for number, places in enumerate(_chunks(params, survivors)):
-        chunk = ChunkItem(store, sources.kind, places, work / f"stored-{number:06d}.parquet", params.decode)
+        chunk = ChunkItem(
+            store, sources.kind, places, work / f"stored-{number:06d}.parquet", params.decode, params.sandbox
+        )
         items.append(StoreItem(chunk, shards_at, f"{number:06d}", params.shard_bytes, params.nsfw, params.faces))
     shards: dict[str, dict[str, object]] = {}
     progress = Progress("NSFW, faces, shards", len(survivors), unit="images")
@@ -210,7 +214,7 @@ def _show(
 ) -> RGB | None:
     """A row's picture for the contact sheet: the stored one, or for a dropped row what was crawled, unless unsafe."""
     place = found.places.get(row["key"])
-    if place is None or row["reason"] == "nsfw":
+    if place is None or row["reason"] == "nsfw" or row["reason"] in DECODE_REASONS:
         return None
     try:
         if not row["reason"]:
