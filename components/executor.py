@@ -1,14 +1,22 @@
-"""Map a function over shards in worker processes. The unit of work is a shard's path, never its pixels."""
+"""Map a function over shards, in worker processes or on a Ray cluster. The one door to Ray.
+
+The unit of work is a shard's path, never its pixels.
+"""
 
 from __future__ import annotations
 
+import argparse
+import logging
 import multiprocessing
 import os
+import pickle
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -18,26 +26,54 @@ from components.params import Strict
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+_CONNECT_SECONDS = 5.0  # for the first answer of a cluster's head; Ray itself tries for a minute
+
 
 class ExecutorParams(Strict):
     """How a stage spreads its shards."""
 
-    workers: int = Field(0, ge=0)  # processes; 0: run in this process
+    kind: Literal["pool", "ray"] = "pool"
+    workers: int = Field(0, ge=0)  # pool: processes; 0: run in this process
+    address: str | None = None  # ray: "auto", HOST:PORT or ray://HOST:PORT; null: a Ray of its own, on this machine
+    retries: int = Field(3, ge=0)  # ray: times that a shard is tried again when its worker or node died
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--executor`` and ``--address`` of a stage's command."""
+    parser.add_argument("--executor", choices=["pool", "ray"], help="overlay executor.kind of --params")
+    parser.add_argument(
+        "--address", help="overlay executor.address: HOST:PORT or ray://HOST:PORT of a Ray cluster, or auto"
+    )
+
+
+def overlays(arguments: argparse.Namespace) -> list[str]:
+    """The arguments of :func:`add_arguments` as ``KEY=VALUE`` over the stage's parameters."""
+    given = {"executor.kind": arguments.executor, "executor.address": arguments.address}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
 def map_shards(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
     """Yield ``function(shard)`` for every shard, in order, with at most two shards a worker under way.
 
     ``function`` and its results travel between processes, so both must be picklable; results should be small (a
-    manifest row, not images). Workers are spawned, not forked: a forked copy of a process with threads can deadlock.
+    manifest row, not images). On Ray a shard may be tried twice, or by two workers, so ``function`` must give the same
+    files whoever runs it; nodes see the run's folder under the path that it has here.
 
     Raises:
-        VitrailError: a worker process died (out of memory, say).
+        VitrailError: a worker process died (out of memory, say); or no Ray, no cluster, or a node without the folder.
     """
-    if params.workers == 0:
+    if params.kind == "ray":
+        yield from _on_ray(function, shards, params)
+    elif params.workers:
+        yield from _in_pool(function, shards, params)
+    else:
         for shard in shards:
             yield function(shard)
-        return
+
+
+def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
+    # Workers are spawned, not forked: a forked copy of a process with threads can deadlock.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(params.workers, mp_context=context, initializer=_one_thread) as pool:
         pending: deque[Future[Result]] = deque()
@@ -63,5 +99,111 @@ def _one_thread() -> None:
     OpenMP threads that wait for each other spin; with more of them than cores, face detection was seen to run at a
     twentieth of its speed.
     """
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"):
+    for name in _ONE_THREAD:
         os.environ[name] = "1"
+
+
+def _on_ray(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
+    ray = _connected(params)
+    task = ray.remote(num_cpus=1, max_retries=params.retries, scheduling_strategy="SPREAD")(_task(os.getcwd()))
+    pending: deque[Any] = deque()
+    try:
+        for shard in shards:
+            pending.append(task.remote(pickle.dumps((function, shard))))
+            # Asked each time: a cluster grows and shrinks.
+            if len(pending) >= 2 * max(1, int(ray.cluster_resources().get("CPU", 1))):
+                yield _taken(ray, pending.popleft(), params)
+        while pending:
+            yield _taken(ray, pending.popleft(), params)
+    finally:
+        for reference in pending:
+            ray.cancel(reference, force=True)
+
+
+def _task(folder: str) -> Callable[[bytes], Any]:
+    """What runs on a node: the pickled (function, shard), in ``folder`` and with its code.
+
+    A closure, for Ray then sends its code by value: a function of this module could not be found on a node before it
+    has the folder on its path.
+    """
+    names = _ONE_THREAD
+
+    def work(payload: bytes) -> Any:
+        import os
+        import pickle
+        import sys
+
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(folder)
+        os.environ.update(dict.fromkeys(names, "1"))
+        os.chdir(folder)
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        function, shard = pickle.loads(payload)
+        return function(shard)
+
+    return work
+
+
+def _taken(ray: Any, reference: Any, params: ExecutorParams) -> Any:
+    """The task's result; its own exception as it was raised there, without Ray's wrapping."""
+    try:
+        result = ray.get(reference)
+    except ray.exceptions.RayTaskError as fault:
+        cause = fault.cause
+        if isinstance(cause, FileNotFoundError) and cause.args == (os.getcwd(),):
+            raise VitrailError(_shared(os.getcwd())) from None
+        raise (cause if isinstance(cause, Exception) else fault) from None
+    except ray.exceptions.RayError as fault:  # the worker, its node or the whole cluster died
+        raise VitrailError(
+            f"Ray: a shard was lost {params.retries + 1} times ({type(fault).__name__}); out of memory? lower `chunk`, "
+            "or raise executor.retries, and run again: finished shards are kept"
+        ) from None
+    if isinstance(result, Path) and not result.exists():
+        raise VitrailError(_shared(str(result)))
+    return result
+
+
+def _shared(path: str) -> str:
+    return (
+        f"Ray: {path} is not the same place on every node; put the checkout and the run's data on a file system that "
+        "all nodes mount under one path"
+    )
+
+
+def _connected(params: ExecutorParams) -> Any:
+    """The module ``ray``, connected for the rest of this process."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of shards given up because another one failed
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a notice about a coming default
+    try:
+        import ray
+    except ImportError:
+        raise VitrailError(
+            "executor.kind is ray, but Ray is not installed: pip install -c requirements.lock -e '.[ray]', on every "
+            "node; or use the process pool (--executor pool)"
+        ) from None
+    if ray.is_initialized():
+        return ray
+    address = params.address
+    try:
+        if address is None:
+            ray.init(num_cpus=params.workers or os.cpu_count(), include_dashboard=False, logging_level=logging.WARNING)
+        else:
+            if address != "auto":
+                _probe(address)
+            ray.init(address=address, logging_level=logging.WARNING)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as fault:
+        raise VitrailError(
+            f"Ray at {address or 'this machine'}: {' '.join(str(fault).split())[:200]}; is it up (ray status), and of "
+            f"version {ray.__version__} everywhere?"
+        ) from None
+    return ray
+
+
+def _probe(address: str) -> None:
+    """Fail within seconds where nothing listens."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError("an address is auto, HOST:PORT (of `ray start --head`) or ray://HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()

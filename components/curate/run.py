@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.executor import add_arguments, overlays
 from components.params import load_params
 from components.storage import StorageParams
 
@@ -36,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    add_arguments(run)
 
     arguments = parser.parse_args(argv)
     storage = load_params(arguments.storage, StorageParams)
@@ -47,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
     else:
         from components.curate import stage
 
-        params = load_params(arguments.params, stage.CurateParams, arguments.set)
+        params = load_params(arguments.params, stage.CurateParams, arguments.set + overlays(arguments))
         report = stage.run(params, arguments.crawl, arguments.out, arguments.report, storage, arguments.tracking)
         print(f"curate: {report['links']} links, {report['kept']} kept -> {arguments.out}")
     return 0

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.executor import add_arguments, overlays
 from components.params import load_params
 from components.storage import StorageParams
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--report", type=Path, required=True)
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    add_arguments(run)
     search = commands.add_parser("search", help="the nearest images of the pool to a picture")
     search.add_argument("image", type=Path)
     search.add_argument("--curated", type=Path, default=Path("data/curate"))
@@ -118,7 +120,7 @@ def main(argv: Sequence[str]) -> int:
     from components.tracking import TrackingParams
 
     report = stage.run(
-        load_params(arguments.params, stage.DedupParams, arguments.set),
+        load_params(arguments.params, stage.DedupParams, arguments.set + overlays(arguments)),
         load_params(arguments.benchmarks, BenchmarksFile),
         arguments.curated,
         arguments.out,

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import argparse
 import os
+from pathlib import Path
 
 import pytest
 
+from components.dedup.stage import DedupParams
 from components.errors import VitrailError
-from components.executor import ExecutorParams, map_shards
+from components.executor import ExecutorParams, add_arguments, map_shards, overlays
+from components.params import load_params
 
 
 def square(number: int) -> int:
@@ -44,3 +48,13 @@ def test_a_killed_worker_is_one_line() -> None:
 
 def test_workers_keep_their_libraries_to_one_thread() -> None:
     assert set(map_shards(threads, range(2), ExecutorParams(workers=1))) == {"1"}
+
+
+def test_the_commands_arguments_lie_over_the_parameters() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert overlays(parser.parse_args([])) == []
+    given = parser.parse_args(["--executor", "ray", "--address", "head:6379"])
+    assert overlays(given) == ["executor.kind=ray", "executor.address=head:6379"]
+    params = load_params(Path("params/dedup.yaml"), DedupParams, overlays(given)).executor
+    assert (params.kind, params.address) == ("ray", "head:6379")

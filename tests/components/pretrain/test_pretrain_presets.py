@@ -41,7 +41,7 @@ def test_every_preset_loads_and_its_schedules_are_whole(path: Path) -> None:
     schedules = Schedules(params.schedule, total, 1024)
     first, last = schedules.at(0), schedules.at(total - 1)
     assert first.learning_rate == 0 or total < 10
-    assert last.learning_rate < 1e-4
+    assert last.learning_rate < schedules.learning_rate.max() / 9
     assert last.momentum > first.momentum
     assert last.teacher_temperature == pytest.approx(params.schedule.teacher_temperature.peak)
     if not path.stem.startswith("vitt"):  # too short for the paper's

@@ -1,0 +1,99 @@
+"""Maps over a real Ray cluster of two nodes on this machine; a worker and a node are killed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.errors import VitrailError
+from components.executor import ExecutorParams, map_shards
+
+ray = pytest.importorskip("ray", reason="left out: Ray is not installed (pip install -c requirements.lock -e '.[ray]')")
+
+ROOT = Path(__file__).resolve().parents[2]
+WORK = """
+import os, signal, time
+from pathlib import Path
+from components.errors import VitrailError
+
+def first(name):
+    try:
+        Path(name).touch(exist_ok=False)
+        return True
+    except FileExistsError:
+        return False
+
+def square(item):
+    import ray
+    number, head, faults = item
+    node = ray.get_runtime_context().get_node_id()
+    time.sleep(0.2)
+    if faults and number == 3 and first("worker-killed"):
+        os._exit(9)
+    if faults and node != head and first("node-killed"):
+        os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node's raylet
+        time.sleep(60)
+    Path(f"{number}.txt").write_text(str(number * number))
+    return number * number, node, os.environ["OMP_NUM_THREADS"]
+
+def refuse(number):
+    raise VitrailError(f"shard {number}: unreadable")
+
+def die(number):
+    os._exit(9)
+
+def elsewhere(number):
+    return Path("/nowhere/at/all")
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head and a second node, one CPU each; the working directory holds the functions that are mapped."""
+    from ray.cluster_utils import Cluster
+
+    (tmp_path / "mapped.py").write_text(WORK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
+    import mapped
+
+    params = ExecutorParams(kind="ray", address=cluster.address, retries=3)
+    head = cluster.head_node.node_id
+    calm = list(map_shards(mapped.square, [(n, head, False) for n in range(8)], params))
+    assert [value for value, _, _ in calm] == [n * n for n in range(8)]
+    assert len({node for _, node, _ in calm}) == 2
+    assert {threads for _, _, threads in calm} == {"1"}
+
+    with pytest.raises(VitrailError, match=r"^shard 0: unreadable$"):
+        list(map_shards(mapped.refuse, range(3), params))
+    with pytest.raises(VitrailError, match="a shard was lost 1 times"):
+        list(map_shards(mapped.die, range(2), params.model_copy(update={"retries": 0})))
+    with pytest.raises(VitrailError, match="not the same place on every node"):
+        list(map_shards(mapped.elsewhere, range(2), params))
+
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
+    struck = list(map_shards(mapped.square, [(n, head, True) for n in range(8)], params))
+    assert (tmp_path / "worker-killed").exists()
+    assert (tmp_path / "node-killed").exists()
+    assert [value for value, _, _ in struck] == [n * n for n in range(8)]
+    assert sorted(file.stem for file in tmp_path.glob("*.txt")) == [str(n) for n in range(8)]
+
+
+def test_a_cluster_that_is_not_there_is_one_line() -> None:
+    for address, words in (("127.0.0.1:1", "refused"), ("nonsense", "HOST:PORT")):
+        with pytest.raises(VitrailError, match=words) as fault:
+            list(map_shards(len, ["a"], ExecutorParams(kind="ray", address=address)))
+        assert "\n" not in str(fault.value)
