@@ -26,7 +26,7 @@ from components.params import Strict
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 _CONNECT_SECONDS = 5.0  # for the first answer of a cluster's head; Ray itself tries for a minute
 
 
@@ -99,7 +99,7 @@ def _one_thread() -> None:
     OpenMP threads that wait for each other spin; with more of them than cores, face detection was seen to run at a
     twentieth of its speed.
     """
-    for name in _ONE_THREAD:
+    for name in ONE_THREAD:
         os.environ[name] = "1"
 
 
@@ -126,7 +126,7 @@ def _task(folder: str) -> Callable[[bytes], Any]:
     A closure, for Ray then sends its code by value: a function of this module could not be found on a node before it
     has the folder on its path.
     """
-    names = _ONE_THREAD
+    names = ONE_THREAD
 
     def work(payload: bytes) -> Any:
         import os

@@ -29,6 +29,7 @@ from components.curate.unique import MemoryParams, shuffled, unique_links
 from components.curate.work import work_folder
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
+from components.images.sandbox import SandboxParams
 from components.params import Strict, fingerprint
 from components.progress import Progress, track
 from components.storage import StorageParams, atomic_dir
@@ -46,6 +47,7 @@ class ImagesParams(Strict):
     waiting: int = Field(10_000, ge=1)  # addresses of one partition that wait for their host's turn
     warc_bytes: int = Field(1_000_000_000, ge=1)  # a WARC file begins anew above this
     max_page_bytes: int = Field(10_000_000, ge=1)  # bytes of one HTML page that are read
+    sandbox: SandboxParams = SandboxParams()
     memory: MemoryParams = MemoryParams()
     executor: ExecutorParams = ExecutorParams(workers=0)
 
@@ -114,7 +116,16 @@ def _links(
     """The unique links of all files."""
     store = sources.store(Path(), storage)
     items = [
-        ScanItem(store, file.path, work / f"scan-{n:07d}", fetch.policy, params.max_page_bytes, n, site.columns)
+        ScanItem(
+            store,
+            file.path,
+            work / f"scan-{n:07d}",
+            fetch.policy,
+            params.max_page_bytes,
+            n,
+            site.columns,
+            params.sandbox,
+        )
         for n, file in enumerate(sources.files)
     ]
     tables = []

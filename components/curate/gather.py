@@ -20,6 +20,7 @@ from components.curate.tars import samples
 from components.curate.unique import MemoryParams, unique_links
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
+from components.images.sandbox import SandboxParams
 from components.progress import track
 from components.storage import Store
 
@@ -101,7 +102,7 @@ def gather_tars(sources: Sources, store: Store, policy: Policy) -> Gathered:
 
 def gather_warc(
     sources: Sources, store: Store, policy: Policy, work: Path, max_page_bytes: int, executor: ExecutorParams,
-    memory: MemoryParams, crawl: Path,
+    memory: MemoryParams, crawl: Path, sandbox: SandboxParams,
 ) -> Gathered:  # fmt: skip
     """Scan every WARC file and join links (theirs, and those of the table that came with them) with responses.
 
@@ -109,7 +110,15 @@ def gather_warc(
         VitrailError: no response, or no image link, in all of the files together.
     """
     items = [
-        ScanItem(store, file.path, work / f"scan-{number:07d}", policy.params, max_page_bytes, _LINK_TABLE + number)
+        ScanItem(
+            store,
+            file.path,
+            work / f"scan-{number:07d}",
+            policy.params,
+            max_page_bytes,
+            _LINK_TABLE + number,
+            sandbox=sandbox,
+        )
         for number, file in enumerate(sources.files)
     ]
     results = list(track(map_shards(scan_file, items, executor), "scan", len(items), unit="WARC files"))

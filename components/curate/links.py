@@ -31,7 +31,11 @@ _MAX_SRCSET = 65_536  # characters
 _MAX_ALT = 2_000  # characters
 _PORTS = {"http": ":80", "https": ":443"}
 _TAG = re.compile(r"<(?:img|source|a)[\s/>]", re.I)
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _ASCII = "".join(chr(code) for code in range(128))
+_NO_HOST = re.compile(
+    r"[\x00-\x20\x7f\"#%/<>?@\\^`{|}]"
+)  # URL standard: forbidden in a host (brackets: urlsplit checks)
 
 _OPT_OUT = frozenset(("noai", "noimageai", "noindex", "noimageindex", "noml", "none"))
 
@@ -137,12 +141,14 @@ def resolve(base: str, address: str) -> str:
             return ""
         netloc = parts.netloc.lower().removesuffix(_PORTS[parts.scheme]).removesuffix(":")
         if not netloc.isascii():
-            netloc = netloc.encode("idna").decode("ascii")
+            netloc = netloc.encode("idna").decode("ascii").removesuffix(":")
+        if _NO_HOST.search(netloc):  # mapping a name to ASCII can bring such characters in
+            return ""
         path = urljoin("http://h/", parts.path).removeprefix("http://h") if "/." in parts.path else parts.path
         found = parts._replace(netloc=netloc, path=path or "/").geturl()
     except ValueError:  # malformed IPv6 host, port out of range, a host name that is none
         return ""
-    return found if found.isascii() else quote(found, safe=_ASCII, errors="replace")
+    return found if found.isascii() else quote(_SURROGATES.sub("\ufffd", found), safe=_ASCII)
 
 
 Candidate = tuple[str, str, float]  # address, "w" or "x", number
@@ -259,11 +265,14 @@ def _picture(node: Any, sources: dict[int, list[Candidate]]) -> list[Candidate]:
     if parent is None or parent.tag != "picture":
         return []
     if parent.mem_id not in sources:
-        found = sources[parent.mem_id] = []
+        found: list[Candidate] = []
         for source in parent.css("source"):
             kind = (source.attributes.get("type") or "image/jpeg").partition(";")[0].strip().lower()
             if kind in _DECODABLE:
                 found += parse_srcset(source.attributes.get("srcset") or source.attributes.get("data-srcset") or "")
+        # Only one of each kind can win; all of them would be gone through again for each image of one picture.
+        kinds = ([c for c in found if c[1] == kind and not _is_placeholder(c[0])] for kind in "wx")
+        sources[parent.mem_id] = [max(candidates, key=lambda c: c[2]) for candidates in kinds if candidates]
     return sources[parent.mem_id]
 
 

@@ -17,12 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curate.link_table import LINKS, RowWriter, first_position
-from components.curate.links import Page, header_opts_out, is_vector, parse_page, resolve
+from components.curate.links import Page, header_opts_out, is_vector, resolve
+from components.curate.pages import read_page
 from components.curate.policy import PolicyParams, origin
 from components.curate.robots import MAX_BYTES
 from components.curate.warc import Faults, Response, decode_text, is_wat, read_warc
 from components.curate.wat import parse_wat
 from components.errors import VitrailError
+from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.storage import Store, atomic_file, is_remote
 
@@ -54,6 +56,7 @@ class ScanItem:
     max_page_bytes: int
     number: int = 0  # of the file in its run
     columns: TableColumns = field(default_factory=TableColumns)
+    sandbox: SandboxParams = field(default_factory=SandboxParams)  # for pages
 
 
 @dataclass
@@ -108,7 +111,7 @@ class _Links:
 
 def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, result: ScanResult) -> None:
     faults, token = Faults(), item.policy.token
-    counts = {"responses": 0, "pages": 0, "links-skipped": 0, "pages-cut": 0, "bad-addresses": 0}
+    counts = {"responses": 0, "pages": 0, "links-skipped": 0, "pages-cut": 0, "pages-too-costly": 0, "bad-addresses": 0}
     for response in read_warc(path, faults, item.max_page_bytes):
         counts["responses"] += 1
         url = resolve("", response.url)
@@ -117,8 +120,11 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         elif url == f"{origin(url)}/robots.txt":
             result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
         elif response.status == 200 and response.content_type in _PAGE_TYPES:
-            page = parse_page(decode_text(response), url, token)
             counts["pages"] += 1
+            page = read_page(decode_text(response), url, token, item.sandbox)
+            if page is None:
+                counts["pages-too-costly"] += 1
+                continue
             counts["pages-cut"] += page.cut or response.cut
             counts["links-skipped"] += page.skipped
             links.page(url, page, page.opt_out or _headers_opt_out(response, token))

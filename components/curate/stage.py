@@ -23,6 +23,7 @@ from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
 from components.curate.gather import Gathered, Row, gather_images, gather_tars, gather_warc
 from components.curate.link_table import iter_rows
+from components.curate.look import Eye
 from components.curate.pca_hash import HashParams
 from components.curate.policy import Policy, PolicyParams
 from components.curate.reasons import REASONS
@@ -33,7 +34,7 @@ from components.curate.unique import MemoryParams
 from components.curate.work import work_folder
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
-from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits, decode
+from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
 from components.params import Strict, fingerprint, load_params
@@ -124,8 +125,9 @@ def _gather(params: CurateParams, sources: Sources, store: Store, work: Path, cr
     if sources.kind == "tars":
         return gather_tars(sources, store, Policy(params.policy))
     return gather_warc(
-        sources, store, Policy(params.policy), work, params.max_page_bytes, params.executor, params.memory, crawl
-    )
+        sources, store, Policy(params.policy), work, params.max_page_bytes, params.executor, params.memory, crawl,
+        params.sandbox,
+    )  # fmt: skip
 
 
 def _chunks(params: CurateParams, places: list[Place]) -> list[tuple[Place, ...]]:
@@ -221,6 +223,6 @@ def _show(
             data = shards_at.read(row["shard"], row["offset"], row["length"])
         else:
             data = read_bytes(store, sources.kind, place, params.decode)
-        return decode(data, params.decode)
+        return Eye(params.decode, params.sandbox).pixels(data)[0]
     except DecodeError:
         return None

@@ -95,8 +95,9 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise VitrailError(f"{path}: the {name} is not there; run the stage that makes it first") from None
-    except (pa.ArrowInvalid, OSError) as fault:
-        raise VitrailError(f"{path}: not a readable {name} ({fault}); rerun the stage that makes it") from None
+    except (pa.ArrowException, OSError) as fault:
+        said = " ".join(str(fault).split())
+        raise VitrailError(f"{path}: not a readable {name} ({said}); rerun the stage that makes it") from None
     found = table.schema.metadata or {}
     if found.get(b"vitrail.table") != schema.metadata[b"vitrail.table"]:
         raise VitrailError(f"{path}: expected a Vitrail {name} table, found {found.get(b'vitrail.table', b'none')!r}")
@@ -104,6 +105,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         raise VitrailError(
             f"{path}: {name} version {found.get(b'vitrail.version')!r}, this code reads {wanted!r}; rerun its stage"
         )
+    if missing := set(schema.names) - set(table.schema.names):
+        raise VitrailError(f"{path}: a damaged {name}, without column {sorted(missing)[0]!r}; rerun its stage")
     return table.select(schema.names)
 
 

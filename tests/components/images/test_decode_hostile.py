@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from PIL import Image
 
 from components.images.decode import DecodeError, DecodeLimits, decode, looks_like_image, probe
 from components.images.headers import gif_frames, webp_size
-from components.images.sandbox import Sandbox, SandboxParams
+from components.images.sandbox import Sandbox, SandboxParams, kept
 
 SIDE = 60_000
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
@@ -73,24 +75,35 @@ def look(data: bytes) -> bytes:
     return str(decode(data, DecodeLimits(max_bytes=100_000_000)).shape).encode()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_declared_bomb_costs_no_memory(kind: str) -> None:
-    assert looks_like_image(bomb(kind))
+@pytest.fixture(scope="module")
+def tight() -> Iterator[Sandbox]:
     with Sandbox(look, SandboxParams(megabytes=64)) as apart:
-        # AVIF's own parser compares its two headers, and opens no such file.
-        assert reason(bomb(kind), apart) == ("not-an-image" if kind == "AVIF" else "too-many-pixels")
+        yield apart
+
+
+@pytest.fixture(scope="module")
+def roomy() -> Iterator[Sandbox]:
+    with Sandbox(look, SandboxParams()) as apart:
+        yield apart
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_that_unpacks_to_more_than_it_may_have_ends_as_itself_alone(kind: str) -> None:
+def test_a_declared_bomb_costs_no_memory(kind: str, tight: Sandbox) -> None:
+    assert looks_like_image(bomb(kind))
+    # AVIF's own parser compares its two headers, and opens no such file.
+    assert reason(bomb(kind), tight) == ("not-an-image" if kind == "AVIF" else "too-many-pixels")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_that_unpacks_to_more_than_it_may_have_ends_as_itself_alone(
+    kind: str, tight: Sandbox, roomy: Sandbox
+) -> None:
     side = {"WEBP": 3000, "AVIF": 6000, "JPEG": 7000}.get(kind, 5000)
     options = {"WEBP": {"lossless": True, "method": 0}, "AVIF": {"speed": 10}, "TIFF": {"compression": "tiff_deflate"}}
     large = saved(Image.new("RGB", (side, side), "teal"), kind, **options.get(kind, {}))
-    with Sandbox(look, SandboxParams(megabytes=64)) as apart:
-        assert reason(large, apart) in ("too-much-memory", "corrupt", "decoder-crash")
-        assert apart(saved(noise(), "PNG")) == b"(64, 64, 3)"
-    with Sandbox(look, SandboxParams()) as apart:
-        assert apart(large) == f"({side}, {side}, 3)".encode()
+    assert reason(large, tight) in ("too-much-memory", "corrupt", "decoder-crash")
+    assert tight(saved(noise(), "PNG")) == b"(64, 64, 3)"
+    assert roomy(large) == f"({side}, {side}, 3)".encode()
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
@@ -165,6 +178,9 @@ def misbehaves(data: bytes) -> bytes:
             os._exit(0)
         case b"hang":
             time.sleep(60)
+        case b"spin":
+            while True:
+                pass
         case b"memory":
             return bytes(1 << 30)[:1]
         case b"refuse":
@@ -177,18 +193,48 @@ def misbehaves(data: bytes) -> bytes:
 def test_whatever_the_child_does_the_next_image_is_served() -> None:
     with Sandbox(misbehaves, SandboxParams(megabytes=200, seconds=0.5)) as apart:
         for word, expected in ((b"crash", "decoder-crash"), (b"exit", "decoder-crash"), (b"hang", "too-slow"),
-                               (b"memory", "too-much-memory"), (b"refuse", "truncated")):  # fmt: skip
+                               (b"spin", "too-slow"), (b"memory", "too-much-memory"),
+                               (b"refuse", "truncated")):  # fmt: skip
             assert reason(word, apart) == expected
             assert apart(b"abc") == b"cba"
         with pytest.raises(RuntimeError, match="KeyError"):
             apart(b"bug")
         assert apart(bytes(range(256)) * 40_000) == (bytes(range(256)) * 40_000)[::-1]  # more than a socket holds
         assert apart(b"") == b""
-        child = apart._child
+        child = apart.pid
+        assert child != os.getpid()
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
 
 
+def own_pid(data: bytes) -> bytes:
+    return str(os.getpid()).encode()
+
+
 def test_without_a_child_the_function_runs_here() -> None:
-    with Sandbox(lambda data: str(os.getpid()).encode(), SandboxParams(enabled=False)) as here:
+    with Sandbox(own_pid, SandboxParams(enabled=False)) as here:
         assert here(b"") == str(os.getpid()).encode()
+
+
+def test_a_child_is_kept_and_shares_nothing_with_threads_or_forks() -> None:
+    params = SandboxParams(megabytes=200)
+    with ThreadPoolExecutor(4) as pool:
+        pids = {bytes(answer) for answer in pool.map(kept(own_pid, params), [b""] * 40)}
+    assert pids == {str(kept(own_pid, params).pid).encode()}
+    if not (fork := os.fork()):
+        try:
+            own = bytes(kept(own_pid, params)(b""))
+        finally:
+            os._exit(0 if own not in pids else 1)
+    assert os.waitpid(fork, 0)[1] == 0
+    assert bytes(kept(own_pid, params)(b"")) in pids  # still there after the fork's end
+    kept(own_pid, params).close()
+
+
+def test_a_child_that_cannot_be_started_says_why() -> None:
+    class Nowhere:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[str, ...]]:
+            return importlib.import_module, ("no_such_module",)
+
+    with Sandbox(Nowhere(), SandboxParams()) as apart, pytest.raises(RuntimeError, match="no_such_module"):  # type: ignore[arg-type]
+        apart(b"")
