@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import socket
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -75,7 +76,7 @@ def map_shards(function: Callable[[Item], Result], shards: Iterable[Item], param
 def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
     # Workers are spawned, not forked: a forked copy of a process with threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(params.workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(params.workers, mp_context=context, initializer=_begin_worker) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for shard in shards:
@@ -93,14 +94,22 @@ def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params:
                 future.cancel()
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     """Keep a worker's libraries to one thread each, before they are loaded: the processes are the parallelism.
 
     OpenMP threads that wait for each other spin; with more of them than cores, face detection was seen to run at a
-    twentieth of its speed.
+    twentieth of its speed. The worker also ends when its parent is gone (killed, out of memory), which a pool's workers
+    do not by themselves: they would wait for work for ever, or work beside the next run.
     """
     for name in ONE_THREAD:
         os.environ[name] = "1"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:

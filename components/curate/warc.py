@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from components.images.decode import HEAD_BYTES, looks_like_image
+
 if TYPE_CHECKING:
     from components.curate.fetch import Hop
 
@@ -26,6 +28,7 @@ WAT_SUFFIXES = (".wat", ".wat.gz", ".wat.zst")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PLAIN_MAGIC = b"\r\n\r\nWARC/1."  # a record's end and the next one's first line
+_CODINGS = {"br": "BrotliReader", "zstd": "ZstdReader"}  # of content, and FastWARC's reader for each
 _MAX_RESYNCS = 1000  # damaged places in one file after which the rest is left
 
 
@@ -271,6 +274,18 @@ def _decoded(raw: bytes, headers: dict[str, str], max_bytes: int) -> tuple[bytes
                 continue
             return body[:max_bytes], inflater.eof and len(body) <= max_bytes
         return (raw[:max_bytes], True) if raw[:2] != _GZIP_MAGIC[:2] else (b"", False)
+    if coding in _CODINGS and raw:
+        from fastwarc import stream_io
+
+        reader = getattr(stream_io, _CODINGS[coding])(io.BytesIO(raw))
+        decoded = bytearray()
+        try:
+            while len(decoded) <= max_bytes and (block := reader.read(max_bytes + 1 - len(decoded))):
+                decoded += block
+        except (OSError, ValueError):
+            # Servers name a coding and send none: an image then shows itself.
+            return (raw[:max_bytes], len(raw) <= max_bytes) if looks_like_image(raw[:HEAD_BYTES]) else (b"", False)
+        return bytes(decoded[:max_bytes]), len(decoded) <= max_bytes
     return raw[:max_bytes], len(raw) <= max_bytes
 
 

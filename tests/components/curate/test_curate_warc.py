@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,33 @@ def test_content_coding_chunks_and_caps(tmp_path: Path) -> None:
     write(tmp_path / "d.warc.gz", [bytes(50_000)])
     long = read(tmp_path / "d.warc.gz", max_bytes=10_000)[0][0]
     assert (len(long.body), long.cut) == (10_000, True)
+
+
+def coded(content: bytes, writer: str) -> bytes:
+    from fastwarc import stream_io
+
+    buffer = io.BytesIO()
+    out = getattr(stream_io, writer)(buffer)
+    out.write(content)
+    out.close()
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("coding", "writer"), [("br", "BrotliWriter"), ("zstd", "ZstdWriter")])
+def test_brotli_and_zstd_contents_and_their_bombs(tmp_path: Path, coding: str, writer: str) -> None:
+    png = b"\x89PNG\r\n\x1a\n" + bytes(50)
+    whole = coded(b"x" * 5000, writer)
+    bomb = coded(bytes(50_000_000), writer)
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    write(tmp_path / "a.warc.gz", [whole, bomb, whole[:-3], b"\xff" * 40, png, b""], content_encoding=coding)
+    found, faults = read(tmp_path / "a.warc.gz", max_bytes=100_000)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert faults == {}
+    assert [(len(r.body), r.cut) for r in found[:2]] == [(5000, False), (100_000, True)]
+    assert len(found[2].body) <= 5000
+    assert [(r.body, r.cut) for r in found[3:]] == [(b"", True), (png, False), (b"", False)]
 
 
 def test_a_response_that_the_crawler_cut_says_so(tmp_path: Path) -> None:
