@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from components.curate.pca_hash import thumbnail
-from components.images.decode import RGB, DecodeLimits, decode_probed
+from components.curate.pca_hash import SIDE, thumbnail
+from components.images.decode import RGB, DecodeLimits, decode_probed, prepare
 from components.images.sandbox import Sandbox, SandboxParams, kept
 
 _HEAD = struct.Struct(">II8s")  # before pixels: width, height, format
@@ -21,7 +21,7 @@ class Eye:
     """Decodes within ``limits`` in this process's sandbox under ``params``."""
 
     def __init__(self, limits: DecodeLimits, params: SandboxParams) -> None:
-        self._sandbox: Sandbox = kept(functools.partial(_look, limits), params)
+        self._sandbox: Sandbox = kept(functools.partial(_look, limits), params, _prepare)
 
     def facts(self, data: bytes) -> dict[str, Any]:
         """``format``, ``width``, ``height`` and ``thumbnail`` (bytes, for the PCA hash).
@@ -41,6 +41,12 @@ class Eye:
         answer = self._sandbox(_PIXELS + data)
         width, height, kind = _HEAD.unpack_from(answer)
         return np.frombuffer(answer, np.uint8, offset=_HEAD.size).reshape(height, width, 3), kind.rstrip(b"\0").decode()
+
+
+def _prepare() -> None:
+    """Load everything that looking takes."""
+    prepare()
+    thumbnail(np.zeros((SIDE, SIDE, 3), np.uint8))
 
 
 def _look(limits: DecodeLimits, request: bytes) -> bytes:

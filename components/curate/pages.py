@@ -23,11 +23,17 @@ def read_page(html: str, url: str, token: str, params: SandboxParams, **options:
         return parse_page(html, url, token, **options)
     head = json.dumps([url, token, options])
     try:
-        answer: dict[str, Any] = json.loads(kept(_parse, params)(f"{head}\n{html}".encode("utf-8", "replace")))
+        answer: dict[str, Any] = json.loads(
+            kept(_parse, params, _prepare)(f"{head}\n{html}".encode("utf-8", "replace"))
+        )
     except DecodeError:  # too slow, too much memory, or the parser crashed
         return None
     images = tuple(ImageLink(*link) for link in answer.pop("images"))
     return Page(images=images, anchors=tuple(answer.pop("anchors")), **answer)
+
+
+def _prepare() -> None:
+    parse_page("", "")
 
 
 def _parse(request: bytes) -> bytes:

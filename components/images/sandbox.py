@@ -46,11 +46,12 @@ class SandboxParams(Strict):
 class Sandbox:
     """Calls ``function(data) -> bytes`` in a child under ``params``; close it, or use it as a context manager.
 
-    ``function`` must be picklable: something that a fresh interpreter can import.
+    ``function`` and ``prepare`` must be picklable: something that a fresh interpreter can import. ``prepare`` loads
+    what the function needs before the limits are set, so that the limits are those of a call.
     """
 
-    def __init__(self, function: Function, params: SandboxParams) -> None:
-        self._function, self._params = function, params
+    def __init__(self, function: Function, params: SandboxParams, prepare: Callable[[], None] | None = None) -> None:
+        self._function, self._params, self._prepare = function, params, prepare
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
@@ -105,7 +106,7 @@ class Sandbox:
                 pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             )  # fmt: skip
         self._socket = ours
-        order = pickle.dumps((self._function, self._params))
+        order = pickle.dumps((self._function, self._params, self._prepare))
         try:
             ours.settimeout(_START_SECONDS)
             ours.sendall(_LENGTH.pack(len(order)) + order)
@@ -154,7 +155,7 @@ class Sandbox:
 _kept: dict[tuple[int, bytes], Sandbox] = {}  # by process: a fork has the dictionary, and not the children
 
 
-def kept(function: Function, params: SandboxParams) -> Sandbox:
+def kept(function: Function, params: SandboxParams, prepare: Callable[[], None] | None = None) -> Sandbox:
     """This process's sandbox for ``function`` under ``params``, which stays for further work items; the latest two do.
 
     A child ends by itself when the process that started it does.
@@ -167,7 +168,7 @@ def kept(function: Function, params: SandboxParams) -> Sandbox:
             known = _kept.pop(oldest)
             if oldest[0] == here:
                 known.close()
-        _kept[key] = Sandbox(function, params)
+        _kept[key] = Sandbox(function, params, prepare)
     return _kept[key]
 
 
@@ -177,7 +178,9 @@ def serve(descriptor: int) -> NoReturn:
     link = socket.socket(fileno=descriptor)
     try:
         try:
-            function, params = pickle.loads(_message(link))
+            function, params, prepare = pickle.loads(_message(link))
+            if prepare is not None:
+                prepare()
             kind, answer = _GOOD, b""
         except Exception as fault:
             kind, answer = _BROKEN, _told(fault)

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import encodings.aliases
+import gzip
 import json
+import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hostile_images import KINDS, bomb, noise, saved, unpacking
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.curate import links, pages
+from components import tracking
+from components.curate import links, pages, stage
 from components.curate.links import header_opts_out, parse_page, parse_srcset, resolve
 from components.curate.pages import read_page
 from components.curate.policy import PolicyParams, origin, registrable_domain
 from components.curate.robots import MAX_BYTES, parse, rules_for
 from components.curate.scan import ScanItem, TableColumns, key_of, scan_file
-from components.curate.sources import Sources
+from components.curate.sources import SourceFile, Sources
 from components.curate.warc import Response, WarcWriter, decode_text
 from components.curate.wat import parse_wat
 from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, read_table, write_table
-from components.storage import open_store
+from components.params import load_params
+from components.storage import StorageParams, open_store
+
+ROOT = Path(__file__).resolve().parents[3]
 
 PAGE = "http://site.test/a/b.html"
 FRAGMENTS = st.sampled_from([
@@ -205,6 +213,42 @@ def test_a_page_of_a_hundred_megabytes_is_read_up_to_its_cap(tmp_path: Path) -> 
     ]  # fmt: skip
     counted = [result.counts[name] for name in ("pages", "pages-cut", "pages-too-costly", "bad-addresses")]
     assert counted == [3, 1, 1, 1]
+
+
+def test_a_crawl_full_of_bombs_keeps_what_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def untracked(*_: object, **__: object) -> Iterator[tracking.Run]:
+        yield tracking.null_run()
+
+    monkeypatch.setattr(tracking, "run", untracked)
+    large = ("PNG", "GIF", "WEBP")
+    bombs = {f"{kind}-declared": bomb(kind) for kind in KINDS} | {f"{kind}-large": unpacking(kind)[0] for kind in large}
+    frames = saved(noise(seed=2), "GIF")[:-1] + b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0" * 100_000 + b";"
+    files = {"good": saved(noise(), "PNG"), **bombs, "frames": frames, "deflated": saved(noise(seed=1), "PNG")}
+    (tmp_path / "in").mkdir()
+    with open(tmp_path / "in/a.warc.gz", "wb") as file:
+        writer = WarcWriter(file)
+        html = "".join(f"<img src={name}>" for name in ("../../../../etc/passwd", "..%2f..%2fx", *files))
+        writer.response(PAGE, 200, "OK", [("Content-Type", "text/html")], html.encode() + b" " * 60_000)
+        for name, body in files.items():
+            coding = [("Content-Encoding", "gzip")] * (name == "deflated")
+            body = gzip.compress(body + bytes(30_000_000), 1) if coding else body
+            writer.response(f"http://site.test/a/{name}", 200, "OK", [("Content-Type", "image/png"), *coding], body)
+    Sources(kind="warc", root=str(tmp_path / "in"), files=(SourceFile(path="a.warc.gz"),)).save(tmp_path)
+    overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
+                "nsfw.enabled=false", "faces.enabled=false", "sandbox.megabytes=64"]  # fmt: skip
+    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    stage.run(params, tmp_path, tmp_path / "out", tmp_path / "r.json", StorageParams(root="data"),
+              ROOT / "params/tracking.yaml")  # fmt: skip
+    index = read_table(tmp_path / "out/index.parquet", INDEX).to_pylist()
+    rows = {row["url"].rpartition("/")[2]: row["reason"] for row in index}
+    assert [name for name, reason in rows.items() if not reason] == ["good"]
+    assert {rows[f"{kind}-declared"] for kind in KINDS} == {"too-many-pixels", "not-an-image"}
+    assert {rows[f"{kind}-large"] for kind in large} <= {"too-much-memory", "corrupt", "decoder-crash"}
+    assert (rows["frames"], rows["deflated"]) == ("too-many-frames", "too-many-bytes")
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "sources.json", "out", "r.json", "gx"}
+    with tarfile.open(next((tmp_path / "out/shards").iterdir())) as shard:
+        assert len(shard.getmembers()) == 1
 
 
 def test_robots_rules_without_number_or_end() -> None:
