@@ -29,6 +29,8 @@ _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PLAIN_MAGIC = b"\r\n\r\nWARC/1."  # a record's end and the next one's first line
 _CODINGS = {"br": "BrotliReader", "zstd": "ZstdReader"}  # of content, and FastWARC's reader for each
+# Python's codecs that no browser reads pages in: they fail on other bytes, or give text that is no Unicode.
+_NO_PAGE = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
 _MAX_RESYNCS = 1000  # damaged places in one file after which the rest is left
 
 
@@ -297,7 +299,7 @@ def _codec(label: str) -> str:
         info = codecs.lookup(label)
     except LookupError:
         return ""
-    return info.name if getattr(info, "_is_text_encoding", True) else ""
+    return info.name if getattr(info, "_is_text_encoding", True) and info.name not in _NO_PAGE else ""
 
 
 def _next_member(file: BinaryIO, start: int) -> int | None:

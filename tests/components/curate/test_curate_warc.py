@@ -161,6 +161,8 @@ def test_a_response_that_the_crawler_cut_says_so(tmp_path: Path) -> None:
         ("text/html; charset=nonsense", "ü".encode(), "ü"),
         ("text/html; charset=utf-8", b"a\xffb", "a\ufffdb"),
         ("text/html; charset=base64", "ü".encode(), "ü"),
+        ("text/html; charset=idna", "ü".encode(), "ü"),
+        ("text/html; charset=utf-7", b"+2AA-", "+2AA-"),
     ],
 )
 def test_page_encodings(content_type: str, body: bytes, expected: str) -> None:
