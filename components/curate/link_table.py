@@ -32,6 +32,11 @@ def first_position(number: int) -> int:
     return number << 40
 
 
+def storable(text: str) -> str:
+    """``text`` with "?" for lone surrogates, which JSON can name and no UTF-8 column can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 class RowWriter:
     """Writes rows to a Parquet file, which appears whole when the block ends, or not at all."""
 

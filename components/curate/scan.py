@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.curate.link_table import LINKS, RowWriter, first_position
+from components.curate.link_table import LINKS, RowWriter, first_position, storable
 from components.curate.links import Page, header_opts_out, is_vector, resolve
 from components.curate.pages import read_page
 from components.curate.policy import PolicyParams, origin
@@ -104,8 +104,8 @@ class _Links:
             self.add(link.url, url, link.alt, page.licence, link.reason, opt_out)
 
     def add(self, url: str, page: str, alt: str, licence: str, reason: str, opt_out: bool) -> None:
-        row = {"position": self._next, "url": url, "page": page, "alt": alt}
-        self._writer.add(row | {"licence": licence, "reason": reason, "opt_out": opt_out})
+        row = {"position": self._next, "url": url, "page": page, "alt": storable(alt)}
+        self._writer.add(row | {"licence": storable(licence), "reason": reason, "opt_out": opt_out})
         self._next += 1
 
 
@@ -176,19 +176,27 @@ def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -
                     f"{where}: no column {missing[0]!r}, there are: {', '.join(sorted(held))}; name it under `columns`"
                 )
             for batch in file.iter_batches(8192, columns=wanted):
-                for row in batch.to_pylist():
+                texts = {name: _texts(batch.column(name)) for name in wanted}
+                for number in range(batch.num_rows):
                     counts["rows"] += 1
-                    url = resolve("", str(row[item.columns.url] or ""))
+                    url = resolve("", texts[item.columns.url][number])
                     if not url:
                         counts["links-skipped"] += 1
                         continue
                     alt, licence = (
-                        str(row[name] or "") if name else "" for name in (item.columns.alt, item.columns.licence)
+                        texts[name][number] if name else "" for name in (item.columns.alt, item.columns.licence)
                     )
                     links.add(url, "", alt, licence, "vector" if is_vector(url) else "", False)
     except (pa.ArrowException, OSError):
         counts["table-unreadable"] += 1  # what came before the damage is used
     result.counts = counts
+
+
+def _texts(column: pa.Array) -> list[str]:
+    """A column's values as text; of strings that are not UTF-8, which Parquet files may hold, what is."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v or "") for v in column.to_pylist()]
 
 
 def key_of(url: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from components.curate.link_table import storable
 from components.curate.links import resolve
 from components.curate.sources import IMAGE_SUFFIXES
 
@@ -147,4 +148,4 @@ def _json(data: bytes) -> dict[str, str]:
         content = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return {k: v for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}
+    return {k: storable(v) for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import encodings.aliases
 import gzip
+import io
 import json
 import tarfile
 import time
@@ -12,11 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hostile_images import KINDS, bomb, noise, saved, unpacking
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from warcio.warcwriter import WARCWriter
 
 from components import tracking
 from components.curate import links, pages, stage
@@ -150,6 +154,51 @@ def test_damaged_indexes_and_tables_are_one_line(tmp_path: Path, data: st.DataOb
     assert not said or "no column" in said  # the damage hit a column's name
     if not said:
         assert pq.read_metadata(scan_file(item).links).num_rows <= 50
+
+
+LINES = [
+    b"WARC/1.0", b"HTTP/1.1 200 OK", b"HTTP/1.1 99999999999 OK", b"HTTP/1.1 -1", b"", b" folded", b"WARC-Type: response",
+    b"WARC-Type: metadata", b"WARC-Target-URI: http://h.test/\xff\xed\xa0\x80", b"Content-Length: 300",
+    b"WARC-Target-URI: http://h.test/robots.txt", b"Content-Length: -1", b"Content-Type: text/html; charset=\xff",
+    b"Content-Type: application/http; msgtype=response", b"Location: http://[", b"Location: //h\xe9.test",
+    b"Content-Encoding: gzip", b"<img src=a.png alt=\xff>", b"Transfer-Encoding: chunked", b"ffffffffffffffff",
+]  # fmt: skip
+HEADS = st.lists(st.one_of(st.sampled_from(LINES), st.binary(max_size=20)), max_size=25)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(HEADS, min_size=1, max_size=3))
+def test_warc_records_of_any_lines_are_scanned(tmp_path: Path, records: list[list[bytes]]) -> None:
+    start = [b"WARC/1.1", b"WARC-Type: response", b"WARC-Target-URI: http://h.test/", b"Content-Length: 400",
+             b"Content-Type: application/http; msgtype=response"]  # fmt: skip
+    bodies = [b"\r\n".join([*start, *lines]) + b"\r\n\r\n\r\n" for lines in ([b""] + r for r in records)]
+    (tmp_path / "a.warc").write_bytes(b"".join(bodies))
+    for old in tmp_path.glob("scan*"):
+        old.unlink()
+    policy = PolicyParams(token="vitrail")
+    result = scan_file(ScanItem(open_store(str(tmp_path)), "a.warc", tmp_path / "scan", policy, 99))
+    assert all(row["url"].startswith("http") for row in pq.read_table(result.links).to_pylist())
+
+
+def test_texts_that_are_no_unicode_are_stored_as_what_can_be(tmp_path: Path) -> None:
+    links_ = [{"path": "IMG@/src", "url": "http://h.test/\ud800.png", "alt": "a\ud800"}]
+    answer = {"HTML-Metadata": {"Head": {}, "Links": links_}}
+    record = {"Envelope": {"WARC-Header-Metadata": {"WARC-Type": "response", "WARC-Target-URI": "http://h.test/"},
+                           "Payload-Metadata": {"HTTP-Response-Metadata": answer}}}  # fmt: skip
+    with open(tmp_path / "a.wat.gz", "wb") as file:
+        writer = WARCWriter(file, gzip=True)
+        writer.write_record(writer.create_warc_record("http://h.test/", "metadata",
+                            payload=io.BytesIO(json.dumps(record).encode())))  # fmt: skip
+    raw = [b"http://h.test/a\xff", b"http://h.test/b"]
+    offsets = np.cumsum([0, *map(len, raw)]).astype("<i4").tobytes()
+    column = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(raw))])
+    pq.write_table(pa.table({"url": column, "alt": column}), tmp_path / "b.parquet")
+    for name, alts in (("a.wat.gz", ["a?"]), ("b.parquet", ["http://h.test/a\ufffd", "http://h.test/b"])):
+        policy, columns = PolicyParams(token="vitrail"), TableColumns(alt="alt")
+        item = ScanItem(open_store(str(tmp_path)), name, tmp_path / f"{name}.scan", policy, 10**6, columns=columns)
+        rows = pq.read_table(scan_file(item).links).to_pylist()
+        assert [row["alt"] for row in rows] == alts
+        assert all(row["url"].isascii() for row in rows)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -105,14 +105,14 @@ def test_sizes_that_lie_and_tars_that_end_early() -> None:
 
 
 def test_texts_and_addresses_stand_beside_images(tmp_path: Path) -> None:
-    facts = {"url": "HTTP://H.test/x.png", "caption": "from JSON", "license": "CC-BY", "width": 3}
+    facts = {"url": "HTTP://H.test/x.png", "caption": "from JSON", "license": "CC-BY\ud800", "width": 3}
     files = [("000.jpg", b"j"), ("000.txt", b" words \n"), ("000.json", json.dumps(facts).encode()),
              ("d/001.png", b"p"), ("d/001.json", b"[" * 50_000), ("002.txt", b"alone")]  # fmt: skip
     (tmp_path / "a.tar").write_bytes(tar(files))
     counts: Counter[str] = Counter()
     found = list(samples(tmp_path / "a.tar", counts))
     assert [(s.member.name, s.url, s.alt, s.licence) for s in found] == [
-        ("000.jpg", "http://h.test/x.png", "words", "CC-BY"),
+        ("000.jpg", "http://h.test/x.png", "words", "CC-BY?"),
         ("d/001.png", "", "", ""),
     ]
     assert not counts
