@@ -157,7 +157,8 @@ def test_damaged_indexes_and_tables_are_one_line(tmp_path: Path, data: st.DataOb
 
 
 LINES = [
-    b"WARC/1.0", b"HTTP/1.1 200 OK", b"HTTP/1.1 99999999999 OK", b"HTTP/1.1 -1", b"", b" folded", b"WARC-Type: response",
+    b"WARC/1.0", b"HTTP/1.1 200 OK", b"HTTP/1.1 99999999999 OK", b"HTTP/1.1 -1", b"", b" folded",
+    b"WARC-Type: response",
     b"WARC-Type: metadata", b"WARC-Target-URI: http://h.test/\xff\xed\xa0\x80", b"Content-Length: 300",
     b"WARC-Target-URI: http://h.test/robots.txt", b"Content-Length: -1", b"Content-Type: text/html; charset=\xff",
     b"Content-Type: application/http; msgtype=response", b"Location: http://[", b"Location: //h\xe9.test",
@@ -171,7 +172,7 @@ HEADS = st.lists(st.one_of(st.sampled_from(LINES), st.binary(max_size=20)), max_
 def test_warc_records_of_any_lines_are_scanned(tmp_path: Path, records: list[list[bytes]]) -> None:
     start = [b"WARC/1.1", b"WARC-Type: response", b"WARC-Target-URI: http://h.test/", b"Content-Length: 400",
              b"Content-Type: application/http; msgtype=response"]  # fmt: skip
-    bodies = [b"\r\n".join([*start, *lines]) + b"\r\n\r\n\r\n" for lines in ([b""] + r for r in records)]
+    bodies = [b"\r\n".join([*start, *lines]) + b"\r\n\r\n\r\n" for lines in ([b"", *r] for r in records)]
     (tmp_path / "a.warc").write_bytes(b"".join(bodies))
     for old in tmp_path.glob("scan*"):
         old.unlink()
