@@ -128,13 +128,13 @@ def killed(words: list[str], log: Path, at_work: Callable[[subprocess.Popen[byte
             time.sleep(0.005)
         assert process.wait() == -signal.SIGKILL, log.read_text()[-2000:]
         assert family
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive
 
 
 def whole(words: list[str], log: Path) -> None:
     with started(words, log) as process:
-        assert process.wait(120) == 0, log.read_text()[-2000:]
+        assert process.wait(400) == 0, log.read_text()[-2000:]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
