@@ -29,7 +29,7 @@ from components.params import Strict
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 _CONNECT_SECONDS = 5.0  # for the first answer of a cluster's head; Ray itself tries for a minute
 
 
@@ -78,7 +78,7 @@ def map_shards(function: Callable[[Item], Result], shards: Iterable[Item], param
 def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
     # Workers are spawned, not forked: a forked copy of a process with threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(params.workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(params.workers, mp_context=context, initializer=_begin_worker) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for shard in shards:
@@ -96,14 +96,22 @@ def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params:
                 future.cancel()
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
     """Keep a worker's libraries to one thread each, before they are loaded: the processes are the parallelism.
 
     OpenMP threads that wait for each other spin; with more of them than cores, face detection was seen to run at a
-    twentieth of its speed.
+    twentieth of its speed. The worker also ends when its parent is gone (killed, out of memory), which a pool's workers
+    do not by themselves: they would wait for work for ever, or work beside the next run.
     """
-    for name in _ONE_THREAD:
+    for name in ONE_THREAD:
         os.environ[name] = "1"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _on_ray(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
@@ -129,7 +137,7 @@ def _task(folder: str) -> Callable[[bytes], Any]:
     A closure, for Ray then sends its code by value: a function of this module could not be found on a node before it
     has the folder on its path.
     """
-    names = _ONE_THREAD
+    names = ONE_THREAD
 
     def work(payload: bytes) -> Any:
         import os

@@ -15,8 +15,11 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from components.curate.fetch import Fetched, Fetcher, FetchParams
-from components.curate.links import Page, parse_page
+from components.curate.fetch_images import ImagesParams
+from components.curate.links import Page
+from components.curate.pages import read_page
 from components.curate.warc import Response, WarcWriter, decode_text
+from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
 
@@ -30,6 +33,8 @@ class CrawlParams(Strict):
     max_pages: int = Field(10_000, ge=1)
     max_depth: int = Field(8, ge=0)  # links from a seed
     in_flight: int = Field(32, ge=1)  # requests under way at a time; bounds memory to in_flight x fetch.max_bytes
+    sandbox: SandboxParams = SandboxParams()  # for pages
+    images: ImagesParams = ImagesParams()  # of a source with `kind: fetch`
 
 
 async def crawl(
@@ -45,14 +50,15 @@ async def crawl(
         writer = WarcWriter(file, date)
         async with Fetcher(params.fetch) as fetcher:
             writer.info({"software": "vitrail", "robots": "obey", "http-header-user-agent": fetcher.agent})
-            sink = _Sink(writer, fetcher, counts, progress)
+            sink = _Sink(writer, fetcher, counts, progress, params.sandbox)
             wave = list(dict.fromkeys(seeds))
             seen_pages, seen_images = set(wave), set[str]()
             for _ in range(params.max_depth + 1):
                 following: list[str] = []
                 images: list[str] = []
                 async for fetched in _ordered(fetcher, wave, params.in_flight):
-                    page = sink.page(fetched)
+                    # Beside the requests under way: a hostile page may take its parser a minute.
+                    page = await asyncio.to_thread(sink.page, fetched)
                     if page is None:
                         continue
                     for link in page.images:
@@ -97,8 +103,11 @@ async def _ordered(fetcher: Fetcher, urls: list[str], in_flight: int) -> AsyncIt
 class _Sink:
     """Writes what was fetched, robots.txt of each origin before its first response, and counts outcomes."""
 
-    def __init__(self, writer: WarcWriter, fetcher: Fetcher, counts: Counter[str], progress: Progress) -> None:
+    def __init__(
+        self, writer: WarcWriter, fetcher: Fetcher, counts: Counter[str], progress: Progress, sandbox: SandboxParams
+    ) -> None:
         self._writer, self._fetcher, self._counts, self._progress = writer, fetcher, counts, progress
+        self._sandbox = sandbox
         self._robots_written: set[str] = set()
 
     def page(self, fetched: Fetched) -> Page | None:
@@ -111,21 +120,22 @@ class _Sink:
         response = Response(last.url, last.status, headers, last.body, bool(last.cut), 0)
         if response.content_type not in _PAGE_TYPES:
             return None
-        return parse_page(decode_text(response), last.url, self._fetcher.params.policy.token)
+        page = read_page(decode_text(response), last.url, self._fetcher.params.policy.token, self._sandbox)
+        if page is None:
+            self._counts["page-too-costly"] += 1
+        return page
 
     def image(self, fetched: Fetched) -> None:
         """Write an image's hops."""
         self._write(fetched, "image")
 
     def _write(self, fetched: Fetched, kind: str) -> None:
-        for site in fetched.origins:
-            if site in self._robots_written:
-                continue
-            self._robots_written.add(site)
-            hop = self._fetcher.robots[site][1]
-            if hop is not None:
-                self._writer.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+        for site, answer in fetched.robots.items():
+            if site not in self._robots_written:
+                self._robots_written.add(site)
+                if answer is not None:
+                    self._writer.hop(answer)
         for hop in fetched.hops:
-            self._writer.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+            self._writer.hop(hop)
         self._counts[f"{kind}-{fetched.outcome}"] += 1
         self._progress.advance()

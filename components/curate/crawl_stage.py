@@ -1,4 +1,4 @@
-"""The crawl stage: a demo site served and crawled, a web site crawled, or files that are already there registered."""
+"""The crawl stage: a demo site served and crawled, a web site crawled, named images fetched, or files registered."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from components.curate import demo_site
+from components.curate import demo_site, fetch_images
 from components.curate.crawl import CrawlParams, crawl
 from components.curate.demo_server import serve
 from components.curate.sources import Sources, register
@@ -39,6 +39,12 @@ def run(params_path: Path, source: str, out: Path, storage: StorageParams) -> di
             _finish(folder, sources, counts)
         return counts
     site = _site(Path(source))
+    if isinstance(site, fetch_images.NamedImages):
+        counts = dict(sorted(fetch_images.run(site, params.fetch, params.images, out, storage).items()))
+        with atomic_file(out / "crawl.json", "w") as file:
+            json.dump(counts, file, indent=1)
+        fetch_images.finished(out)
+        return counts
     with atomic_dir(out) as folder:
         warc = folder / WARC_NAME
         if isinstance(site, WebSite):
@@ -53,12 +59,14 @@ def run(params_path: Path, source: str, out: Path, storage: StorageParams) -> di
     return counts
 
 
-def _site(path: Path) -> demo_site.DemoSite | WebSite:
+def _site(path: Path) -> demo_site.DemoSite | WebSite | fetch_images.NamedImages:
     class Kind(Strict, extra="ignore"):
-        kind: Literal["demo", "web"]
+        kind: Literal["demo", "web", "fetch"]
 
     kind = load_params(path, Kind).kind
-    return load_params(path, demo_site.DemoSite) if kind == "demo" else load_params(path, WebSite)
+    if kind == "demo":
+        return load_params(path, demo_site.DemoSite)
+    return load_params(path, WebSite) if kind == "web" else load_params(path, fetch_images.NamedImages)
 
 
 def _crawl_demo(site: demo_site.DemoSite, params: CrawlParams, folder: Path, warc: Path) -> dict[str, int]:

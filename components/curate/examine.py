@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.curate.pca_hash import thumbnail
+from components.curate.look import Eye
 from components.curate.safety import FaceParams, NsfwParams, blur_faces, find_faces, nsfw_scores
 from components.curate.warc import read_record
-from components.images.decode import RGB, DecodeError, DecodeLimits, decode_probed, encode_jpeg
+from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
+from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter
 from components.storage import Store, atomic_file
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bytes of one image are: a WARC record, or a whole file (offset -1)."""
+    """Where the bytes of one image are: a WARC record, a tar's member, or a whole file (offset -1)."""
 
     key: str
     file: str
@@ -40,10 +42,11 @@ class ChunkItem:
     """A chunk of images to work on."""
 
     store: Store
-    kind: str  # "warc" or "images"
+    kind: str  # "warc", "images" or "tars"
     places: tuple[Place, ...]
     out: Path
     limits: DecodeLimits
+    sandbox: SandboxParams
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ def read_bytes(store: Store, kind: str, place: Place, limits: DecodeLimits) -> b
         if len(data) > limits.max_bytes:
             raise DecodeError("too-many-bytes")
         return data
+    if kind == "tars":
+        if place.length > limits.max_bytes:
+            raise DecodeError("too-many-bytes")
+        return store.read(place.file, place.offset, place.length)
     response = read_record(store.read(place.file, place.offset, place.length), limits.max_bytes)
     if response is None:
         raise DecodeError("truncated", "unreadable record")
@@ -92,27 +99,22 @@ def examine(item: ChunkItem) -> Path:
     """Decode every image of the chunk and note what it is; returns the Parquet file (:data:`EXAMINED`)."""
     if item.out.exists():
         return item.out
-    rows = [_examined(item, place) for place in item.places]
+    eye = Eye(item.limits, item.sandbox)
+    rows = [_examined(item, place, eye) for place in item.places]
     with atomic_file(item.out) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=EXAMINED), file)
     return item.out
 
 
-def _examined(item: ChunkItem, place: Place) -> dict[str, object]:
+def _examined(item: ChunkItem, place: Place, eye: Eye) -> dict[str, object]:
     row: dict[str, object] = {"key": place.key, "reason": "", "sha256": "", "bytes": 0, "format": ""}
     row |= {"width": 0, "height": 0, "thumbnail": b""}
     try:
         data = read_bytes(item.store, item.kind, place, item.limits)
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        rgb, facts = decode_probed(data, item.limits)
+        return row | eye.facts(data)
     except DecodeError as fault:
         return row | {"reason": fault.reason}
-    return row | {
-        "format": facts.format,
-        "width": facts.width,
-        "height": facts.height,
-        "thumbnail": thumbnail(rgb).tobytes(),
-    }
 
 
 def store_chunk(item: StoreItem) -> Path:
@@ -123,9 +125,8 @@ def store_chunk(item: StoreItem) -> Path:
         return out
     rows: list[dict[str, object]] = []
     with ShardWriter(item.shards, item.prefix, item.shard_bytes) as writer:
-        step = max(1, item.nsfw.batch)
-        for start in range(0, len(item.chunk.places), step):
-            rows += _stored(item, item.chunk.places[start : start + step], writer)
+        for batch in _batches(item, rows):
+            rows += _stored(item, batch, writer)
     with atomic_file(described, "w") as file:
         json.dump(writer.shards, file)
     with atomic_file(out) as file:
@@ -133,19 +134,50 @@ def store_chunk(item: StoreItem) -> Path:
     return out
 
 
-def _stored(item: StoreItem, places: tuple[Place, ...], writer: ShardWriter) -> list[dict[str, object]]:
-    loaded: list[tuple[Place, bytes, RGB, str]] = []
-    for place in places:
-        data = read_bytes(item.chunk.store, item.chunk.kind, place, item.chunk.limits)
-        rgb, facts = decode_probed(data, item.chunk.limits)
-        loaded.append((place, data, rgb, facts.format))
-    scores = (
-        nsfw_scores([rgb for _, _, rgb, _ in loaded], item.nsfw) if item.nsfw.enabled else [float("nan")] * len(loaded)
-    )
+@dataclass(frozen=True)
+class _Loaded:
+    """One image in memory."""
+
+    place: Place
+    data: bytes
+    rgb: RGB
+    kind: str
+
+
+def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_Loaded]]:
+    """The chunk's images, ``nsfw.batch`` at a time, or fewer: those that together reach ``max_pixels`` are a batch.
+
+    Each decoded once within the limits. One that no longer does (its file changed, or it crashes its decoder now and
+    then) goes to ``rows`` with its reason.
+    """
+    eye = Eye(item.chunk.limits, item.chunk.sandbox)
+    batch: list[_Loaded] = []
+    for place in item.chunk.places:
+        try:
+            data = read_bytes(item.chunk.store, item.chunk.kind, place, item.chunk.limits)
+            batch.append(_Loaded(place, data, *eye.pixels(data)))
+        except DecodeError as fault:
+            rows.append(_blank(place) | {"reason": fault.reason})
+            continue
+        pixels = sum(one.rgb.size // 3 for one in batch)
+        if len(batch) >= item.nsfw.batch or pixels >= item.chunk.limits.max_pixels:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _blank(place: Place) -> dict[str, object]:
+    row: dict[str, object] = {"key": place.key, "reason": "", "nsfw": float("nan"), "faces": 0, "face_boxes": []}
+    return row | {"shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+
+
+def _stored(item: StoreItem, loaded: list[_Loaded], writer: ShardWriter) -> list[dict[str, object]]:
+    scores = nsfw_scores([one.rgb for one in loaded], item.nsfw) if item.nsfw.enabled else [float("nan")] * len(loaded)
     rows: list[dict[str, object]] = []
-    for (place, data, rgb, kind), score in zip(loaded, scores, strict=True):
-        row: dict[str, object] = {"key": place.key, "reason": "", "nsfw": score, "faces": 0, "face_boxes": []}
-        row |= {"shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+    for one, score in zip(loaded, scores, strict=True):
+        place, data, rgb, kind = one.place, one.data, one.rgb, one.kind
+        row = _blank(place) | {"nsfw": score}
         if score > item.nsfw.threshold:
             rows.append(row | {"reason": "nsfw"})
             continue

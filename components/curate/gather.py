@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from components.curate.examine import Place
+from components.curate.link_table import iter_rows
 from components.curate.policy import Policy
 from components.curate.robots import Rules, rules_for
-from components.curate.scan import ScanItem, ScanResult, iter_rows, key_of, scan_warc
+from components.curate.scan import ScanItem, ScanResult, key_of, local_file, scan_file
 from components.curate.sources import Sources
+from components.curate.tars import samples
+from components.curate.unique import MemoryParams, unique_links
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
+from components.images.sandbox import SandboxParams
 from components.progress import track
 from components.storage import Store
 
 _MAX_REDIRECTS = 5
+_LINK_TABLE = 1 << 22  # files of a crawl count from here, behind those of a table of links that came with it
+_OUTCOME_REASONS = {
+    "http-error": "http-error",
+    "robots": "robots-disallowed",
+    "restricted": "restricted-domain",
+    "refused-address": "refused-address",
+    "redirects": "too-many-redirects",
+    "dns": "unreachable",
+    "tls": "unreachable",
+    "connection": "unreachable",
+    "circuit-open": "unreachable",
+    "timeout": "timed-out",
+    "too-large": "too-many-bytes",
+    "opt-out": "opt-out",
+    "not-an-image": "not-an-image",
+}
 Row = dict[str, Any]
 
 
@@ -33,10 +53,11 @@ class Gathered:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset: int = -1) -> Row:
+def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset: int = -1, licence: str = "") -> Row:
     """An index row about which nothing is known yet."""
     return {
-        "key": key_of(url), "url": url, "page": page, "alt": alt, "source": source, "source_offset": offset,
+        "key": key_of(url), "url": url, "page": page, "alt": alt, "licence": licence,
+        "source": source, "source_offset": offset,
         "status": "kept", "reason": "", "duplicate_of": "", "sha256": "", "format": "", "width": 0, "height": 0,
         "pca_hash": "", "nsfw": float("nan"), "faces": 0, "face_boxes": [], "shard": "", "offset": -1, "length": 0,
         "stored_sha256": "",
@@ -54,24 +75,58 @@ def gather_images(sources: Sources) -> Gathered:
     return found
 
 
+def gather_tars(sources: Sources, store: Store, policy: Policy) -> Gathered:
+    """A row for every image of tar shards in WebDataset layout; policy applies where its JSON says an address."""
+    found = Gathered()
+    seen: set[str] = set()
+    for file in track(sources.files, "scan", len(sources.files), unit="tar shards"):
+        counts: Counter[str] = Counter()
+        with local_file(store, file.path) as path:
+            for sample in samples(path, counts):
+                url = sample.url or f"file:{quote(f'{file.path}/{sample.member.name}', errors='replace')}"
+                if url in seen:
+                    counts["tar-repeated-address"] += 1
+                    continue
+                seen.add(url)
+                row = blank_row(url, "", sample.alt, file.path, sample.member.offset, sample.licence)
+                row["reason"] = policy.decide(url, "", False, {}) if sample.url else ""
+                if not row["reason"]:
+                    found.places[row["key"]] = Place(row["key"], file.path, sample.member.offset, sample.member.length)
+                found.rows.append(row)
+        found.counts.update(counts)
+        _warn(store, file.path, counts, f"the {len(found.rows)} images so far")
+    if not found.rows:
+        raise VitrailError(f"{sources.root}: no image in {len(sources.files)} tar shards {dict(found.counts) or ''}")
+    return found
+
+
 def gather_warc(
-    sources: Sources, store: Store, policy: Policy, work: Path, max_page_bytes: int, executor: ExecutorParams
-) -> Gathered:
-    """Scan every WARC file and join links with responses.
+    sources: Sources, store: Store, policy: Policy, work: Path, max_page_bytes: int, executor: ExecutorParams,
+    memory: MemoryParams, crawl: Path, sandbox: SandboxParams,
+) -> Gathered:  # fmt: skip
+    """Scan every WARC file and join links (theirs, and those of the table that came with them) with responses.
 
     Raises:
         VitrailError: no response, or no image link, in all of the files together.
     """
     items = [
-        ScanItem(store, file.path, work / f"scan-{number:05d}", policy.params, max_page_bytes)
+        ScanItem(
+            store,
+            file.path,
+            work / f"scan-{number:07d}",
+            policy.params,
+            max_page_bytes,
+            _LINK_TABLE + number,
+            sandbox=sandbox,
+        )
         for number, file in enumerate(sources.files)
     ]
-    results = list(track(map_shards(scan_warc, items, executor), "scan", len(items), unit="WARC files"))
+    results = list(track(map_shards(scan_file, items, executor), "scan", len(items), unit="WARC files"))
     found = Gathered()
     robots: dict[str, Rules] = {}
     for result in results:
         found.counts.update(result.counts)
-        _warn(store, result)
+        _warn(store, result.name, result.counts, f"the {result.counts['responses']} responses that can be read")
         for site, (status, body) in result.robots.items():
             robots[site] = rules_for(status, body.encode("latin-1"), policy.params.token)
     where = sources.root or "the crawl"
@@ -80,15 +135,21 @@ def gather_warc(
         raise VitrailError(
             f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?"
         )
-    links = _links(results)
+    table = work / "links.parquet"
+    if not table.exists():
+        unique_links([*([crawl / sources.links] if sources.links else []), *(r.links for r in results)], table, memory)
+    links = {str(link["url"]): link for link in iter_rows(table)}
     if not links:
         raise VitrailError(
             f"{where}: {found.counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them"
         )
     responses = _responses(results, links)
+    outcomes = _outcomes(crawl / sources.outcomes) if sources.outcomes else {}
     for url, link in links.items():
-        row = blank_row(url, link["page"], link["alt"])
+        row = blank_row(url, str(link["page"]), str(link["alt"]), licence=str(link["licence"]))
         reason, response = _judge(url, link, responses, policy, robots)
+        if reason in ("not-fetched", "http-error", "cut-short"):  # the fetch knows better why
+            reason = _OUTCOME_REASONS.get(outcomes.get(url, ""), reason)
         row["reason"] = reason
         if response is not None:
             row["source"], row["source_offset"] = response["file"], response["offset"]
@@ -98,14 +159,9 @@ def gather_warc(
     return found
 
 
-def _links(results: Iterable[ScanResult]) -> dict[str, Row]:
-    """The first link to each address; opted out when any page that names it opts out."""
-    links: dict[str, Row] = {}
-    for result in results:
-        for link in iter_rows(result.links):
-            known = links.setdefault(str(link["url"]), link)
-            known["opt_out"] = known["opt_out"] or link["opt_out"]
-    return links
+def _outcomes(path: Path) -> dict[str, str]:
+    """How the fetch of each address ended, where it did not end well."""
+    return {str(row["url"]): str(row["outcome"]) for row in iter_rows(path) if row["outcome"] != "ok"}
 
 
 def _responses(results: list[ScanResult], links: Mapping[str, Row]) -> dict[str, Row]:
@@ -153,13 +209,8 @@ def _judge(
     return ("cut-short" if response["cut"] else ""), response
 
 
-def _warn(store: Store, result: ScanResult) -> None:
-    faults = {kind: count for kind, count in result.counts.items() if kind.startswith("warc-") and count}
+def _warn(store: Store, name: str, counts: Mapping[str, int], used: str) -> None:
+    faults = {kind: n for kind, n in counts.items() if kind.startswith(("warc-", "tar-")) and n}
     if faults:
         listed = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))
-        print(
-            f"warning: {store.root}/{result.name}: damaged ({listed}); the {result.counts['responses']} responses that"
-            " can be read are used",
-            file=sys.stderr,
-            flush=True,
-        )
+        print(f"warning: {store.root}/{name}: damaged ({listed}); {used} are used", file=sys.stderr, flush=True)

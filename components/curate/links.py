@@ -3,6 +3,9 @@
 Addresses resolve against the first ``<base href>`` (itself resolved against the page's address). ``srcset`` is parsed
 as the HTML standard says (commas may stand inside addresses) and its largest candidate taken. The sources of a
 ``<picture>`` are alternatives of its one image. Lazy-loading attributes go before a ``src`` that is only a placeholder.
+
+A page cannot cost more than its length: tags beyond :data:`MAX_TAGS`, and addresses, alternative texts and ``srcset``
+longer than any honest page writes, are cut or left out.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urldefrag, urljoin, urlsplit
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 _WHITESPACE = " \t\n\f\r"
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset")
@@ -21,6 +24,18 @@ _PLACEHOLDER = re.compile(
 )
 _VECTOR = re.compile(r"\.svgz?$", re.I)
 _DECODABLE = frozenset(("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"))
+
+MAX_TAGS = 50_000  # img, source and a tags of one page that are read; what stands after them is not
+_MAX_ADDRESS = 8_192  # characters; servers refuse longer ones
+_MAX_SRCSET = 65_536  # characters
+_MAX_ALT = 2_000  # characters
+_PORTS = {"http": ":80", "https": ":443"}
+_TAG = re.compile(r"<(?:img|source|a)[\s/>]", re.I)
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_ASCII = "".join(chr(code) for code in range(128))
+_NO_HOST = re.compile(
+    r"[\x00-\x20\x7f\"#%/<>?@\\^`{|}]"
+)  # URL standard: forbidden in a host (brackets: urlsplit checks)
 
 _OPT_OUT = frozenset(("noai", "noimageai", "noindex", "noimageindex", "noml", "none"))
 
@@ -43,18 +58,22 @@ class Page:
     opt_out: bool
     nofollow: bool
     skipped: int  # <img> without a usable http(s) address: data:, blob:, empty
+    licence: str = ""  # address or name of the licence that the page states (rel=license, meta); "" when it states none
+    cut: bool = False  # the page has more than MAX_TAGS tags
 
 
 def parse_page(html: str, url: str, token: str = "vitrail") -> Page:
     """Read ``html``, the page at ``url``; robots meta elements count when named ``robots`` or ``token``."""
     from selectolax.lexbor import LexborHTMLParser
 
+    html, cut = _bounded(html)
     tree = LexborHTMLParser(html)
     base = _base(tree, url)
     images: dict[str, ImageLink] = {}
+    sources: dict[int, list[Candidate]] = {}
     skipped = 0
     for node in tree.css("img"):
-        link = _image(node, base)
+        link = _image(node, base, sources)
         if link is None:
             skipped += 1
         elif link.url not in images:
@@ -62,19 +81,29 @@ def parse_page(html: str, url: str, token: str = "vitrail") -> Page:
     anchors = dict.fromkeys(
         target for node in tree.css("a[href]") if (target := resolve(base, node.attributes.get("href") or ""))
     )
-    directives = {
-        word
-        for node in tree.css("meta[name]")
-        if (node.attributes.get("name") or "").strip().lower() in ("robots", token.lower())
-        for word in re.split(r"[\s,]+", (node.attributes.get("content") or "").lower())
-    }
-    reserved = any(
-        (node.attributes.get("name") or "").strip().lower() == "tdm-reservation"
-        and (node.attributes.get("content") or "").strip() == "1"
-        for node in tree.css("meta[name]")
-    )
+    metas = [
+        (node.attributes.get("name") or "", node.attributes.get("content") or "") for node in tree.css("meta[name]")
+    ]
+    directives = _directives(metas, token)
     nofollow = bool(directives & {"nofollow", "none"})
-    return Page(tuple(images.values()), tuple(anchors), reserved or bool(directives & _OPT_OUT), nofollow, skipped)
+    opt_out = metas_opt_out(metas, token)
+    licence = _licence(tree, base, metas)
+    return Page(tuple(images.values()), tuple(anchors), opt_out, nofollow, skipped, licence, cut)
+
+
+def metas_opt_out(metas: list[tuple[str, str]], token: str = "vitrail") -> bool:
+    """Whether a page's meta elements, as (name, content), opt its images out."""
+    reserved = any(name.strip().lower() == "tdm-reservation" and text.strip() == "1" for name, text in metas)
+    return reserved or bool(_directives(metas, token) & _OPT_OUT)
+
+
+def _directives(metas: list[tuple[str, str]], token: str) -> set[str]:
+    return {
+        word
+        for name, text in metas
+        if name.strip().lower() in ("robots", token.lower())
+        for word in re.split(r"[\s,]+", text.lower())
+    }
 
 
 def header_opts_out(x_robots_tag: str, tdm_reservation: str, token: str = "vitrail") -> bool:
@@ -93,9 +122,13 @@ def header_opts_out(x_robots_tag: str, tdm_reservation: str, token: str = "vitra
 
 
 def resolve(base: str, address: str) -> str:
-    """``address`` made absolute, without fragment; "" unless it is a usable http(s) address without credentials."""
-    address = address.strip(_WHITESPACE).replace("\t", "").replace("\n", "").replace("\r", "")
-    if not address:
+    """``address`` made absolute and normal; "" unless it is a usable http(s) address without credentials.
+
+    Normal: no fragment, host lower case and in ASCII, no default port, no dot segments, non-ASCII characters
+    percent-encoded as UTF-8. So one image has one address, however pages spell it.
+    """
+    address = address[: _MAX_ADDRESS + 1].strip(_WHITESPACE).replace("\t", "").replace("\n", "").replace("\r", "")
+    if not address or len(address) > _MAX_ADDRESS:
         return ""
     try:
         address = address.replace(" ", "%20")
@@ -104,19 +137,30 @@ def resolve(base: str, address: str) -> str:
         absolute = urldefrag(address if whole else urljoin(base, address))[0]
         parts = urlsplit(absolute)
         host, _ = parts.hostname, parts.port
-    except ValueError:  # malformed IPv6 host, port out of range
+        if parts.scheme not in ("http", "https") or not host or parts.username is not None:
+            return ""
+        netloc = parts.netloc.lower().removesuffix(_PORTS[parts.scheme]).removesuffix(":")
+        if not netloc.isascii():
+            netloc = netloc.encode("idna").decode("ascii").removesuffix(":")
+        if _NO_HOST.search(netloc):  # mapping a name to ASCII can bring such characters in
+            return ""
+        path = urljoin("http://h/", parts.path).removeprefix("http://h") if "/." in parts.path else parts.path
+        found = parts._replace(netloc=netloc, path=path or "/").geturl()
+    except ValueError:  # malformed IPv6 host, port out of range, a host name that is none
         return ""
-    if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-        return ""
-    return parts._replace(netloc=parts.netloc.lower(), path=parts.path or "/").geturl()
+    return found if found.isascii() else quote(_SURROGATES.sub("\ufffd", found), safe=_ASCII)
 
 
-def parse_srcset(text: str) -> list[tuple[str, str, float]]:
+Candidate = tuple[str, str, float]  # address, "w" or "x", number
+
+
+def parse_srcset(text: str) -> list[Candidate]:
     """Candidates of a ``srcset`` as (address, "w" or "x", number), by the HTML standard's algorithm.
 
     Candidates with a descriptor that is not understood are left out, as the standard says; no descriptor is 1x.
     """
-    found: list[tuple[str, str, float]] = []
+    text = text[:_MAX_SRCSET]
+    found: list[Candidate] = []
     at = 0
     while True:
         while at < len(text) and text[at] in _WHITESPACE + ",":
@@ -151,7 +195,7 @@ def _descriptor(words: list[str]) -> tuple[str, float] | None:
     return (match.group(2) or match.group(4), number) if number >= 0 and number != float("inf") else None
 
 
-def _largest(candidates: list[tuple[str, str, float]]) -> str:
+def _largest(candidates: list[Candidate]) -> str:
     """The widest candidate, or without widths the densest; the first of equals."""
     widths = [c for c in candidates if c[1] == "w"] or candidates
     return max(widths, key=lambda c: c[2])[0] if widths else ""
@@ -163,24 +207,48 @@ def _base(tree: Any, url: str) -> str:
     return (resolve(url, href) or url) if href.strip(_WHITESPACE) else url
 
 
-def _image(node: Any, base: str) -> ImageLink | None:
+def _bounded(html: str) -> tuple[str, bool]:
+    """``html`` up to its first :data:`MAX_TAGS` tags that could name something, and whether that cut it."""
+    if len(html) <= 3 * MAX_TAGS:  # "<a>": no room for more
+        return html, False
+    for number, match in enumerate(_TAG.finditer(html)):
+        if number == MAX_TAGS:
+            return html[: match.start()], True
+    return html, False
+
+
+def _licence(tree: Any, base: str, metas: list[tuple[str, str]]) -> str:
+    """What the page says its content is licensed under: ``rel=license``, else a meta element that names one."""
+    for node in tree.css("[rel~=license][href]"):
+        if found := resolve(base, node.attributes.get("href") or ""):
+            return found
+    names = ("license", "licence", "dcterms.license", "dc.rights", "dcterms.rights")
+    return next((text.strip()[:_MAX_ALT] for name, text in metas if name.strip().lower() in names), "")
+
+
+def is_vector(url: str) -> bool:
+    """Whether an address names an SVG drawing."""
+    return bool(_VECTOR.search(urlsplit(url).path))
+
+
+def _image(node: Any, base: str, sources: dict[int, list[Candidate]]) -> ImageLink | None:
     attributes = node.attributes
-    alt = (attributes.get("alt") or "").strip()
-    for address in _addresses(node):
+    alt = (attributes.get("alt") or "").strip()[:_MAX_ALT]
+    for address in _addresses(node, sources):
         url = resolve(base, address)
         if url:
             if _declared_tiny(attributes):
                 return ImageLink(url, alt, "declared-tracker")
-            return ImageLink(url, alt, "vector" if _VECTOR.search(urlsplit(url).path) else "")
+            return ImageLink(url, alt, "vector" if is_vector(url) else "")
     return None
 
 
-def _addresses(node: Any) -> Iterator[str]:
-    """Addresses to try for one ``<img>``, best first."""
+def _addresses(node: Any, sources: dict[int, list[Candidate]]) -> Iterator[str]:
+    """Addresses to try for one ``<img>``, best first; ``sources`` remembers those of each ``<picture>``."""
     attributes = node.attributes
     src = (attributes.get("src") or "").strip(_WHITESPACE)
     plain = [] if not src or _is_placeholder(src) else [(src, "x", 1.0)]
-    candidates = plain + parse_srcset(attributes.get("srcset") or "") + list(_picture(node))
+    candidates = plain + parse_srcset(attributes.get("srcset") or "") + _picture(node, sources)
     candidates = [c for c in candidates if not _is_placeholder(c[0])]
     lazy = [c for name in _LAZY_SRCSET for c in parse_srcset(attributes.get(name) or "")]
     lazy += [(value, "x", 1.0) for name in _LAZY_SRC if (value := (attributes.get(name) or "").strip(_WHITESPACE))]
@@ -192,14 +260,20 @@ def _addresses(node: Any) -> Iterator[str]:
     yield src
 
 
-def _picture(node: Any) -> Iterator[tuple[str, str, float]]:
+def _picture(node: Any, sources: dict[int, list[Candidate]]) -> list[Candidate]:
     parent = node.parent
     if parent is None or parent.tag != "picture":
-        return
-    for source in parent.css("source"):
-        kind = (source.attributes.get("type") or "image/jpeg").partition(";")[0].strip().lower()
-        if kind in _DECODABLE:
-            yield from parse_srcset(source.attributes.get("srcset") or source.attributes.get("data-srcset") or "")
+        return []
+    if parent.mem_id not in sources:
+        found: list[Candidate] = []
+        for source in parent.css("source"):
+            kind = (source.attributes.get("type") or "image/jpeg").partition(";")[0].strip().lower()
+            if kind in _DECODABLE:
+                found += parse_srcset(source.attributes.get("srcset") or source.attributes.get("data-srcset") or "")
+        # Only one of each kind can win; all of them would be gone through again for each image of one picture.
+        kinds = ([c for c in found if c[1] == kind and not _is_placeholder(c[0])] for kind in "wx")
+        sources[parent.mem_id] = [max(candidates, key=lambda c: c[2]) for candidates in kinds if candidates]
+    return sources[parent.mem_id]
 
 
 def _is_placeholder(address: str) -> bool:

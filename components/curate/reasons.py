@@ -13,6 +13,10 @@ LINK_REASONS = (
 )
 FETCH_REASONS = (
     "not-fetched",  # the crawl holds no response for it
+    "refused-address",  # it lies in a private or local network
+    "too-many-redirects",
+    "unreachable",  # no address, no connection, no valid certificate, or its host failed too often
+    "timed-out",  # the fetch's deadline passed
     "http-error",  # the server answered with something other than 200
     "cut-short",  # the record ends before the response does: byte cap, lost connection, or a cut WARC file
 )

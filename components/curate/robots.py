@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 MAX_BYTES = 512_000  # RFC 9309 section 2.5: parse at least 500 KiB; what follows is ignored
 
+_MAX_DELAY = 1e9  # seconds; a number of a thousand digits is not one
 _ESCAPE = re.compile(r"%[0-9a-fA-F]{2}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -80,9 +81,9 @@ def parse(body: bytes, token: str) -> Rules:
         elif name == "crawl-delay" and re.fullmatch(r"\d+(\.\d*)?", value):
             # Not in the RFC: politeness. It does not end the list of user-agent lines either.
             if token.lower() in agents:
-                delays["ours"] = float(value)
+                delays["ours"] = min(float(value), _MAX_DELAY)
             if "*" in agents:
-                delays["others"] = float(value)
+                delays["others"] = min(float(value), _MAX_DELAY)
     return Rules(tuple(ours), delays["ours"]) if named else Rules(tuple(others), delays["others"])
 
 

@@ -1,6 +1,7 @@
-"""First pass: what the sources hold. WARC files give links, responses and robots.txt; folders give files.
+"""First pass: what the sources hold. WARC files give links, responses and robots.txt; WAT files and tables give links.
 
-One work item is one file; what it yields goes to a Parquet file in the work folder and only that path travels.
+One work item is one file; what it yields goes to Parquet files in the work folder, a batch of rows in memory at a time,
+and only their paths travel.
 """
 
 from __future__ import annotations
@@ -8,46 +9,54 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.curate.links import header_opts_out, parse_page
+from components.curate.link_table import LINKS, RowWriter, first_position, storable
+from components.curate.links import Page, header_opts_out, is_vector, resolve
+from components.curate.pages import read_page
 from components.curate.policy import PolicyParams, origin
 from components.curate.robots import MAX_BYTES
-from components.curate.warc import Faults, Response, decode_text, read_warc
+from components.curate.warc import Faults, Response, decode_text, is_wat, read_warc
+from components.curate.wat import parse_wat
+from components.errors import VitrailError
+from components.images.sandbox import SandboxParams
+from components.params import Strict
 from components.storage import Store, atomic_file, is_remote
 
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _REDIRECTS = (301, 302, 303, 307, 308)
 
-LINKS = pa.schema(
-    [
-        ("url", pa.string()),
-        ("page", pa.string()),
-        ("alt", pa.string()),
-        ("reason", pa.string()),
-        ("opt_out", pa.bool_()),
-    ]
-)
 RESPONSES = pa.schema(
     [("url", pa.string()), ("status", pa.int32()), ("location", pa.string()), ("offset", pa.int64()),
      ("length", pa.int64()), ("cut", pa.bool_()), ("opt_out", pa.bool_())]
 )  # fmt: skip
 
 
+class TableColumns(Strict):
+    """The columns of a Parquet table of addresses; "" where the table has none such."""
+
+    url: str = "url"
+    alt: str = ""
+    licence: str = ""
+
+
 @dataclass(frozen=True)
 class ScanItem:
-    """One WARC file to scan."""
+    """One file to scan: WARC, WAT, or a Parquet table of addresses, by its name."""
 
     store: Store
     name: str
     out: Path  # stem of the files written
     policy: PolicyParams
     max_page_bytes: int
+    number: int = 0  # of the file in its run
+    columns: TableColumns = field(default_factory=TableColumns)
+    sandbox: SandboxParams = field(default_factory=SandboxParams)  # for pages
 
 
 @dataclass
@@ -61,61 +70,133 @@ class ScanResult:
     counts: dict[str, int]
 
 
-def scan_warc(item: ScanItem) -> ScanResult:
-    """Scan one WARC file; done already when its result stands in the work folder."""
-    from urllib.parse import urljoin
-
+def scan_file(item: ScanItem) -> ScanResult:
+    """Scan one file; done already when its result stands in the work folder."""
     done = item.out.with_suffix(".json")
     if done.exists():
         content = json.loads(done.read_text())
         known = {site: (int(status), body) for site, (status, body) in content["robots"].items()}
         return ScanResult(content["name"], Path(content["links"]), Path(content["responses"]), known, content["counts"])
-    faults = Faults()
-    links: list[dict[str, object]] = []
-    responses: list[dict[str, object]] = []
-    robots: dict[str, tuple[int, str]] = {}
-    counts = {"responses": 0, "pages": 0, "links-skipped": 0}
-    token = item.policy.token
-    with _local(item.store, item.name) as path:
-        for response in read_warc(path, faults, item.max_page_bytes):
-            counts["responses"] += 1
-            url = response.url.partition("#")[0]
-            if url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
-                robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
+    result = ScanResult(item.name, Path(f"{item.out}.links.parquet"), Path(f"{item.out}.responses.parquet"), {}, {})
+    with ExitStack() as stack:
+        path = stack.enter_context(local_file(item.store, item.name))
+        links = _Links(stack.enter_context(RowWriter(result.links, LINKS)), first_position(item.number))
+        responses = stack.enter_context(RowWriter(result.responses, RESPONSES))
+        if item.name.lower().endswith(".parquet"):
+            _scan_table(item, path, links, result)
+        elif is_wat(item.name):
+            _scan_wat(item, path, links, result)
+        else:
+            _scan_warc(item, path, links, responses, result)
+    with atomic_file(done, "w") as handle:
+        json.dump({**asdict(result), "links": str(result.links), "responses": str(result.responses)}, handle)
+    return result
+
+
+class _Links:
+    """Appends a page's links to the table."""
+
+    def __init__(self, writer: RowWriter, position: int) -> None:
+        self._writer, self._next = writer, position
+
+    def page(self, url: str, page: Page, opt_out: bool) -> None:
+        for link in page.images:
+            self.add(link.url, url, link.alt, page.licence, link.reason, opt_out)
+
+    def add(self, url: str, page: str, alt: str, licence: str, reason: str, opt_out: bool) -> None:
+        row = {"position": self._next, "url": url, "page": page, "alt": storable(alt)}
+        self._writer.add(row | {"licence": storable(licence), "reason": reason, "opt_out": opt_out})
+        self._next += 1
+
+
+def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, result: ScanResult) -> None:
+    faults, token = Faults(), item.policy.token
+    counts = {"responses": 0, "pages": 0, "links-skipped": 0, "pages-cut": 0, "pages-too-costly": 0, "bad-addresses": 0}
+    for response in read_warc(path, faults, item.max_page_bytes):
+        counts["responses"] += 1
+        url = resolve("", response.url)
+        if not url:  # dns: records, and addresses that are none
+            counts["bad-addresses"] += 1
+        elif url == f"{origin(url)}/robots.txt":
+            result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
+        elif response.status == 200 and response.content_type in _PAGE_TYPES:
+            counts["pages"] += 1
+            page = read_page(decode_text(response), url, token, item.sandbox)
+            if page is None:
+                counts["pages-too-costly"] += 1
                 continue
-            if response.status == 200 and response.content_type in _PAGE_TYPES:
-                counts["pages"] += 1
-                page = parse_page(decode_text(response), url, token)
-                counts["links-skipped"] += page.skipped
-                opt_out = page.opt_out or _headers_opt_out(response, token)
-                links += [
-                    {"url": link.url, "page": url, "alt": link.alt, "reason": link.reason, "opt_out": opt_out}
-                    for link in page.images
-                ]
-                continue
+            counts["pages-cut"] += page.cut or response.cut
+            counts["links-skipped"] += page.skipped
+            links.page(url, page, page.opt_out or _headers_opt_out(response, token))
+        else:
             location = response.headers.get("location", "") if response.status in _REDIRECTS else ""
-            # The cap here is the pages'; a body longer than that was not cut by the crawl.
-            responses.append(
+            responses.add(
                 {
                     "url": url,
                     "status": response.status,
-                    "location": urljoin(url, location) if location else "",
+                    "location": resolve(url, location),
                     "offset": response.offset,
                     "length": response.length,
+                    # The cap here is the pages'; a body longer than that was not cut by the crawl.
                     "cut": response.cut and len(response.body) < item.max_page_bytes,
                     "opt_out": _headers_opt_out(response, token),
                 }
             )
-    counts.update(faults.counts)
-    result = ScanResult(
-        item.name, Path(f"{item.out}.links.parquet"), Path(f"{item.out}.responses.parquet"), robots, counts
-    )
-    for file, rows, schema in ((result.links, links, LINKS), (result.responses, responses, RESPONSES)):
-        with atomic_file(file) as handle:
-            pq.write_table(pa.Table.from_pylist(rows, schema=schema), handle)
-    with atomic_file(done, "w") as handle:
-        json.dump({**asdict(result), "links": str(result.links), "responses": str(result.responses)}, handle)
-    return result
+    result.counts = counts | faults.counts
+
+
+def _scan_wat(item: ScanItem, path: Path, links: _Links, result: ScanResult) -> None:
+    faults = Faults()
+    counts = {"responses": 0, "pages": 0, "links-skipped": 0, "wat-unreadable": 0}
+    for record in read_warc(path, faults, item.max_page_bytes, wat=True):
+        counts["responses"] += 1
+        try:
+            found = parse_wat(record.body, item.policy.token)
+        except ValueError:
+            counts["wat-unreadable"] += 1
+            continue
+        if found is not None:
+            url, page = found
+            counts["pages"] += 1
+            counts["links-skipped"] += page.skipped
+            links.page(url, page, page.opt_out)
+    result.counts = counts | faults.counts
+
+
+def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -> None:
+    """A Parquet table of addresses, with alternative texts and licences where ``columns`` names them."""
+    where = f"{item.store.root}/{item.name}"
+    wanted = [name for name in (item.columns.url, item.columns.alt, item.columns.licence) if name]
+    counts = {"rows": 0, "links-skipped": 0, "table-unreadable": 0}
+    try:
+        with pq.ParquetFile(path) as file:
+            held = set(file.schema_arrow.names)
+            if missing := [name for name in wanted if name not in held]:
+                raise VitrailError(
+                    f"{where}: no column {missing[0]!r}, there are: {', '.join(sorted(held))}; name it under `columns`"
+                )
+            for batch in file.iter_batches(8192, columns=wanted):
+                texts = {name: _texts(batch.column(name)) for name in wanted}
+                for number in range(batch.num_rows):
+                    counts["rows"] += 1
+                    url = resolve("", texts[item.columns.url][number])
+                    if not url:
+                        counts["links-skipped"] += 1
+                        continue
+                    alt, licence = (
+                        texts[name][number] if name else "" for name in (item.columns.alt, item.columns.licence)
+                    )
+                    links.add(url, "", alt, licence, "vector" if is_vector(url) else "", False)
+    except (pa.ArrowException, OSError):
+        counts["table-unreadable"] += 1  # what came before the damage is used
+    result.counts = counts
+
+
+def _texts(column: pa.Array) -> list[str]:
+    """A column's values as text; of strings that are not UTF-8, which Parquet files may hold, what is."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v or "") for v in column.to_pylist()]
 
 
 def key_of(url: str) -> str:
@@ -127,7 +208,7 @@ def _headers_opt_out(response: Response, token: str) -> bool:
     return header_opts_out(response.headers.get("x-robots-tag", ""), response.headers.get("tdm-reservation", ""), token)
 
 
-class _local:
+class local_file:
     """The file ``name`` of ``store`` as a local path; fetched aside for as long as needed when it is remote."""
 
     def __init__(self, store: Store, name: str) -> None:
@@ -138,17 +219,10 @@ class _local:
         if not is_remote(self._store.root):
             return Path(self._store.root, self._name)
         self._folder = tempfile.TemporaryDirectory(prefix="vitrail-warc-")
-        path = Path(self._folder.name, "file.warc.gz")
+        path = Path(self._folder.name, "file")
         self._store.get_file(self._name, path)
         return path
 
     def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             self._folder.cleanup()
-
-
-def iter_rows(path: Path) -> Iterator[dict[str, object]]:
-    """Rows of a Parquet file, a batch in memory at a time."""
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(8192):
-            yield from batch.to_pylist()

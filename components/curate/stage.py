@@ -21,23 +21,27 @@ from pydantic import Field
 from components.curate import contact_sheet, pca_hash
 from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
-from components.curate.gather import Gathered, Row, gather_images, gather_warc
+from components.curate.gather import Gathered, Row, gather_images, gather_tars, gather_warc
+from components.curate.link_table import iter_rows
+from components.curate.look import Eye
 from components.curate.pca_hash import HashParams
 from components.curate.policy import Policy, PolicyParams
 from components.curate.reasons import REASONS
 from components.curate.report import listed, save_picture, summary
 from components.curate.safety import FaceParams, NsfwParams
-from components.curate.scan import iter_rows
 from components.curate.sources import Sources
+from components.curate.unique import MemoryParams
+from components.curate.work import work_folder
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
-from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
+from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
 from components.params import Strict, fingerprint, load_params
 from components.progress import Progress
 from components.storage import StorageParams, Store, atomic_dir, atomic_file, inside_outputs, open_store
 
-FORMAT = 1  # of what the passes leave in the work folder, and of the decoding behind it
+FORMAT = 2  # of what the passes leave in the work folder, and of the decoding behind it
 
 
 class CurateParams(Strict):
@@ -45,9 +49,11 @@ class CurateParams(Strict):
 
     policy: PolicyParams
     decode: DecodeLimits
+    sandbox: SandboxParams = SandboxParams()
     pca_hash: HashParams
     nsfw: NsfwParams
     faces: FaceParams
+    memory: MemoryParams = MemoryParams()  # while links are made unique
     max_page_bytes: int = Field(10_000_000, ge=1)
     chunk: int = Field(512, ge=1)  # images a work item
     shard_bytes: int = Field(268_435_456, ge=1)  # a tar shard begins anew above this
@@ -68,10 +74,13 @@ def run(
     began = time.monotonic()
     sources = Sources.load(crawl)
     with tracked("curate", "curate", load_params(tracking, TrackingParams), params) as recording:
-        digest = fingerprint(params.model_dump(mode="json", exclude={"executor"}), sources.model_dump(), [FORMAT])[:16]
-        work = _work_folder(out, digest)
+        digest = fingerprint(
+            params.model_dump(mode="json", exclude={"executor", "memory"}), sources.model_dump(), [FORMAT]
+        )[:16]
+        work = work_folder(out, digest)
+        (work / "shards").mkdir(exist_ok=True)
         store = sources.store(crawl, storage)
-        found = _gather(params, sources, store, work)
+        found = _gather(params, sources, store, work, crawl)
         _examine(params, sources, store, found, work)
         exact = mark_exact(found.rows)
         hashed = _near_duplicates(params.pca_hash, found.rows)
@@ -110,21 +119,15 @@ def run(
     return report
 
 
-def _work_folder(out: Path, digest: str) -> Path:
-    """The work folder of these parameters and sources; what others left is removed."""
-    parent = out.parent / f".{out.name}.work"
-    for other in parent.iterdir() if parent.is_dir() else ():
-        if other.name != digest:
-            shutil.rmtree(other)
-    work = parent / digest
-    (work / "shards").mkdir(parents=True, exist_ok=True)
-    return work
-
-
-def _gather(params: CurateParams, sources: Sources, store: Store, work: Path) -> Gathered:
+def _gather(params: CurateParams, sources: Sources, store: Store, work: Path, crawl: Path) -> Gathered:
     if sources.kind == "images":
         return gather_images(sources)
-    return gather_warc(sources, store, Policy(params.policy), work, params.max_page_bytes, params.executor)
+    if sources.kind == "tars":
+        return gather_tars(sources, store, Policy(params.policy))
+    return gather_warc(
+        sources, store, Policy(params.policy), work, params.max_page_bytes, params.executor, params.memory, crawl,
+        params.sandbox,
+    )  # fmt: skip
 
 
 def _chunks(params: CurateParams, places: list[Place]) -> list[tuple[Place, ...]]:
@@ -136,7 +139,7 @@ def _examine(params: CurateParams, sources: Sources, store: Store, found: Gather
     by_key = {row["key"]: row for row in found.rows}
     chunks = _chunks(params, list(found.places.values()))
     items = [
-        ChunkItem(store, sources.kind, places, work / f"examined-{number:06d}.parquet", params.decode)
+        ChunkItem(store, sources.kind, places, work / f"examined-{number:06d}.parquet", params.decode, params.sandbox)
         for number, places in enumerate(chunks)
     ]
     progress = Progress("decode", len(found.places), unit="images")
@@ -180,7 +183,9 @@ def _store(
     by_key = {row["key"]: row for row in found.rows}
     items = []
     for number, places in enumerate(_chunks(params, survivors)):
-        chunk = ChunkItem(store, sources.kind, places, work / f"stored-{number:06d}.parquet", params.decode)
+        chunk = ChunkItem(
+            store, sources.kind, places, work / f"stored-{number:06d}.parquet", params.decode, params.sandbox
+        )
         items.append(StoreItem(chunk, shards_at, f"{number:06d}", params.shard_bytes, params.nsfw, params.faces))
     shards: dict[str, dict[str, object]] = {}
     progress = Progress("NSFW, faces, shards", len(survivors), unit="images")
@@ -211,13 +216,13 @@ def _show(
 ) -> RGB | None:
     """A row's picture for the contact sheet: the stored one, or for a dropped row what was crawled, unless unsafe."""
     place = found.places.get(row["key"])
-    if place is None or row["reason"] == "nsfw":
+    if place is None or row["reason"] == "nsfw" or row["reason"] in DECODE_REASONS:
         return None
     try:
         if not row["reason"]:
             data = shards_at.read(row["shard"], row["offset"], row["length"])
         else:
             data = read_bytes(store, sources.kind, place, params.decode)
-        return decode(data, params.decode)
+        return Eye(params.decode, params.sandbox).pixels(data)[0]
     except DecodeError:
         return None

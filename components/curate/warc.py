@@ -1,7 +1,8 @@
 """WARC files: what a crawl wrote, read record by record; faults are counted, never fatal while anything can be read.
 
 A response is found again by the offset and length of its record, so later passes read single records by range, from a
-local file and from S3 alike. Reader: FastWARC. Writer: warcio.
+local file and from S3 alike. That needs each record compressed by itself, as the WARC standard asks for gzip and zstd;
+of a file compressed as a whole the pages can be read, images in it cannot. Reader: FastWARC. Writer: warcio.
 """
 
 from __future__ import annotations
@@ -15,10 +16,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-SUFFIXES = (".warc", ".warc.gz")
+from components.images.decode import HEAD_BYTES, looks_like_image
+
+if TYPE_CHECKING:
+    from components.curate.fetch import Hop
+
+SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
+WAT_SUFFIXES = (".wat", ".wat.gz", ".wat.zst")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_PLAIN_MAGIC = b"\r\n\r\nWARC/1."  # a record's end and the next one's first line
+_CODINGS = {"br": "BrotliReader", "zstd": "ZstdReader"}  # of content, and FastWARC's reader for each
+# Python's codecs that no browser reads pages in: they fail on other bytes, or give text that is no Unicode.
+_NO_PAGE = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
 _MAX_RESYNCS = 1000  # damaged places in one file after which the rest is left
 
 
@@ -42,36 +54,46 @@ class Response:
 
 @dataclass
 class Faults:
-    """What was wrong with the files read, by kind: "warc-truncated", "warc-corrupt", "warc-unreadable"."""
+    """What was wrong with the files read, by kind.
+
+    "warc-truncated", "warc-corrupt", "warc-unreadable", and "warc-whole": compressed as a whole, not by record.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def read_warc(path: Path, faults: Faults, max_bytes: int) -> Iterator[Response]:
-    """Every response in the WARC at ``path``, in order; damaged places of a gzipped file are jumped over.
+def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> Iterator[Response]:
+    """Every response in the WARC at ``path``, in order; damaged places are jumped over.
 
-    One damaged place counts once in ``faults``, however many members have to be tried to get past it.
+    One damaged place counts once in ``faults``, however many members have to be tried to get past it. With ``wat``
+    its metadata records come instead, as responses whose body is JSON.
     """
     size = path.stat().st_size
+    make = _metadata if wat else _response
     with open(path, "rb") as file:
-        start, resyncs, damaged = 0, 0, False
+        plain = file.read(5) == b"WARC/"
+        start, resyncs, damaged, seen = 0, 0, False, False
         while start < size:
             previous: Response | None = None
             at = start
             try:
                 for record in _iterate(file, start):
-                    at, damaged = int(record.stream_pos), False
+                    at, damaged, seen = int(record.stream_pos), False, True
                     if previous is not None:
                         previous.length = at - previous.offset
+                        if not previous.length:
+                            faults.counts["warc-whole"] = 1
                         yield previous
                         previous = None
-                    previous = _response(record, max_bytes)
+                    previous = make(record, max_bytes)
+                    if plain and int(record.content_length) > size - at:
+                        raise ValueError("record of a length that leads to the unexpected end of the file")
                 if previous is not None:
                     previous.length = size - previous.offset
                     if previous.cut and len(previous.body) < max_bytes and "warc-truncated" not in previous.headers:
                         faults.counts["warc-truncated"] += 1
                     yield previous
-                elif at == start == 0:
+                elif not seen:
                     faults.counts["warc-unreadable"] += 1
                 return
             except (OSError, ValueError) as fault:
@@ -82,6 +104,9 @@ def read_warc(path: Path, faults: Faults, max_bytes: int) -> Iterator[Response]:
                     yield previous
                 if found is None and _is_cut(fault):
                     faults.counts["warc-truncated"] += 1
+                    if damaged:  # the same place, counted as corrupt before it was seen to be the end
+                        faults.counts.subtract(["warc-corrupt"])
+                        faults.counts += Counter()
                 elif not damaged:
                     faults.counts["warc-corrupt" if at or found is not None or previous else "warc-unreadable"] += 1
                 if found is None:
@@ -125,12 +150,15 @@ def decode_text(response: Response) -> str:
 
 
 class WarcWriter:
-    """Writes responses as gzipped WARC 1.1 records. With ``date`` fixed, equal responses give equal bytes."""
+    """Writes responses as WARC 1.1 records, each gzipped by itself unless told otherwise.
 
-    def __init__(self, file: BinaryIO, date: str | None = None) -> None:
+    With ``date`` fixed, equal responses give equal bytes.
+    """
+
+    def __init__(self, file: BinaryIO, date: str | None = None, gzip: bool = True) -> None:
         from warcio.warcwriter import WARCWriter
 
-        self._writer: Any = WARCWriter(file, gzip=True, warc_version="1.1")
+        self._writer: Any = WARCWriter(file, gzip=gzip, warc_version="1.1")
         self._date = date
         self._count = 0
 
@@ -160,6 +188,10 @@ class WarcWriter:
             )
         )
 
+    def hop(self, hop: Hop) -> None:
+        """Write one response as it was fetched."""
+        self.response(hop.url, hop.status, hop.reason, hop.headers, hop.body, hop.cut)
+
     def _id(self, name: str) -> str:
         if not self._date:
             return f"<urn:uuid:{uuid.uuid4()}>"
@@ -169,7 +201,12 @@ class WarcWriter:
 
 def is_warc(name: str) -> bool:
     """Whether a file's name says that it is a WARC."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(SUFFIXES) and not is_wat(name)
+
+
+def is_wat(name: str) -> bool:
+    """Whether a file's name says that it is a WAT (``x.wat.gz``, Common Crawl's ``x.warc.wat.gz``)."""
+    return name.lower().endswith(WAT_SUFFIXES)
 
 
 def _iterate(file: Any, start: int) -> Iterator[Any]:
@@ -206,6 +243,17 @@ def _response(record: Any, max_bytes: int) -> Response | None:
     return Response(url, status, headers, body, cut or not whole, int(record.stream_pos))
 
 
+def _metadata(record: Any, max_bytes: int) -> Response | None:
+    from fastwarc.warc import WarcRecordType
+
+    if record.record_type != WarcRecordType.metadata:
+        return None
+    expected = int(record.content_length)
+    body = record.reader.read(min(expected, max_bytes))
+    url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+    return Response(url, 200, {}, body, len(body) < expected, int(record.stream_pos))
+
+
 def _decoded(raw: bytes, headers: dict[str, str], max_bytes: int) -> tuple[bytes, bool]:
     """``raw`` without transfer and content coding, and whether all of it came out within ``max_bytes``."""
     if "chunked" in headers.get("transfer-encoding", "").lower() and re.match(
@@ -228,6 +276,18 @@ def _decoded(raw: bytes, headers: dict[str, str], max_bytes: int) -> tuple[bytes
                 continue
             return body[:max_bytes], inflater.eof and len(body) <= max_bytes
         return (raw[:max_bytes], True) if raw[:2] != _GZIP_MAGIC[:2] else (b"", False)
+    if coding in _CODINGS and raw:
+        from fastwarc import stream_io
+
+        reader = getattr(stream_io, _CODINGS[coding])(io.BytesIO(raw))
+        decoded = bytearray()
+        try:
+            while len(decoded) <= max_bytes and (block := reader.read(max_bytes + 1 - len(decoded))):
+                decoded += block
+        except (OSError, ValueError):
+            # Servers name a coding and send none: an image then shows itself.
+            return (raw[:max_bytes], len(raw) <= max_bytes) if looks_like_image(raw[:HEAD_BYTES]) else (b"", False)
+        return bytes(decoded[:max_bytes]), len(decoded) <= max_bytes
     return raw[:max_bytes], len(raw) <= max_bytes
 
 
@@ -239,20 +299,24 @@ def _codec(label: str) -> str:
         info = codecs.lookup(label)
     except LookupError:
         return ""
-    return info.name if getattr(info, "_is_text_encoding", True) else ""
+    return info.name if getattr(info, "_is_text_encoding", True) and info.name not in _NO_PAGE else ""
 
 
 def _next_member(file: BinaryIO, start: int) -> int | None:
-    """The offset of the next gzip member that could begin at or after ``start``."""
+    """The offset of the next record (gzip member, zstd frame, or plain) that could begin at or after ``start``."""
+    file.seek(0)
+    head = file.read(4)
+    magic = _GZIP_MAGIC if head.startswith(_GZIP_MAGIC) else _ZSTD_MAGIC if head == _ZSTD_MAGIC else _PLAIN_MAGIC
+    skip = 4 if magic == _PLAIN_MAGIC else 0
     file.seek(start)
     at, tail = start, b""
     while block := file.read(1 << 20):
         window = tail + block
-        found = window.find(_GZIP_MAGIC)
+        found = window.find(magic)
         if found >= 0:
-            return at - len(tail) + found
+            return at - len(tail) + found + skip
         at += len(block)
-        tail = window[-2:]
+        tail = window[1 - len(magic) :]
     return None
 
 

@@ -6,6 +6,7 @@ are restricted to a short list. The faults that data can have are a closed set, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from components.images.headers import gif_frames, webp_size
 from components.params import Strict
 
 DecodeReason = Literal[
@@ -26,12 +28,18 @@ DecodeReason = Literal[
     "truncated",  # the data end before the image does
     "corrupt",  # a decoder gave up for another reason
     "unsupported-mode",  # floating-point or other samples with no agreed range
+    "too-much-memory",  # the decoder wanted more than it may have
+    "too-slow",  # it took longer than one image may (images/sandbox.py)
+    "decoder-crash",  # it took its process down (images/sandbox.py)
 ]
 DECODE_REASONS: tuple[DecodeReason, ...] = get_args(DecodeReason)
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+_MAX_COUNTED = 10_000  # frames that are counted where no limit is given
 _PILLOW_WARNS_AT = 89_478_485  # Pillow's own guard, which ours must not exceed
 _ORIENTATION_TAG = 0x0112
+
+HEAD_BYTES = 32  # enough for :func:`looks_like_image`
 
 RGB = npt.NDArray[np.uint8]
 
@@ -68,14 +76,31 @@ class DecodeError(Exception):
         return (DecodeError, (self.reason,))
 
 
+def prepare() -> None:
+    """Load the decoders now rather than with the first image."""
+    import simplejpeg  # noqa: F401
+    from PIL import Image
+
+    Image.init()
+
+
 def probe(data: bytes) -> Probe:
     """Format, size and frame count from the header of ``data``; no pixel is decoded.
 
     Raises:
         DecodeError: "not-an-image", "truncated", "corrupt", or "too-many-pixels" where Pillow's own guard steps in.
     """
-    with _opened(data) as image:
-        return _probe(image)
+    with _opened(data, _PILLOW_WARNS_AT) as image:
+        return _probe(image, data, _MAX_COUNTED)
+
+
+def looks_like_image(head: bytes) -> bool:
+    """Whether data that begin with ``head`` (:data:`HEAD_BYTES` of them) could be of a format that is decoded here."""
+    if head[:4] == b"RIFF":
+        return head[8:12] == b"WEBP"
+    if head[4:8] == b"ftyp":
+        return head[8:12] in (b"avif", b"avis", b"mif1", b"msf1", b"miaf")
+    return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*"))
 
 
 def decode(data: bytes, limits: DecodeLimits) -> RGB:
@@ -91,8 +116,8 @@ def decode_probed(data: bytes, limits: DecodeLimits) -> tuple[RGB, Probe]:
     """:func:`decode`, with the header's facts beside the pixels."""
     if len(data) > limits.max_bytes:
         raise DecodeError("too-many-bytes", f"{len(data)} > {limits.max_bytes}")
-    with _opened(data) as image:
-        facts = _probe(image)
+    with _opened(data, limits.max_pixels) as image:
+        facts = _probe(image, data, limits.max_frames)
         if facts.width * facts.height > limits.max_pixels:
             raise DecodeError("too-many-pixels", f"{facts.width} x {facts.height}")
         if min(facts.width, facts.height) < limits.min_side:
@@ -116,14 +141,17 @@ def encode_jpeg(rgb: RGB, quality: int) -> bytes:
 class _opened:
     """Pillow's lazy image over ``data``; every fault on the way becomes a :class:`DecodeError`."""
 
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    def __init__(self, data: bytes, max_pixels: int) -> None:
+        self._data, self._max_pixels = data, max_pixels
 
     def __enter__(self) -> Any:
         from PIL import Image, UnidentifiedImageError
 
         if not self._data:
             raise DecodeError("not-an-image", "no bytes")
+        size = webp_size(self._data)
+        if size is not None and size[0] * size[1] > self._max_pixels:
+            raise DecodeError("too-many-pixels", f"{size[0]} x {size[1]}")
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")  # damaged EXIF and the bomb warning: the limits below decide
@@ -152,12 +180,15 @@ def _explained(fault: Exception) -> DecodeError:
     text = str(fault).lower()
     if isinstance(fault, Image.DecompressionBombError):
         return DecodeError("too-many-pixels", text)
+    if isinstance(fault, MemoryError):
+        return DecodeError("too-much-memory", text)
     if isinstance(fault, EOFError) or "truncated" in text or "premature" in text:
         return DecodeError("truncated", text)
     return DecodeError("corrupt", text)
 
 
-def _probe(image: Any) -> Probe:
+def _probe(image: Any, data: bytes, most: int) -> Probe:
+    """The header's facts; frames are counted up to ``most`` + 1."""
     width, height = image.size
     if width < 1 or height < 1:
         raise DecodeError("corrupt", f"{width} x {height}")
@@ -165,9 +196,25 @@ def _probe(image: Any) -> Probe:
     orientation = _orientation(image)
     if orientation >= 5:
         width, height = height, width
-    # A multi-picture JPEG (MPO) is a photograph with a second view: one frame for us.
-    frames = 1 if kind in ("jpeg", "mpo") else int(getattr(image, "n_frames", 1))
+    frames = _frames(image, kind, data, most)
     return Probe("jpeg" if kind == "mpo" else kind, width, height, frames, orientation)
+
+
+def _frames(image: Any, kind: str, data: bytes, most: int) -> int:
+    if kind in ("jpeg", "mpo"):
+        return 1  # a multi-picture JPEG (MPO) is a photograph with a second view: one frame for us
+    if kind == "gif":
+        return gif_frames(data, most)
+    if kind == "tiff":
+        # One by one: to ask Pillow for their number reads every directory of a chain that can be millions long.
+        frames = 1
+        with contextlib.suppress(EOFError):
+            while frames <= most:
+                image.seek(frames)
+                frames += 1
+        image.seek(0)
+        return frames
+    return int(getattr(image, "n_frames", 1))
 
 
 def _orientation(image: Any) -> int:

@@ -27,6 +27,7 @@ INDEX = pa.schema(
         ("url", pa.string()),  # http(s) address, or file:relative/path for a folder of images
         ("page", pa.string()),  # address of the page whose <img> named it; "" for a folder
         ("alt", pa.string()),
+        ("licence", pa.string()),  # what the page or table states: an address or a name; "" when nothing
         ("source", pa.string()),  # WARC file or folder that held the bytes
         ("source_offset", pa.int64()),  # of the WARC record; -1 where there is none
         ("status", pa.string()),  # "kept" or "dropped"
@@ -45,7 +46,7 @@ INDEX = pa.schema(
         ("length", pa.int64()),  # bytes
         ("stored_sha256", pa.string()),  # of the bytes in the shard (differs from sha256 after blurring)
     ],
-    metadata={"vitrail.table": "index", "vitrail.version": str(VERSION)},
+    metadata={"vitrail.table": "index", "vitrail.version": "2"},  # 2: licence
 )
 
 MANIFEST = pa.schema(
@@ -94,13 +95,18 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         table = pq.read_table(path)
     except FileNotFoundError:
         raise VitrailError(f"{path}: the {name} is not there; run the stage that makes it first") from None
-    except (pa.ArrowInvalid, OSError) as fault:
-        raise VitrailError(f"{path}: not a readable {name} ({fault}); rerun the stage that makes it") from None
+    except (pa.ArrowException, OSError) as fault:
+        said = " ".join(str(fault).split())
+        raise VitrailError(f"{path}: not a readable {name} ({said}); rerun the stage that makes it") from None
     found = table.schema.metadata or {}
     if found.get(b"vitrail.table") != schema.metadata[b"vitrail.table"]:
         raise VitrailError(f"{path}: expected a Vitrail {name} table, found {found.get(b'vitrail.table', b'none')!r}")
-    if found.get(b"vitrail.version") != schema.metadata[b"vitrail.version"]:
-        raise VitrailError(f"{path}: {name} version {found.get(b'vitrail.version')!r}, this code reads {VERSION}")
+    if found.get(b"vitrail.version") != (wanted := schema.metadata[b"vitrail.version"]):
+        raise VitrailError(
+            f"{path}: {name} version {found.get(b'vitrail.version')!r}, this code reads {wanted!r}; rerun its stage"
+        )
+    if missing := set(schema.names) - set(table.schema.names):
+        raise VitrailError(f"{path}: a damaged {name}, without column {sorted(missing)[0]!r}; rerun its stage")
     return table.select(schema.names)
 
 

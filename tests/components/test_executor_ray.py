@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from hostile_images import bomb, noise, saved
+from PIL import Image
 
+from components.curate.examine import ChunkItem, Place, examine
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
+from components.images.decode import DecodeLimits
+from components.images.sandbox import SandboxParams
+from components.storage import open_store
 
 ray = pytest.importorskip("ray", reason="left out: Ray is not installed (pip install -c requirements.lock -e '.[ray]')")
 
@@ -89,6 +96,18 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
         list(map_shards(mapped.die, range(2), params.model_copy(update={"retries": 0})))
     with pytest.raises(VitrailError, match="not the same place on every node"):
         list(map_shards(mapped.elsewhere, range(2), params))
+
+    # Images are decoded in processes of their own on the nodes too, within their limits.
+    large, small = saved(Image.new("RGB", (5000, 5000)), "PNG"), saved(noise(), "PNG")
+    for name, data in {"a.png": large, "b.png": small, "c.png": bomb("PNG"), "d.png": small}.items():
+        (tmp_path / name).write_bytes(data)
+    items = [
+        ChunkItem(open_store(str(tmp_path)), "images", tuple(Place(n, f"{n}.png", -1, 0) for n in names),
+                  tmp_path / f"{names}.parquet", DecodeLimits(), SandboxParams(megabytes=64))
+        for names in ("ab", "cd")
+    ]  # fmt: skip
+    rows = [row for path in map_shards(examine, items, params) for row in pq.read_table(path).to_pylist()]
+    assert [row["reason"] for row in rows] == ["too-much-memory", "", "too-many-pixels", ""]
 
     for file in tmp_path.glob("*.txt"):
         file.unlink()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from components.curate.warc import Faults, Response, WarcWriter, decode_text, read_record, read_warc
 
@@ -111,6 +114,33 @@ def test_content_coding_chunks_and_caps(tmp_path: Path) -> None:
     assert (len(long.body), long.cut) == (10_000, True)
 
 
+def coded(content: bytes, writer: str) -> bytes:
+    from fastwarc import stream_io
+
+    buffer = io.BytesIO()
+    out = getattr(stream_io, writer)(buffer)
+    out.write(content)
+    out.close()
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("coding", "writer"), [("br", "BrotliWriter"), ("zstd", "ZstdWriter")])
+def test_brotli_and_zstd_contents_and_their_bombs(tmp_path: Path, coding: str, writer: str) -> None:
+    png = b"\x89PNG\r\n\x1a\n" + bytes(50)
+    whole = coded(b"x" * 5000, writer)
+    bomb = coded(bytes(50_000_000), writer)
+    assert len(bomb) < 100_000
+    tracemalloc.start()
+    write(tmp_path / "a.warc.gz", [whole, bomb, whole[:-3], b"\xff" * 40, png, b""], content_encoding=coding)
+    found, faults = read(tmp_path / "a.warc.gz", max_bytes=100_000)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert faults == {}
+    assert [(len(r.body), r.cut) for r in found[:2]] == [(5000, False), (100_000, True)]
+    assert len(found[2].body) <= 5000
+    assert [(r.body, r.cut) for r in found[3:]] == [(b"", True), (png, False), (b"", False)]
+
+
 def test_a_response_that_the_crawler_cut_says_so(tmp_path: Path) -> None:
     with open(tmp_path / "a.warc.gz", "wb") as file:
         WarcWriter(file).response("http://h.test/", 200, "OK", [("Content-Type", "image/png")], b"half", "length")
@@ -131,6 +161,8 @@ def test_a_response_that_the_crawler_cut_says_so(tmp_path: Path) -> None:
         ("text/html; charset=nonsense", "ü".encode(), "ü"),
         ("text/html; charset=utf-8", b"a\xffb", "a\ufffdb"),
         ("text/html; charset=base64", "ü".encode(), "ü"),
+        ("text/html; charset=idna", "ü".encode(), "ü"),
+        ("text/html; charset=utf-7", b"+2AA-", "+2AA-"),
     ],
 )
 def test_page_encodings(content_type: str, body: bytes, expected: str) -> None:
@@ -154,3 +186,104 @@ def test_another_writer_and_other_record_types(tmp_path: Path) -> None:
     found, faults = read(tmp_path / "a.warc.gz")
     assert [(r.url, r.content_type, r.body) for r in found] == [("http://h.test/i.png", "image/png", b"png")]
     assert faults == {}
+
+
+def as_zstd(raw: bytes, whole: bool = False) -> bytes:
+    """A plain WARC compressed with zstd, by record as the standard asks, or as one frame."""
+    from fastwarc.stream_io import ZstdWriter
+
+    records = [raw] if whole else [b"WARC/1.1" + record for record in raw.split(b"WARC/1.1")[1:]]
+    frames = []
+    for record in records:
+        buffer = io.BytesIO()
+        writer = ZstdWriter(buffer)
+        writer.write(record)
+        writer.close()
+        frames.append(buffer.getvalue())
+    return b"".join(frames)
+
+
+def plain(tmp_path: Path) -> bytes:
+    write(tmp_path / "plain.warc.gz")
+    return gzip.decompress((tmp_path / "plain.warc.gz").read_bytes())
+
+
+def test_zstd_by_record_round_trip_and_damage(tmp_path: Path) -> None:
+    data = as_zstd(plain(tmp_path))
+    (tmp_path / "a.warc.zst").write_bytes(data)
+    found, faults = read(tmp_path / "a.warc.zst")
+    assert faults == {}
+    assert [r.body for r in found] == BODIES
+    for response in found:
+        alone = read_record(data[response.offset : response.offset + response.length], 1 << 20)
+        assert alone is not None
+        assert alone.body == response.body
+    broken = bytearray(data)
+    broken[found[2].offset + 40] ^= 0xFF
+    (tmp_path / "b.warc.zst").write_bytes(broken)
+    rest, faults = read(tmp_path / "b.warc.zst")
+    assert {r.url for r in found} - {r.url for r in rest} <= {"http://h.test/2", "http://h.test/3"}
+    assert faults == {"warc-corrupt": 1}
+    (tmp_path / "c.warc.zst").write_bytes(data[:-100])
+    assert read(tmp_path / "c.warc.zst")[1] == {"warc-truncated": 1}
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_file_compressed_as_a_whole_says_so_and_its_pages_are_read(tmp_path: Path, kind: str) -> None:
+    raw = plain(tmp_path)
+    (tmp_path / f"a.warc.{kind}").write_bytes(gzip.compress(raw) if kind == "gz" else as_zstd(raw, whole=True))
+    found, faults = read(tmp_path / f"a.warc.{kind}")
+    assert [r.body for r in found] == BODIES
+    assert faults == {"warc-whole": 1}
+
+
+def test_a_plain_file_is_read_past_a_damaged_place(tmp_path: Path) -> None:
+    raw = plain(tmp_path)
+    (tmp_path / "a.warc").write_bytes(raw)
+    found, _ = read(tmp_path / "a.warc")
+    broken = bytearray(raw)
+    at = found[2].offset
+    broken[at : at + 8] = b"GARBAGE!"
+    (tmp_path / "b.warc").write_bytes(broken)
+    rest, faults = read(tmp_path / "b.warc")
+    assert [r.url[-1] for r in rest] == ["0", "1", "3", "4", "5"]
+    assert sum(faults.values()) == 1
+
+
+@pytest.mark.parametrize("length", [b"9999999999", b"-5", b"12x", b""])
+def test_a_record_of_a_wrong_length_costs_itself_and_what_it_swallows(tmp_path: Path, length: bytes) -> None:
+    raw = plain(tmp_path)
+    parts = raw.split(b"Content-Length: ")
+    digits = parts[4].partition(b"\r\n")[0]
+    assert digits.isdigit()
+    parts[4] = length + parts[4][len(digits) :]
+    (tmp_path / "a.warc").write_bytes(b"Content-Length: ".join(parts))
+    found, faults = read(tmp_path / "a.warc", max_bytes=10_000)
+    assert [r.url[-1] for r in found[:2]] == ["0", "1"]
+    assert faults
+    assert all(len(r.body) <= 10_000 for r in found)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_files_of_any_kind_never_raise(tmp_path: Path, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["warc", "warc.gz", "warc.zst"]))
+    raw = plain(tmp_path)
+    whole = {"warc": raw, "warc.gz": (tmp_path / "plain.warc.gz").read_bytes(), "warc.zst": as_zstd(raw)}[kind]
+    content = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(0, len(content) - 1))
+        match data.draw(st.sampled_from(["flip", "cut", "insert"])):
+            case "flip":
+                content[at] ^= data.draw(st.integers(1, 255))
+            case "cut":
+                del content[at : at + data.draw(st.integers(1, 500))]
+            case _:
+                content[at:at] = data.draw(st.binary(min_size=1, max_size=50))
+        if not content:
+            return
+    (tmp_path / "a").write_bytes(content)
+    found, _ = read(tmp_path / "a")
+    for response in found:
+        assert response.length >= 0
+        read_record(bytes(content[response.offset : response.offset + response.length]), 1 << 20)

@@ -1,0 +1,81 @@
+"""The table of image links that every kind of source is brought to, written row by row in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.storage import atomic_file
+
+_BATCH = 8192  # rows in memory at a time
+
+LINKS = pa.schema(
+    [
+        ("position", pa.int64()),  # unique over all tables of a run: see :func:`first_position`
+        ("url", pa.string()),
+        ("page", pa.string()),
+        ("alt", pa.string()),
+        ("licence", pa.string()),  # what page or table says: an address or a name; "" when nothing
+        ("reason", pa.string()),  # "", "declared-tracker" or "vector"
+        ("opt_out", pa.bool_()),
+    ]
+)
+
+
+def first_position(number: int) -> int:
+    """The position of the first link of file ``number``: files count 2^40 links at most."""
+    return number << 40
+
+
+def storable(text: str) -> str:
+    """``text`` with "?" for lone surrogates, which JSON can name and no UTF-8 column can hold."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+class RowWriter:
+    """Writes rows to a Parquet file, which appears whole when the block ends, or not at all."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._schema, self._held = schema, list[Mapping[str, object]]()
+        self._file = atomic_file(path)
+        self._writer: Any = None
+
+    def add(self, row: Mapping[str, object]) -> None:
+        """Append ``row``."""
+        self._held.append(row)
+        self.rows += 1
+        if len(self._held) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
+        self._held.clear()
+
+    def __enter__(self) -> RowWriter:
+        self._writer = pq.ParquetWriter(self._file.__enter__(), self._schema)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self._flush()
+            self._writer.close()
+        except BaseException as late:
+            self._file.__exit__(type(late), late, late.__traceback__)
+            raise
+        self._file.__exit__(kind, fault, trace)
+
+
+def iter_rows(path: Path) -> Iterator[dict[str, object]]:
+    """Rows of a Parquet file, a batch in memory at a time."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH):
+            yield from batch.to_pylist()
