@@ -114,10 +114,10 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         url = resolve("", response.url)
         if not url:  # dns: records, and addresses that are none
             counts["bad-addresses"] += 1
-        elif url == f"{origin(url)}/robots.txt":
+        elif url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
             result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
         elif response.status == 200 and response.content_type in _PAGE_TYPES:
-            page = parse_page(decode_text(response), url, token)
+            page = parse_page(decode_text(response), url, token, anchors=False)
             counts["pages"] += 1
             counts["pages-cut"] += page.cut or response.cut
             counts["links-skipped"] += page.skipped
