@@ -3,8 +3,8 @@
     pip install -c requirements.lock -e '.[perf]' && python -m perf links
 
 Real pages: those of two Debian documentation packages, fetched by ``apt-get download`` (or unpacked already below
-``VITRAIL_PERF_PAGES``), written as a WARC of one gzip member a record; and ../shared/data/example.warc.gz, a crawl as it
-came, where that lies.
+``VITRAIL_PERF_PAGES``), written as a WARC of one gzip member a record; and ../shared/data/example.warc.gz, a crawl as
+it came, where that lies.
 
 "ours" is :func:`components.curate.scan.scan_file`, as the stage calls it for a file: records read, bodies decoded, text
 decoded, links by every rule (srcset, lazy attributes, base), addresses normalised and without repeats on a page,
@@ -126,10 +126,10 @@ def _floor(path: Path) -> int:
     pages = 0
     with open(path, "rb") as file:
         for record in ArchiveIterator(file, record_types=WarcRecordType.response):
-            if record.http_headers is not None and record.http_headers.status_code == 200:
-                if "html" in (record.http_headers.get("Content-Type") or ""):
-                    tree = LexborHTMLParser(record.reader.read())
-                    pages += bool([node.attributes.get("src") for node in tree.css("img")]) or 1
+            answer = record.http_headers
+            if answer is not None and answer.status_code == 200 and "html" in (answer.get("Content-Type") or ""):
+                tree = LexborHTMLParser(record.reader.read())
+                pages += bool([node.attributes.get("src") for node in tree.css("img")]) or 1
     return pages
 
 
