@@ -10,7 +10,7 @@ Fetch, decode and shard together, beside img2dataset where that can be imported 
 the folder it is in; its requirements clash with ours): the same addresses of photographs with 256 pixels on the shorter
 side, two processes each; there 64 threads a process, each image decoded and encoded again at 256 pixels, as it does by
 default; here fetch, decode, hashes, duplicates and shards, bytes stored as they came, without the NSFW and face models,
-which img2dataset has not. Turns alternate.
+which img2dataset has not, and without the stage's report, quality suites and MLflow record. Turns alternate.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ import pyarrow.parquet as pq
 
 from components.curate import fetch_images
 from components.curate.crawl import CrawlParams
-from components.executor import ExecutorParams
 from components.params import load_params
 from components.storage import StorageParams
 from perf._loopback import serving
 
 HOSTS = 64
 URLS = int(os.environ.get("VITRAIL_PERF_URLS", "20000"))
-TOGETHER = 4000  # addresses of the comparison
+TOGETHER = 8000  # addresses of the comparison: every photograph turned and mirrored, for copies would be dropped
 ROUNDS = 2
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data" / "imagenet-sample-1k-256px.parquet"
@@ -97,7 +96,7 @@ def _beside(folder: Path) -> dict[str, object]:
     rates: dict[str, list[float]] = {"ours": [], "img2dataset": []}
     place = folder / "together"
     place.mkdir()
-    jpegs = pq.read_table(SHARED, columns=["image"])["image"].to_pylist()
+    jpegs = _turned(pq.read_table(SHARED, columns=["image"])["image"].to_pylist())
     with serving(jpegs, place) as port:
         table = _table(place, TOGETHER, len(jpegs), port)
         direct = _table(place / "direct", TOGETHER, len(jpegs), port, direct=True)
@@ -119,17 +118,24 @@ def _beside(folder: Path) -> dict[str, object]:
 
 
 def _ours(table: Path, port: int, out: Path) -> int:
-    """Addresses fetched, decoded, hashed, made unique and sharded: those that were read whole."""
-    from components.curate.stage import CurateParams, run
+    """Addresses fetched, decoded, hashed, made unique and stored in shards; how many images were stored."""
+    from components.curate import stage
+    from components.curate.duplicates import mark_exact
+    from components.curate.sources import Sources
+    from components.storage import open_store
 
     fetch(table, port, out / "crawl")
-    params = load_params(ROOT / "params/curate.yaml", CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
-    params = params.model_copy(update={"executor": ExecutorParams(workers=2)})
-    tracking = out / "tracking.yaml"
-    tracking.write_text((ROOT / "params/tracking.yaml").read_text())
+    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
+    sources, storage, work = Sources.load(out / "crawl"), StorageParams(root="data"), out / "work"
+    work.mkdir()
+    store, shards = sources.store(out / "crawl", storage), open_store(str(out / "shards"))
     with _quiet():
-        report = run(params, out / "crawl", out / "curate", out / "report.json", StorageParams(root="data"), tracking)
-    return int(report["links"])
+        found = stage._gather(params, sources, store, work, out / "crawl")
+        stage._examine(params, sources, store, found, work)
+        mark_exact(found.rows)
+        stage._near_duplicates(params.pca_hash, found.rows)
+        stage._store(params, sources, store, shards, found, work)
+    return sum(not row["reason"] for row in found.rows)
 
 
 def _theirs(table: Path, out: Path, packages: str) -> int:
@@ -154,6 +160,19 @@ def _table(folder: Path, count: int, images: int, port: int, direct: bool = Fals
     path = folder / "urls.parquet"
     pq.write_table(pa.table({"url": urls}), path)
     return path
+
+
+def _turned(jpegs: list[bytes]) -> list[bytes]:
+    """Each photograph in all eight positions."""
+    import simplejpeg
+
+    found = []
+    for data in jpegs:
+        pixels = simplejpeg.decode_jpeg(data)
+        for turn in range(8):
+            turned = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if turn >= 4 else pixels, turn % 4))
+            found.append(simplejpeg.encode_jpeg(turned, quality=90, colorsubsampling="420"))
+    return found
 
 
 def _jpeg(seed: int) -> bytes:
