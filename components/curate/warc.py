@@ -206,9 +206,9 @@ class WarcWriter:
 
 
 def _plain_record(url: str, line: str, headers: list[tuple[str, str]], body: bytes, extra: dict[str, str]) -> bytes:
-    """A response record, byte for byte as warcio writes it (a test holds it to that), at a twentieth of its time.
+    """A response record, byte for byte as warcio writes it (a test holds it to that), at a third of its time.
 
-    A fetch of small images spent a third of its time in warcio.
+    For images of 2 kB that is 22 microseconds instead of 64, of the 600 that a fetch takes in all.
     """
     head = "".join([f"HTTP/1.1 {line}\r\n", *(f"{name}: {value}\r\n" for name, value in headers), "\r\n"]).encode()
     now = (
