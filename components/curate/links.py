@@ -10,11 +10,12 @@ longer than any honest page writes, are cut or left out.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urldefrag, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 _WHITESPACE = " \t\n\f\r"
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset")
@@ -23,6 +24,8 @@ _PLACEHOLDER = re.compile(
     r"(^|[/_.-])(spacer|blank|placeholder|transparent|pixel|1x1|loading)\.(gif|png|jpe?g|webp)$", re.I
 )
 _VECTOR = re.compile(r"\.svgz?$", re.I)
+_BETTER = frozenset(("srcset", *_LAZY_SRCSET, *_LAZY_SRC))  # attributes that may name a better address than src
+_NUMBER = re.compile(r"\s*(\d+)")
 _DECODABLE = frozenset(("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"))
 
 MAX_TAGS = 50_000  # img, source and a tags of one page that are read; what stands after them is not
@@ -32,6 +35,13 @@ _MAX_ALT = 2_000  # characters
 _PORTS = {"http": ":80", "https": ":443"}
 _TAG = re.compile(r"<(?:img|source|a)[\s/>]", re.I)
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_WANTED = "base[href],meta[name],img," + ",".join(f"{tag}[rel~=license][href]" for tag in ("a", "area", "link"))
+# Addresses that resolving leaves as they are, or only puts behind a directory: no dots, colons or gaps to see to.
+_SEGMENT = r"[\w!$&'()*+,=@~%-][\w!$&'()*+,=@~%.-]*"
+_PATH = rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?(?:\?[!-\"$-~]+)?"
+_NORMAL = re.compile(rf"(https?://[a-z0-9](?:[a-z0-9-]|\.(?=[a-z0-9]))*)/{_PATH}", re.A)
+_PLAIN = re.compile(rf"/?(?:{_SEGMENT}/)*{_SEGMENT}/?(?:\?[!-\"$-~]+)?", re.A)
+_RELATIVE = re.compile(r"(?:/(?!/)|[\w.%~-])[^:\x00-\x20]*", re.A)  # to a folder; not to the page itself, as "?x" is
 _ASCII = "".join(chr(code) for code in range(128))
 _NO_HOST = re.compile(
     r"[\x00-\x20\x7f\"#%/<>?@\\^`{|}]"
@@ -62,33 +72,37 @@ class Page:
     cut: bool = False  # the page has more than MAX_TAGS tags
 
 
-def parse_page(html: str, url: str, token: str = "vitrail") -> Page:
-    """Read ``html``, the page at ``url``; robots meta elements count when named ``robots`` or ``token``."""
+def parse_page(html: str, url: str, token: str = "vitrail", anchors: bool = True) -> Page:
+    """Read ``html``, the page at ``url``; robots meta elements count when named ``robots`` or ``token``.
+
+    Without ``anchors``, none are looked for: a page has many times more of them than images, and a scan needs none.
+    """
     from selectolax.lexbor import LexborHTMLParser
 
     html, cut = _bounded(html)
     tree = LexborHTMLParser(html)
-    base = _base(tree, url)
+    found: dict[str, list[Any]] = {"base": [], "meta": [], "img": []}
+    licences: list[Any] = []
+    # One query for all, for each walks the whole tree, a quarter of parsing. No element is of two kinds.
+    for node in tree.css(_WANTED):
+        found.get(str(node.tag), licences).append(node)
+    base = _base(found["base"], url)
     images: dict[str, ImageLink] = {}
     sources: dict[int, list[Candidate]] = {}
     skipped = 0
-    for node in tree.css("img"):
+    for node in found["img"]:
         link = _image(node, base, sources)
         if link is None:
             skipped += 1
         elif link.url not in images:
             images[link.url] = link
-    anchors = dict.fromkeys(
-        target for node in tree.css("a[href]") if (target := resolve(base, node.attributes.get("href") or ""))
-    )
-    metas = [
-        (node.attributes.get("name") or "", node.attributes.get("content") or "") for node in tree.css("meta[name]")
-    ]
-    directives = _directives(metas, token)
-    nofollow = bool(directives & {"nofollow", "none"})
+    targets = (resolve(base, node.attributes.get("href") or "") for node in (tree.css("a[href]") if anchors else ()))
+    following = tuple(dict.fromkeys(target for target in targets if target))
+    metas = [(node.attributes.get("name") or "", node.attributes.get("content") or "") for node in found["meta"]]
+    nofollow = bool(_directives(metas, token) & {"nofollow", "none"})
     opt_out = metas_opt_out(metas, token)
-    licence = _licence(tree, base, metas)
-    return Page(tuple(images.values()), tuple(anchors), opt_out, nofollow, skipped, licence, cut)
+    licence = _licence(licences, base, metas)
+    return Page(tuple(images.values()), following, opt_out, nofollow, skipped, licence, cut)
 
 
 def metas_opt_out(metas: list[tuple[str, str]], token: str = "vitrail") -> bool:
@@ -98,11 +112,9 @@ def metas_opt_out(metas: list[tuple[str, str]], token: str = "vitrail") -> bool:
 
 
 def _directives(metas: list[tuple[str, str]], token: str) -> set[str]:
+    ours = ("robots", token.lower())
     return {
-        word
-        for name, text in metas
-        if name.strip().lower() in ("robots", token.lower())
-        for word in re.split(r"[\s,]+", text.lower())
+        word for name, text in metas if name.strip().lower() in ours for word in text.lower().replace(",", " ").split()
     }
 
 
@@ -127,6 +139,33 @@ def resolve(base: str, address: str) -> str:
     Normal: no fragment, host lower case and in ASCII, no default port, no dot segments, non-ASCII characters
     percent-encoded as UTF-8. So one image has one address, however pages spell it.
     """
+    if len(address) > _MAX_ADDRESS:
+        return _resolved(base, address)
+    if _NORMAL.fullmatch(address):
+        return address
+    place = _place(base)
+    if place is None or not _RELATIVE.fullmatch(address):
+        return _resolved(base, address)
+    if _PLAIN.fullmatch(address):
+        return place[address[0] != "/"] + address
+    return _from_folder(place[1], address)  # pages of one folder name the same images
+
+
+@functools.lru_cache(maxsize=1024)  # times _MAX_ADDRESS: 16 MB at the most
+def _from_folder(folder: str, address: str) -> str:
+    return _resolved(folder, address)
+
+
+@functools.lru_cache(maxsize=256)
+def _place(base: str) -> tuple[str, str] | None:
+    """``scheme://host`` and the directory of a normal page address, to which :data:`_PLAIN` ones are just appended."""
+    address = base.partition("?")[0]
+    found = _NORMAL.fullmatch(address)
+    return (found.group(1), address[: address.rindex("/") + 1]) if found else None
+
+
+def _resolved(base: str, address: str) -> str:
+    """:func:`resolve`, by every rule; what it does not change need not come here."""
     address = address[: _MAX_ADDRESS + 1].strip(_WHITESPACE).replace("\t", "").replace("\n", "").replace("\r", "")
     if not address or len(address) > _MAX_ADDRESS:
         return ""
@@ -134,8 +173,8 @@ def resolve(base: str, address: str) -> str:
         address = address.replace(" ", "%20")
         # urljoin would take "http://" without a host for the base itself.
         whole = address[:8].lower().startswith(("http://", "https://"))
-        absolute = urldefrag(address if whole else urljoin(base, address))[0]
-        parts = urlsplit(absolute)
+        absolute = address if whole else urljoin(base, address)
+        parts = urlsplit(absolute.partition("#")[0])
         host, _ = parts.hostname, parts.port
         if parts.scheme not in ("http", "https") or not host or parts.username is not None:
             return ""
@@ -145,7 +184,7 @@ def resolve(base: str, address: str) -> str:
         if _NO_HOST.search(netloc):  # mapping a name to ASCII can bring such characters in
             return ""
         path = urljoin("http://h/", parts.path).removeprefix("http://h") if "/." in parts.path else parts.path
-        found = parts._replace(netloc=netloc, path=path or "/").geturl()
+        found = f"{parts.scheme}://{netloc}{path or '/'}" + (f"?{parts.query}" if parts.query else "")
     except ValueError:  # malformed IPv6 host, port out of range, a host name that is none
         return ""
     return found if found.isascii() else quote(_SURROGATES.sub("\ufffd", found), safe=_ASCII)
@@ -201,9 +240,8 @@ def _largest(candidates: list[Candidate]) -> str:
     return max(widths, key=lambda c: c[2])[0] if widths else ""
 
 
-def _base(tree: Any, url: str) -> str:
-    node = tree.css_first("base[href]")
-    href = (node.attributes.get("href") or "") if node is not None else ""
+def _base(nodes: list[Any], url: str) -> str:
+    href = (nodes[0].attributes.get("href") or "") if nodes else ""
     return (resolve(url, href) or url) if href.strip(_WHITESPACE) else url
 
 
@@ -217,9 +255,9 @@ def _bounded(html: str) -> tuple[str, bool]:
     return html, False
 
 
-def _licence(tree: Any, base: str, metas: list[tuple[str, str]]) -> str:
+def _licence(nodes: list[Any], base: str, metas: list[tuple[str, str]]) -> str:
     """What the page says its content is licensed under: ``rel=license``, else a meta element that names one."""
-    for node in tree.css("[rel~=license][href]"):
+    for node in nodes:
         if found := resolve(base, node.attributes.get("href") or ""):
             return found
     names = ("license", "licence", "dcterms.license", "dc.rights", "dcterms.rights")
@@ -228,13 +266,13 @@ def _licence(tree: Any, base: str, metas: list[tuple[str, str]]) -> str:
 
 def is_vector(url: str) -> bool:
     """Whether an address names an SVG drawing."""
-    return bool(_VECTOR.search(urlsplit(url).path))
+    return bool(_VECTOR.search(url.partition("#")[0].partition("?")[0]))
 
 
 def _image(node: Any, base: str, sources: dict[int, list[Candidate]]) -> ImageLink | None:
     attributes = node.attributes
     alt = (attributes.get("alt") or "").strip()[:_MAX_ALT]
-    for address in _addresses(node, sources):
+    for address in _addresses(node, attributes, sources):
         url = resolve(base, address)
         if url:
             if _declared_tiny(attributes):
@@ -243,12 +281,15 @@ def _image(node: Any, base: str, sources: dict[int, list[Candidate]]) -> ImageLi
     return None
 
 
-def _addresses(node: Any, sources: dict[int, list[Candidate]]) -> Iterator[str]:
+def _addresses(node: Any, attributes: dict[str, str | None], sources: dict[int, list[Candidate]]) -> Iterator[str]:
     """Addresses to try for one ``<img>``, best first; ``sources`` remembers those of each ``<picture>``."""
-    attributes = node.attributes
     src = (attributes.get("src") or "").strip(_WHITESPACE)
+    pictured = _picture(node, sources)
+    if not pictured and _BETTER.isdisjoint(attributes):
+        yield src  # as most are
+        return
     plain = [] if not src or _is_placeholder(src) else [(src, "x", 1.0)]
-    candidates = plain + parse_srcset(attributes.get("srcset") or "") + _picture(node, sources)
+    candidates = plain + parse_srcset(attributes.get("srcset") or "") + pictured
     candidates = [c for c in candidates if not _is_placeholder(c[0])]
     lazy = [c for name in _LAZY_SRCSET for c in parse_srcset(attributes.get(name) or "")]
     lazy += [(value, "x", 1.0) for name in _LAZY_SRC if (value := (attributes.get(name) or "").strip(_WHITESPACE))]
@@ -281,5 +322,5 @@ def _is_placeholder(address: str) -> bool:
 
 
 def _declared_tiny(attributes: dict[str, str | None]) -> bool:
-    sides = [re.match(r"\s*(\d+)", attributes.get(name) or "") for name in ("width", "height")]
+    sides = [_NUMBER.match(attributes.get(name) or "") for name in ("width", "height")]
     return any(side is not None and int(side.group(1)) <= 1 for side in sides)

@@ -117,11 +117,11 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         url = resolve("", response.url)
         if not url:  # dns: records, and addresses that are none
             counts["bad-addresses"] += 1
-        elif url == f"{origin(url)}/robots.txt":
+        elif url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
             result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
         elif response.status == 200 and response.content_type in _PAGE_TYPES:
             counts["pages"] += 1
-            page = read_page(decode_text(response), url, token, item.sandbox)
+            page = read_page(decode_text(response), url, token, item.sandbox, anchors=False)
             if page is None:
                 counts["pages-too-costly"] += 1
                 continue

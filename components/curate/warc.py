@@ -7,7 +7,9 @@ of a file compressed as a whole the pages can be read, images in it cannot. Read
 
 from __future__ import annotations
 
+import base64
 import codecs
+import hashlib
 import io
 import re
 import uuid
@@ -15,8 +17,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
 from components.images.decode import HEAD_BYTES, looks_like_image
 
@@ -31,6 +35,7 @@ _PLAIN_MAGIC = b"\r\n\r\nWARC/1."  # a record's end and the next one's first lin
 _CODINGS = {"br": "BrotliReader", "zstd": "ZstdReader"}  # of content, and FastWARC's reader for each
 # Python's codecs that no browser reads pages in: they fail on other bytes, or give text that is no Unicode.
 _NO_PAGE = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
+_PRINTABLE = "".join(chr(code) for code in range(128))
 _MAX_RESYNCS = 1000  # damaged places in one file after which the rest is left
 
 
@@ -159,6 +164,7 @@ class WarcWriter:
         from warcio.warcwriter import WARCWriter
 
         self._writer: Any = WARCWriter(file, gzip=gzip, warc_version="1.1")
+        self._plain = None if gzip else file
         self._date = date
         self._count = 0
 
@@ -174,14 +180,19 @@ class WarcWriter:
         self, url: str, status: int, reason: str, headers: Sequence[tuple[str, str]], body: bytes, cut: str = ""
     ) -> None:
         """Write one response; ``cut`` is WARC's reason for a truncated one: "length", "time" or "disconnect"."""
-        from warcio.statusandheaders import StatusAndHeaders
-
-        http = StatusAndHeaders(f"{status} {reason}".strip(), list(headers), protocol="HTTP/1.1")
+        line = f"{status} {_ascii(reason)}".strip()
+        sent = [(_ascii(name), _ascii(value)) for name, value in headers]
         extra = {"WARC-Record-ID": self._id(url)}
         if self._date:
             extra["WARC-Date"] = self._date
         if cut:
             extra["WARC-Truncated"] = cut
+        if self._plain is not None:
+            self._plain.write(_plain_record(url, line, sent, body, extra))
+            return
+        from warcio.statusandheaders import StatusAndHeaders
+
+        http = StatusAndHeaders(line, sent, protocol="HTTP/1.1")
         self._writer.write_record(
             self._writer.create_warc_record(
                 url, "response", payload=io.BytesIO(body), http_headers=http, warc_headers_dict=extra
@@ -197,6 +208,35 @@ class WarcWriter:
             return f"<urn:uuid:{uuid.uuid4()}>"
         self._count += 1
         return f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'{self._date} {self._count} {name}')}>"
+
+
+def _plain_record(url: str, line: str, headers: list[tuple[str, str]], body: bytes, extra: dict[str, str]) -> bytes:
+    """A response record, byte for byte as warcio writes it (a test holds it to that), at a third of its time.
+
+    For images of 2 kB that is 22 microseconds instead of 64, of the 600 that a fetch takes in all.
+    """
+    head = "".join([f"HTTP/1.1 {line}\r\n", *(f"{name}: {value}\r\n" for name, value in headers), "\r\n"]).encode()
+    now = (
+        {}
+        if "WARC-Date" in extra
+        else {"WARC-Date": f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"}
+    )
+    payload = hashlib.sha1(body, usedforsecurity=False)
+    block = hashlib.sha1(head, usedforsecurity=False)
+    block.update(body)
+    fields = {
+        **extra, "WARC-Type": "response", "WARC-Target-URI": url, **now,
+        "WARC-Payload-Digest": f"sha1:{base64.b32encode(payload.digest()).decode()}",
+        "WARC-Block-Digest": f"sha1:{base64.b32encode(block.digest()).decode()}",
+        "Content-Type": "application/http; msgtype=response", "Content-Length": str(len(head) + len(body)),
+    }  # fmt: skip
+    first = "".join(["WARC/1.1\r\n", *(f"{name}: {value}\r\n" for name, value in fields.items()), "\r\n"]).encode()
+    return b"".join([first, head, body, b"\r\n\r\n"])
+
+
+def _ascii(text: str) -> str:
+    """A header's text as received, what is not ASCII in it percent-encoded."""
+    return text if text.isascii() else quote(text.encode("utf-8", "surrogateescape"), safe=_PRINTABLE)
 
 
 def is_warc(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -287,3 +288,21 @@ def test_damaged_files_of_any_kind_never_raise(tmp_path: Path, data: st.DataObje
     for response in found:
         assert response.length >= 0
         read_record(bytes(content[response.offset : response.offset + response.length]), 1 << 20)
+
+
+def test_plain_records_are_those_of_warcio_byte_for_byte() -> None:
+    answers: list[tuple[str, int, str, list[tuple[str, str]], bytes, str]] = [
+        ("http://a.test/", 200, "OK", [("Content-Type", "image/png"), ("X-A", "b; c")], b"abc" * 1000, ""),
+        ("http://a.test/1", 404, "", [], b"", "length"),
+        ("http://a.test/2", 302, "Tempor\u00e4r", [("X-\u00c4", "\u00fc\udcff")], b"\r\n\r\n", ""),
+    ]
+    packed, plain = io.BytesIO(), io.BytesIO()
+    writers = WarcWriter(packed, "2026-01-01T00:00:00Z"), WarcWriter(plain, "2026-01-01T00:00:00Z", gzip=False)
+    for writer in writers:
+        writer.info({"software": "x"})
+        for answer in answers:
+            writer.response(*answer)
+    assert plain.getvalue() == gzip.decompress(packed.getvalue())
+    undated = io.BytesIO()
+    WarcWriter(undated, gzip=False).response(*answers[0])
+    assert re.search(rb"\r\nWARC-Date: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z\r\n", undated.getvalue())
