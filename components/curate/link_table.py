@@ -23,6 +23,9 @@ LINKS = pa.schema(
         ("licence", pa.string()),  # what page or table says: an address or a name; "" when nothing
         ("reason", pa.string()),  # "", "declared-tracker" or "vector"
         ("opt_out", pa.bool_()),
+        ("said", pa.string()),  # the words with which the page or its headers opt out; "" when they do not
+        ("source", pa.string()),  # the file that names it
+        ("source_offset", pa.int64()),  # of the page's record in it; -1 where there is none
     ]
 )
 

@@ -21,6 +21,7 @@ from pydantic import Field
 from components.curate import contact_sheet, pca_hash
 from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
+from components.curate.forgotten import Forgotten
 from components.curate.gather import Gathered, Row, gather_images, gather_tars, gather_warc
 from components.curate.link_table import iter_rows
 from components.curate.pca_hash import HashParams
@@ -40,7 +41,7 @@ from components.params import Strict, fingerprint, load_params
 from components.progress import Progress
 from components.storage import StorageParams, Store, atomic_dir, atomic_file, inside_outputs, open_store
 
-FORMAT = 2  # of what the passes leave in the work folder, and of the decoding behind it
+FORMAT = 3  # of what the passes leave in the work folder, and of the decoding behind it
 
 
 class CurateParams(Strict):
@@ -81,6 +82,7 @@ def run(
         store = sources.store(crawl, storage)
         found = _gather(params, sources, store, work, crawl)
         _examine(params, sources, store, found, work)
+        _forget(params.policy, found)
         exact = mark_exact(found.rows)
         hashed = _near_duplicates(params.pca_hash, found.rows)
         local = inside_outputs(storage)
@@ -105,6 +107,8 @@ def run(
             if hashed is not None:
                 facts: dict[str, object] = {"radius": params.pca_hash.radius, "seed": params.pca_hash.seed}
                 hashed.save(folder, facts)
+            if found.links is not None:
+                os.replace(found.links, folder / "links.parquet")
             if local:
                 os.replace(work / "shards", folder / "shards")
         shutil.rmtree(work.parent)
@@ -146,6 +150,15 @@ def _examine(params: CurateParams, sources: Sources, store: Store, found: Gather
             by_key[str(result["key"])].update(result)
         progress.advance(len(item.places))
     progress.close()
+
+
+def _forget(params: PolicyParams, found: Gathered) -> None:
+    """Drop images whose bytes were taken down, whatever address they have now."""
+    digests = Forgotten.read(params.forgotten).digests
+    for row in found.rows if digests else ():
+        if not row["reason"] and row["sha256"] in digests:
+            row["reason"] = "forgotten"
+            row["decisions"].append("forgotten: by its bytes")
 
 
 def _near_duplicates(params: HashParams, rows: list[Row]) -> pca_hash.PcaHash | None:

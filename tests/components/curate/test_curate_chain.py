@@ -17,8 +17,8 @@ from PIL import Image
 
 from components import tracking
 from components.curate import stage
+from components.curate.keys import key_of
 from components.curate.run import main
-from components.curate.scan import key_of
 from components.errors import VitrailError, run_cli
 from components.images.decode import DecodeLimits, decode
 from components.images.tables import INDEX, Shards, read_table

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.curate import links
+from components.curate.keys import key_of
 from components.curate.links import header_opts_out, parse_page, parse_srcset, resolve
 from components.curate.policy import PolicyParams, origin, registrable_domain
 from components.curate.robots import MAX_BYTES, parse, rules_for
-from components.curate.scan import ScanItem, TableColumns, key_of, scan_file
+from components.curate.scan import ScanItem, TableColumns, scan_file
 from components.curate.sources import Sources
 from components.curate.warc import Response, WarcWriter, decode_text
 from components.curate.wat import parse_wat
