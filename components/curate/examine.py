@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curate.pca_hash import thumbnail
-from components.curate.safety import FaceParams, NsfwParams, blur_faces, find_faces, nsfw_scores
+from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
 from components.curate.warc import read_record
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode_probed, encode_jpeg, prepare
 from components.images.sandbox import Sandbox, SandboxParams
@@ -68,8 +68,8 @@ EXAMINED = pa.schema(
 )  # fmt: skip
 STORED = pa.schema(
     [("key", pa.string()), ("reason", pa.string()), ("nsfw", pa.float32()), ("faces", pa.int32()),
-     ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("shard", pa.string()), ("offset", pa.int64()),
-     ("length", pa.int64()), ("stored_sha256", pa.string())]
+     ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("face_scores", pa.list_(pa.float32())),
+     ("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64()), ("stored_sha256", pa.string())]
 )  # fmt: skip
 
 
@@ -154,19 +154,23 @@ def _stored(item: StoreItem, places: tuple[Place, ...], writer: ShardWriter) -> 
     scores = (
         nsfw_scores([rgb for _, _, rgb, _ in loaded], item.nsfw) if item.nsfw.enabled else [float("nan")] * len(loaded)
     )
+    safe = [rgb for (_, _, rgb, _), score in zip(loaded, scores, strict=True) if not score > item.nsfw.threshold]
+    detected = iter(detect_faces(safe, item.faces) if item.faces.enabled else [[]] * len(safe))
     rows: list[dict[str, object]] = []
     for (place, data, rgb, kind), score in zip(loaded, scores, strict=True):
         row: dict[str, object] = {"key": place.key, "reason": "", "nsfw": score, "faces": 0, "face_boxes": []}
-        row |= {"shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+        row |= {"face_scores": [], "shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
         if score > item.nsfw.threshold:
             rows.append(row | {"reason": "nsfw"})
             continue
-        boxes = find_faces(rgb, item.faces) if item.faces.enabled else []
+        faces = next(detected)
+        boxes = [face.box for face in faces if face.box]
         if boxes:
             # The bytes with the face in them are not kept anywhere.
             data, kind = encode_jpeg(blur_faces(rgb, boxes, item.faces), item.faces.quality), "jpeg"
         where = writer.add(place.key, "jpg" if kind == "jpeg" else kind, data)
         row |= {"faces": len(boxes), "face_boxes": [np.asarray(box, np.float32).tolist() for box in boxes]}
+        row["face_scores"] = [face.score for face in faces]
         row |= {"shard": where.shard, "offset": where.offset, "length": where.length}
         rows.append(row | {"stored_sha256": hashlib.sha256(data).hexdigest()})
     return rows

@@ -21,11 +21,11 @@ from pydantic import Field
 
 from components.curate.fetch import Fetcher, FetchParams
 from components.curate.ledger import Ledger
-from components.curate.link_table import RowWriter, iter_rows
+from components.curate.link_table import RowWriter, iter_rows, join_tables
 from components.curate.policy import Policy
 from components.curate.scan import ScanItem, TableColumns, scan_file
 from components.curate.sources import SourceFile, Sources, register
-from components.curate.unique import MemoryParams, shuffled, sorted_links, unique_links
+from components.curate.unique import MemoryParams, shuffled, unique_links
 from components.curate.work import work_folder
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
@@ -127,7 +127,7 @@ def _links(
     if not links.exists():
         unique_links(tables, links, params.memory)
     if not (work / _ALL_LINKS).exists():
-        sorted_links(tables, work / _ALL_LINKS, params.memory)
+        join_tables(tables, work / _ALL_LINKS)
     return links
 
 

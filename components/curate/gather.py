@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 from components.curate.examine import Place
 from components.curate.keys import key_of
-from components.curate.link_table import iter_rows
+from components.curate.link_table import iter_rows, join_tables
 from components.curate.policy import Policy
 from components.curate.robots import Rules, rules_for
 from components.curate.scan import ScanItem, ScanResult, local_file, scan_file
 from components.curate.sources import Sources
 from components.curate.tars import samples
-from components.curate.unique import MemoryParams, sorted_links, unique_links
+from components.curate.unique import MemoryParams, unique_links
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.progress import track
@@ -51,7 +51,7 @@ class Gathered:
     rows: list[Row] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
-    links: Path | None = None  # every link met, by address; None where no page spoke of the images
+    links: Path | None = None  # every link met; None where no page spoke of the images
 
 
 def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset: int = -1, licence: str = "") -> Row:
@@ -134,7 +134,7 @@ def gather_warc(
     if not table.exists():
         unique_links(tables, table, memory)
     if not found.links.exists():
-        sorted_links(tables, found.links, memory)
+        join_tables(tables, found.links)
     links = {str(link["url"]): link for link in iter_rows(table)}
     if not links:
         raise VitrailError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -77,3 +77,12 @@ def iter_rows(path: Path) -> Iterator[dict[str, object]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_BATCH):
             yield from batch.to_pylist()
+
+
+def join_tables(tables: Sequence[Path], out: Path) -> None:
+    """Write all rows of ``tables``, in their order, to ``out``, a batch in memory at a time."""
+    with atomic_file(out) as file, pq.ParquetWriter(file, LINKS, compression="zstd") as writer:
+        for table in tables:
+            with pq.ParquetFile(table) as part:
+                for batch in part.iter_batches(16 * _BATCH, columns=LINKS.names):
+                    writer.write_batch(batch.select(LINKS.names))

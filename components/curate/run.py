@@ -5,6 +5,7 @@ python -m components.curate run --params params/curate.yaml --crawl data/crawl -
     --report reports/curate.json
 python -m components.curate trace http://photos.demo.test/a.jpg
 python -m components.curate forget --domain example.org --dry-run
+python -m components.curate plan --warcs 90000 --cores 640
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ def main(argv: Sequence[str]) -> int:
     forget.add_argument("--dry-run", action="store_true", help="list, and change nothing")
     forget.add_argument("--report", type=Path, help="a JSON file for all that was found and done")
     forget.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
+    plan = stages.add_parser("plan", help="hosts, time, bytes and cores for a number of WARC files")
+    plan.add_argument("--warcs", type=float, required=True, help="such as 90000, a month of Common Crawl")
+    plan.add_argument("--params", type=Path, default=Path("params/crawl.yaml"))
+    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    plan.add_argument("--rates", type=Path, default=Path("params/rates/curate.yaml"), help="rates and averages")
+    plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
+    plan.add_argument("--megabits", type=float, help="a second, of the line to the web")
     for command in (trace, forget):
         command.add_argument("--curated", type=Path, default=Path("data/curate"))
         command.add_argument("--dedup", type=Path, default=Path("data/dedup"))
@@ -62,6 +70,14 @@ def main(argv: Sequence[str]) -> int:
         command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
 
     arguments = parser.parse_args(argv)
+    if arguments.stage == "plan":
+        from components.curate import plan as planning
+        from components.curate.crawl import CrawlParams
+
+        polite = load_params(arguments.params, CrawlParams, arguments.set)
+        rates = planning.load_rates(arguments.rates)
+        print(planning.plan(arguments.warcs, polite, rates, arguments.cores, arguments.megabits))
+        return 0
     storage = load_params(arguments.storage, StorageParams)
     if arguments.stage == "trace":
         from components.curate.trace import trace as story

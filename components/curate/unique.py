@@ -44,16 +44,6 @@ def unique_links(tables: Sequence[Path], out: Path, params: MemoryParams) -> int
     return int(count)
 
 
-def sorted_links(tables: Sequence[Path], out: Path, params: MemoryParams) -> None:
-    """Write all rows of ``tables`` (:data:`components.curate.link_table.LINKS`) to ``out``, by address and position.
-
-    So the links to one address are found without reading the rest (:func:`components.curate.trace.mentions`).
-    """
-    with connect(out.parent / f"{out.name}.spill", params) as connection:
-        query = "SELECT * FROM read_parquet($tables) ORDER BY url, position"
-        copy(connection, query, {"tables": [str(table) for table in tables]}, out)
-
-
 def shuffled(table: Path, partition: int, out: Path, params: MemoryParams) -> int:
     """Write the addresses of one partition of ``table`` to ``out``, in the order of their hash; returns how many.
 
