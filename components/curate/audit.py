@@ -18,7 +18,8 @@ AUDIT = pa.schema(
         ("model", pa.string()),
         ("score", pa.float32()),  # in [0, 1]
         ("threshold", pa.float32()),
-        ("box", pa.list_(pa.float32(), 4)),  # x, y, width, height in pixels; null: the whole image
+        # x, y, width, height in pixels; null: the whole image. No fixed-size list: Parquet does not give nulls of one back
+        ("box", pa.list_(pa.float32())),
         ("action", pa.string()),  # "kept", "dropped" or "blurred"
     ],
     metadata={"vitrail.table": "audit", "vitrail.version": "1"},

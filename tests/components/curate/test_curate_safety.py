@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from components.curate.audit import audit, audit_counts
+from components.curate.audit import AUDIT, audit, audit_counts
 from components.curate.contact_sheet import compose
 from components.curate.safety import (
     FaceParams,
@@ -22,6 +23,7 @@ from components.curate.safety import (
 )
 from components.errors import VitrailError
 from components.images.decode import DecodeLimits, decode
+from components.images.tables import write_table
 
 FACES = FaceParams()
 
@@ -119,7 +121,7 @@ def test_a_plug_in_is_named_in_the_parameters_and_given_batches() -> None:
             detect_faces([dark], FaceParams(model=name))
 
 
-def test_the_audit_has_a_row_a_score_and_a_row_a_face() -> None:
+def test_the_audit_has_a_row_a_score_and_a_row_a_face(tmp_path: Path) -> None:
     def row(key: str, score: float, *faces: tuple[float, tuple[float, ...]], reason: str = "") -> dict[str, object]:
         boxes, scores = [list(box) for _, box in faces], [s for s, _ in faces]
         return {"key": key, "nsfw": score, "reason": reason, "face_boxes": boxes, "face_scores": scores}
@@ -131,4 +133,12 @@ def test_the_audit_has_a_row_a_score_and_a_row_a_face() -> None:
         ("a", "nsfw", 0.25, 0.75, "kept"), ("b", "nsfw", 0.875, 0.75, "dropped"), ("d", "nsfw", 0.125, 0.75, "kept"),
         ("d", "face", 0.9375, 0.8125, "blurred"), ("d", "face", 0.875, 0.8125, "blurred"),
     ]  # fmt: skip
+    write_table(tmp_path / "audit.parquet", table, AUDIT)
+    assert pq.read_table(tmp_path / "audit.parquet")["box"].to_pylist() == [
+        None,
+        None,
+        None,
+        [1, 2, 30, 4],
+        [0, 0, 5, 10],
+    ]
     assert audit_counts(table) == {"nsfw-scored": 3, "face-median-side": 20.0}
