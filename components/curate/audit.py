@@ -18,7 +18,7 @@ AUDIT = pa.schema(
         ("model", pa.string()),
         ("score", pa.float32()),  # in [0, 1]
         ("threshold", pa.float32()),
-        # x, y, width, height in pixels; null: the whole image. No fixed-size list: Parquet does not give nulls of one back
+        # x, y, width, height in pixels; null: the whole image. Parquet gives no null of a fixed-size list back
         ("box", pa.list_(pa.float32())),
         ("action", pa.string()),  # "kept", "dropped" or "blurred"
     ],
