@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from components.curate.pca_hash import Bytes, pairs_within
+from components.curate.pca_hash import Bytes, buckets
+from components.neighbours import hamming_pairs
 
 Row = dict[str, Any]
 
@@ -33,20 +32,22 @@ def mark_near(rows: list[Row], hashes: Bytes, radius: int) -> int:
     Larger images are kept before smaller, then earlier before later. A row is dropped only for a row that is itself
     kept, so likeness never chains from image to image.
     """
-    neighbours: dict[int, list[int]] = defaultdict(list)
-    for one, other in pairs_within(hashes, radius):
-        neighbours[one].append(other)
-        neighbours[other].append(one)
-    rank = sorted(neighbours, key=lambda i: (-rows[i]["width"] * rows[i]["height"], i))
-    kept: set[int] = set()
-    for place in rank:
-        originals = [other for other in neighbours[place] if other in kept]
+    distinct, bucket = buckets(hashes)
+    # Of a bucket one image at most is kept, so buckets are compared, however many images they hold.
+    near: dict[int, list[tuple[int, int]]] = defaultdict(list)  # bucket -> (distance, other bucket)
+    for ones, others, distances in hamming_pairs(distinct, radius):
+        for one, other, distance in zip(ones.tolist(), others.tolist(), distances.tolist(), strict=True):
+            near[one].append((distance, other))
+            near[other].append((distance, one))
+    kept: dict[int, int] = {}  # bucket -> its kept row
+    for place in sorted(range(len(rows)), key=lambda i: (-rows[i]["width"] * rows[i]["height"], i)):
+        own = int(bucket[place])
+        originals = [(distance, kept[other]) for distance, other in [(0, own), *near.get(own, ())] if other in kept]
         if originals:
-            nearest = min(originals, key=lambda i: (int(np.bitwise_count(hashes[i] ^ hashes[place]).sum()), i))
-            rows[place]["reason"], rows[place]["duplicate_of"] = "near-duplicate", rows[nearest]["key"]
+            rows[place]["reason"], rows[place]["duplicate_of"] = "near-duplicate", rows[min(originals)[1]]["key"]
         else:
-            kept.add(place)
-    return len(neighbours) - len(kept)
+            kept[own] = place
+    return len(rows) - len(kept)
 
 
 def settle(rows: Iterable[Row]) -> None:

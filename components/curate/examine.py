@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curate.look import Eye
-from components.curate.safety import FaceParams, NsfwParams, blur_faces, find_faces, nsfw_scores
+from components.curate.safety import FaceParams, NsfwParams, blur_faces, nsfw_scores
 from components.curate.warc import read_record
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
@@ -67,8 +67,8 @@ EXAMINED = pa.schema(
 )  # fmt: skip
 STORED = pa.schema(
     [("key", pa.string()), ("reason", pa.string()), ("nsfw", pa.float32()), ("faces", pa.int32()),
-     ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("shard", pa.string()), ("offset", pa.int64()),
-     ("length", pa.int64()), ("stored_sha256", pa.string())]
+     ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("face_scores", pa.list_(pa.float32())),
+     ("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64()), ("stored_sha256", pa.string())]
 )  # fmt: skip
 
 
@@ -169,11 +169,13 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
 
 def _blank(place: Place) -> dict[str, object]:
     row: dict[str, object] = {"key": place.key, "reason": "", "nsfw": float("nan"), "faces": 0, "face_boxes": []}
-    return row | {"shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+    return row | {"face_scores": [], "shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
 
 
 def _stored(item: StoreItem, loaded: list[_Loaded], writer: ShardWriter) -> list[dict[str, object]]:
     scores = nsfw_scores([one.rgb for one in loaded], item.nsfw) if item.nsfw.enabled else [float("nan")] * len(loaded)
+    safe = [one.rgb for one, score in zip(loaded, scores, strict=True) if not score > item.nsfw.threshold]
+    detected = iter(detect_faces(safe, item.faces) if item.faces.enabled else [[]] * len(safe))
     rows: list[dict[str, object]] = []
     for one, score in zip(loaded, scores, strict=True):
         place, data, rgb, kind = one.place, one.data, one.rgb, one.kind
@@ -181,12 +183,14 @@ def _stored(item: StoreItem, loaded: list[_Loaded], writer: ShardWriter) -> list
         if score > item.nsfw.threshold:
             rows.append(row | {"reason": "nsfw"})
             continue
-        boxes = find_faces(rgb, item.faces) if item.faces.enabled else []
+        faces = next(detected)
+        boxes = [face.box for face in faces if face.box]
         if boxes:
             # The bytes with the face in them are not kept anywhere.
             data, kind = encode_jpeg(blur_faces(rgb, boxes, item.faces), item.faces.quality), "jpeg"
         where = writer.add(place.key, "jpg" if kind == "jpeg" else kind, data)
         row |= {"faces": len(boxes), "face_boxes": [np.asarray(box, np.float32).tolist() for box in boxes]}
+        row["face_scores"] = [face.score for face in faces]
         row |= {"shard": where.shard, "offset": where.offset, "length": where.length}
         rows.append(row | {"stored_sha256": hashlib.sha256(data).hexdigest()})
     return rows

@@ -21,7 +21,7 @@ from pydantic import Field
 
 from components.curate.fetch import Fetcher, FetchParams
 from components.curate.ledger import Ledger
-from components.curate.link_table import RowWriter, iter_rows
+from components.curate.link_table import RowWriter, iter_rows, join_tables
 from components.curate.policy import Policy
 from components.curate.scan import ScanItem, TableColumns, scan_file
 from components.curate.sources import SourceFile, Sources, register
@@ -35,6 +35,7 @@ from components.progress import Progress, track
 from components.storage import StorageParams, atomic_dir
 
 LINKS_NAME, OUTCOMES_NAME = "links.parquet", "outcomes.parquet"
+_ALL_LINKS = "all-links.parquet"
 TARGETS = pa.schema([("url", pa.string()), ("partition", pa.int32()), ("shuffle", pa.int64())])
 FETCHED = pa.schema([("url", pa.string()), ("outcome", pa.string()), ("status", pa.int16())])
 
@@ -94,8 +95,9 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
         raise VitrailError(f"{site.source}: not one image could be fetched ({_listed(counts)})")
     with atomic_dir(out) as folder:
         warcs = [path for item in items for path in sorted(work.glob(f"{item.prefix}-*.warc"))]
-        for path in (links, *warcs):
+        for path in warcs:
             _place(path, folder / path.name)
+        _place(work / _ALL_LINKS, folder / LINKS_NAME)
         with RowWriter(folder / OUTCOMES_NAME, FETCHED) as writer:
             for item in items:
                 _outcomes(item, writer)
@@ -135,6 +137,8 @@ def _links(
     links = work / LINKS_NAME
     if not links.exists():
         unique_links(tables, links, params.memory)
+    if not (work / _ALL_LINKS).exists():
+        join_tables(tables, work / _ALL_LINKS)
     return links
 
 

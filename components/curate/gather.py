@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 from components.curate.examine import Place
-from components.curate.link_table import iter_rows
+from components.curate.keys import key_of
+from components.curate.link_table import iter_rows, join_tables
 from components.curate.policy import Policy
 from components.curate.robots import Rules, rules_for
-from components.curate.scan import ScanItem, ScanResult, key_of, local_file, scan_file
+from components.curate.scan import ScanItem, ScanResult, local_file, scan_file
 from components.curate.sources import Sources
 from components.curate.tars import samples
 from components.curate.unique import MemoryParams, unique_links
@@ -46,11 +47,12 @@ Row = dict[str, Any]
 
 @dataclass
 class Gathered:
-    """Index rows in the order in which links were met, bytes' places by key, and counts for the report."""
+    """Index rows in the order in which links were met, bytes' places by key, counts for the report, and all links."""
 
     rows: list[Row] = field(default_factory=list)
     places: dict[str, Place] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    links: Path | None = None  # every link met; None where no page spoke of the images
 
 
 def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset: int = -1, licence: str = "") -> Row:
@@ -58,9 +60,9 @@ def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset:
     return {
         "key": key_of(url), "url": url, "page": page, "alt": alt, "licence": licence,
         "source": source, "source_offset": offset,
-        "status": "kept", "reason": "", "duplicate_of": "", "sha256": "", "format": "", "width": 0, "height": 0,
-        "pca_hash": "", "nsfw": float("nan"), "faces": 0, "face_boxes": [], "shard": "", "offset": -1, "length": 0,
-        "stored_sha256": "",
+        "status": "kept", "reason": "", "decisions": [], "duplicate_of": "", "sha256": "", "format": "",
+        "width": 0, "height": 0, "pca_hash": "", "nsfw": float("nan"), "faces": 0, "face_boxes": [], "face_scores": [],
+        "shard": "", "offset": -1, "length": 0, "stored_sha256": "",
     }  # fmt: skip
 
 
@@ -89,7 +91,8 @@ def gather_tars(sources: Sources, store: Store, policy: Policy) -> Gathered:
                     continue
                 seen.add(url)
                 row = blank_row(url, "", sample.alt, file.path, sample.member.offset, sample.licence)
-                row["reason"] = policy.decide(url, "", False, {}) if sample.url else ""
+                if sample.url:
+                    row["reason"], row["decisions"] = policy.judge(url, "", False, {})
                 if not row["reason"]:
                     found.places[row["key"]] = Place(row["key"], file.path, sample.member.offset, sample.member.length)
                 found.rows.append(row)
@@ -135,9 +138,12 @@ def gather_warc(
         raise VitrailError(
             f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?"
         )
-    table = work / "links.parquet"
+    table, found.links = work / "links.parquet", work / "all-links.parquet"
+    tables = [*([crawl / sources.links] if sources.links else []), *(result.links for result in results)]
     if not table.exists():
-        unique_links([*([crawl / sources.links] if sources.links else []), *(r.links for r in results)], table, memory)
+        unique_links(tables, table, memory)
+    if not found.links.exists():
+        join_tables(tables, found.links)
     links = {str(link["url"]): link for link in iter_rows(table)}
     if not links:
         raise VitrailError(
@@ -147,10 +153,11 @@ def gather_warc(
     outcomes = _outcomes(crawl / sources.outcomes) if sources.outcomes else {}
     for url, link in links.items():
         row = blank_row(url, str(link["page"]), str(link["alt"]), licence=str(link["licence"]))
-        reason, response = _judge(url, link, responses, policy, robots)
-        if reason in ("not-fetched", "http-error", "cut-short"):  # the fetch knows better why
-            reason = _OUTCOME_REASONS.get(outcomes.get(url, ""), reason)
-        row["reason"] = reason
+        reason, heard, response = _judge(url, link, responses, policy, robots)
+        if reason in ("not-fetched", "http-error", "cut-short") and (outcome := outcomes.get(url)):
+            reason = _OUTCOME_REASONS.get(outcome, reason)  # the fetch knows better why
+            heard.append(f"fetch: {outcome}")
+        row["reason"], row["decisions"] = reason, heard
         if response is not None:
             row["source"], row["source_offset"] = response["file"], response["offset"]
             if not reason:
@@ -189,24 +196,33 @@ def _responses(results: list[ScanResult], links: Mapping[str, Row]) -> dict[str,
 
 def _judge(
     url: str, link: Row, responses: Mapping[str, Row], policy: Policy, robots: Mapping[str, Rules]
-) -> tuple[str, Row | None]:
-    """Why the link is dropped ("" when it is not), and the response that holds its bytes, redirects followed."""
+) -> tuple[str, list[str], Row | None]:
+    """Why the link is dropped ("" if it is not), what decided, and the response with its bytes, redirects followed."""
     response: Row | None = None
+    heard: list[str] = []
     for _ in range(_MAX_REDIRECTS + 1):
-        reason = policy.decide(url, link["page"], link["opt_out"], robots)
-        if reason or (response is None and link["reason"]):
-            return reason or link["reason"], response
+        reason, said = policy.judge(url, link["page"], link["opt_out"], robots, link["said"])
+        heard += [line for line in said if line not in heard]
+        if not reason and response is None and link["reason"]:
+            reason = link["reason"]
+            heard.append(f"page: {reason}")
+        if reason:
+            return reason, heard, response
         response = responses.get(url)
         if response is None:
-            return "not-fetched", None
-        if response["opt_out"] and policy.params.respect_opt_out:
-            return "opt-out", response
+            return "not-fetched", heard, None
+        if response["said"]:
+            heard.append(f"response {response['status']}: {response['said']}")
+            if policy.params.respect_opt_out:
+                return "opt-out", heard, response
         if not response["location"]:
             break
         url = response["location"]
+        heard.append(f"response {response['status']}: goes on to {url}")
     if response is None or response["status"] != 200:
-        return "http-error", response
-    return ("cut-short" if response["cut"] else ""), response
+        return "http-error", [*heard, f"response {response['status']}" if response else "no response"], response
+    heard.append("response 200" + (", cut short" if response["cut"] else ""))
+    return ("cut-short" if response["cut"] else ""), heard, response
 
 
 def _warn(store: Store, name: str, counts: Mapping[str, int], used: str) -> None:

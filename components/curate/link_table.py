@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,6 +23,9 @@ LINKS = pa.schema(
         ("licence", pa.string()),  # what page or table says: an address or a name; "" when nothing
         ("reason", pa.string()),  # "", "declared-tracker" or "vector"
         ("opt_out", pa.bool_()),
+        ("said", pa.string()),  # the words with which the page or its headers opt out; "" when they do not
+        ("source", pa.string()),  # the file that names it
+        ("source_offset", pa.int64()),  # of the page's record in it; -1 where there is none
     ]
 )
 
@@ -79,3 +82,12 @@ def iter_rows(path: Path) -> Iterator[dict[str, object]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(_BATCH):
             yield from batch.to_pylist()
+
+
+def join_tables(tables: Sequence[Path], out: Path) -> None:
+    """Write all rows of ``tables``, in their order, to ``out``, a batch in memory at a time."""
+    with atomic_file(out) as file, pq.ParquetWriter(file, LINKS, compression="zstd") as writer:
+        for table in tables:
+            with pq.ParquetFile(table) as part:
+                for batch in part.iter_batches(16 * _BATCH, columns=LINKS.names):
+                    writer.write_batch(batch.select(LINKS.names))

@@ -70,6 +70,7 @@ class Page:
     skipped: int  # <img> without a usable http(s) address: data:, blob:, empty
     licence: str = ""  # address or name of the licence that the page states (rel=license, meta); "" when it states none
     cut: bool = False  # the page has more than MAX_TAGS tags
+    said: str = ""  # the words with which it opts out; "" when it does not
 
 
 def parse_page(html: str, url: str, token: str = "vitrail", anchors: bool = True) -> Page:
@@ -100,15 +101,22 @@ def parse_page(html: str, url: str, token: str = "vitrail", anchors: bool = True
     following = tuple(dict.fromkeys(target for target in targets if target))
     metas = [(node.attributes.get("name") or "", node.attributes.get("content") or "") for node in found["meta"]]
     nofollow = bool(_directives(metas, token) & {"nofollow", "none"})
-    opt_out = metas_opt_out(metas, token)
+    said = metas_said(metas, token)
     licence = _licence(licences, base, metas)
-    return Page(tuple(images.values()), following, opt_out, nofollow, skipped, licence, cut)
+    return Page(tuple(images.values()), following, bool(said), nofollow, skipped, licence, cut, said)
 
 
 def metas_opt_out(metas: list[tuple[str, str]], token: str = "vitrail") -> bool:
     """Whether a page's meta elements, as (name, content), opt its images out."""
-    reserved = any(name.strip().lower() == "tdm-reservation" and text.strip() == "1" for name, text in metas)
-    return reserved or bool(_directives(metas, token) & _OPT_OUT)
+    return bool(metas_said(metas, token))
+
+
+def metas_said(metas: list[tuple[str, str]], token: str = "vitrail") -> str:
+    """The words with which a page's meta elements opt out, such as ``meta robots noai``; "" when they do not."""
+    if any(name.strip().lower() == "tdm-reservation" and text.strip() == "1" for name, text in metas):
+        return "meta tdm-reservation 1"
+    words = sorted(_directives(metas, token) & _OPT_OUT)
+    return f"meta robots {', '.join(words)}" if words else ""
 
 
 def _directives(metas: list[tuple[str, str]], token: str) -> set[str]:
@@ -120,8 +128,13 @@ def _directives(metas: list[tuple[str, str]], token: str) -> set[str]:
 
 def header_opts_out(x_robots_tag: str, tdm_reservation: str, token: str = "vitrail") -> bool:
     """Whether response headers opt the response out; ``otherbot: noai`` speaks to another crawler only."""
+    return bool(headers_said(x_robots_tag, tdm_reservation, token))
+
+
+def headers_said(x_robots_tag: str, tdm_reservation: str, token: str = "vitrail") -> str:
+    """The words with which response headers opt out, such as ``X-Robots-Tag noai``; "" when they do not."""
     if tdm_reservation.strip() == "1":
-        return True
+        return "TDM-Reservation 1"
     agent = ""
     for part in x_robots_tag.lower().split(","):
         head, colon, rest = part.partition(":")
@@ -129,8 +142,8 @@ def header_opts_out(x_robots_tag: str, tdm_reservation: str, token: str = "vitra
         if colon and head.strip() not in ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"):
             agent, word = head.strip(), rest.strip()
         if word in _OPT_OUT and agent in ("", token.lower()):
-            return True
-    return False
+            return f"X-Robots-Tag {word}"
+    return ""
 
 
 def resolve(base: str, address: str) -> str:

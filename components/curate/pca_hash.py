@@ -9,6 +9,7 @@ Hamming distance. Thumbnails without contrast have no direction, and no hash.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator
@@ -21,11 +22,12 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.images.decode import RGB
+from components.neighbours import hamming_pairs
 from components.params import Strict
 from components.storage import atomic_file
 
 SIDE = 32
-VERSION = 1
+VERSION = 2  # 2: components and rotation apart
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
@@ -45,23 +47,30 @@ class HashParams(Strict):
 
 @dataclass(frozen=True)
 class PcaHash:
-    """A fitted hash: ``bits = (normalised thumbnail - mean) @ projection > 0``."""
+    """A fitted hash: ``bits = (normalised thumbnail - mean) @ components @ rotation > 0``."""
 
     mean: Floats  # [1024]
-    projection: Floats  # [1024, bits]
+    components: Floats  # [1024, rank]: the leading principal components, rank <= bits
+    rotation: Floats  # [rank, bits], rows orthonormal
     min_contrast: float
+
+    @functools.cached_property
+    def projection(self) -> Floats:
+        """float32 ``[1024, bits]``: components and rotation in one."""
+        return np.asarray(self.components @ self.rotation, np.float32)
 
     @property
     def digest(self) -> str:
         """SHA-256 of the arrays and the version: equal hashes of equal images exactly when equal."""
-        content = hashlib.sha256(f"{VERSION} {self.min_contrast!r} {self.projection.shape}".encode())
-        content.update(self.mean.astype("<f4").tobytes())
-        content.update(self.projection.astype("<f4").tobytes())
+        shapes = self.components.shape, self.rotation.shape
+        content = hashlib.sha256(f"{VERSION} {self.min_contrast!r} {shapes}".encode())
+        for array in (self.mean, self.components, self.rotation):
+            content.update(array.astype("<f4").tobytes())
         return content.hexdigest()
 
     def __call__(self, thumbnails: Bytes) -> tuple[Bytes, npt.NDArray[np.bool_]]:
         """Packed hashes ``[N, bits / 8]`` of ``thumbnails`` ``[N, 1024]``, and which of them have one ``[N]``."""
-        packed = np.zeros((len(thumbnails), self.projection.shape[1] // 8), np.uint8)
+        packed = np.zeros((len(thumbnails), self.rotation.shape[1] // 8), np.uint8)
         usable = np.zeros(len(thumbnails), bool)
         for start in range(0, len(thumbnails), 8192):
             rows, good = _normalised(thumbnails[start : start + 8192], self.min_contrast)
@@ -73,7 +82,13 @@ class PcaHash:
     def save(self, folder: Path, facts: dict[str, object]) -> None:
         """Write ``pca_hash.npz`` and ``pca_hash.json`` (its digest and ``facts``) into ``folder``."""
         with atomic_file(folder / "pca_hash.npz") as file:
-            np.savez(file, mean=self.mean, projection=self.projection, min_contrast=np.float64(self.min_contrast))
+            np.savez(
+                file,
+                mean=self.mean,
+                components=self.components,
+                rotation=self.rotation,
+                min_contrast=np.float64(self.min_contrast),
+            )
         with atomic_file(folder / "pca_hash.json", "w") as file:
             json.dump({"version": VERSION, "sha256": self.digest, **facts}, file, indent=1)
 
@@ -113,7 +128,8 @@ def fit(thumbnails: Bytes, params: HashParams) -> PcaHash | None:
     # An eigenvector's sign is arbitrary: fix it, so that one set gives one hash.
     components = components * np.sign(components[np.abs(components).argmax(0), np.arange(rank)])
     rotation = np.linalg.qr(np.random.default_rng(params.seed).standard_normal((params.bits, rank)))[0].T
-    return PcaHash(mean.astype(np.float32), (components @ rotation).astype(np.float32), params.min_contrast)
+    single = np.float32
+    return PcaHash(mean.astype(single), components.astype(single), rotation.astype(single), params.min_contrast)
 
 
 def load(path: Path) -> PcaHash:
@@ -125,7 +141,8 @@ def load(path: Path) -> PcaHash:
     facts = path.with_suffix(".json")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            frozen = PcaHash(arrays["mean"], arrays["projection"], float(arrays["min_contrast"]))
+            contrast = float(arrays["min_contrast"])
+            frozen = PcaHash(arrays["mean"], arrays["components"], arrays["rotation"], contrast)
         digest = json.loads(facts.read_text())["sha256"]
     except (OSError, ValueError, KeyError) as fault:
         raise VitrailError(
@@ -136,35 +153,16 @@ def load(path: Path) -> PcaHash:
     return frozen
 
 
+def buckets(hashes: Bytes) -> tuple[Bytes, npt.NDArray[np.int64]]:
+    """The distinct ones of ``hashes`` ``[N, B]``, and the number ``[N]`` among them of each: exact duplicates first."""
+    distinct, bucket = np.unique(hashes, axis=0, return_inverse=True)
+    return distinct, bucket.reshape(-1).astype(np.int64)
+
+
 def pairs_within(hashes: Bytes, radius: int) -> Iterator[tuple[int, int]]:
-    """Index pairs (i < j) of ``hashes`` ``[N, B]`` at Hamming distance at most ``radius``, each once.
-
-    By the pigeonhole principle two hashes that close agree in at least one of ``radius + 1`` bands, so only hashes
-    that share a band are compared.
-    """
-    bands = np.array_split(np.arange(hashes.shape[1]), min(radius + 1, hashes.shape[1]))
-    if len(bands) <= radius:  # more differing bits allowed than bands to spread them over: compare all
-        bands = [np.arange(0)]
-    for number, band in enumerate(bands):
-        keys = np.ascontiguousarray(hashes[:, band])
-        order = np.lexsort(keys.T[::-1]) if len(band) else np.arange(len(hashes))
-        ranked = keys[order]
-        borders = np.flatnonzero((ranked[1:] != ranked[:-1]).any(1)) + 1
-        for group in np.split(order, borders):
-            yield from _pairs_in(np.sort(group), hashes, radius, bands[:number])
-
-
-def _pairs_in(
-    group: npt.NDArray[np.int64], hashes: Bytes, radius: int, earlier: list[npt.NDArray[np.int64]]
-) -> Iterator[tuple[int, int]]:
-    for place, one in enumerate(group[:-1]):
-        others = group[place + 1 :]
-        differ = hashes[others] ^ hashes[one]
-        near = np.bitwise_count(differ).sum(1, dtype=np.int64) <= radius
-        for band in earlier:  # a pair that agrees in an earlier band was found there
-            near &= differ[:, band].any(1)
-        for other in others[near]:
-            yield int(one), int(other)
+    """Index pairs (i < j) of ``hashes`` ``[N, B]`` at Hamming distance at most ``radius``, each once."""
+    for ones, others, _ in hamming_pairs(hashes, radius):
+        yield from zip(ones.tolist(), others.tolist(), strict=True)
 
 
 def _normalised(thumbnails: Bytes, min_contrast: float) -> tuple[Floats, npt.NDArray[np.bool_]]:

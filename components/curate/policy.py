@@ -10,7 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from components.curate.robots import ALLOW_ALL, Rules
+from components.curate.forgotten import Forgotten
+from components.curate.keys import key_of
+from components.curate.robots import Rules
 from components.errors import VitrailError
 from components.params import Strict
 
@@ -20,6 +22,7 @@ class PolicyParams(Strict):
 
     token: str = Field(pattern=r"^[a-zA-Z_-]+$")  # product token, as RFC 9309 matches it
     restricted: tuple[Path, ...] = ()  # files of registrable domains, one a line, # comments
+    forgotten: tuple[Path, ...] = ()  # files of what was taken down (components/curate/forgotten.py)
     respect_robots: bool = True
     respect_opt_out: bool = True
 
@@ -29,11 +32,12 @@ class Policy:
 
     def __init__(self, params: PolicyParams) -> None:
         self.params = params
-        self.restricted = frozenset(domain for path in params.restricted for domain in read_domains(path))
+        self.restricted = {domain: str(path) for path in params.restricted for domain in read_domains(path)}
+        self.forgotten = Forgotten.read(params.forgotten)
 
     def restricts(self, url: str) -> bool:
-        """Whether the registrable domain of ``url`` is on a list."""
-        return registrable_domain(urlsplit(url).hostname or "") in self.restricted
+        """Whether ``url`` is not even asked for: its registrable domain is on a list, or it was taken down."""
+        return registrable_domain(urlsplit(url).hostname or "") in self.restricted or self.forgotten.holds(url)
 
     def decide(self, url: str, page: str, opt_out: bool, robots: Mapping[str, Rules]) -> str:
         """The reason to drop the image at ``url`` found on ``page``, or "".
@@ -41,13 +45,38 @@ class Policy:
         ``robots`` maps origins (``scheme://host[:port]``) to their rules; an origin whose robots.txt the crawl does
         not hold is taken to allow, as RFC 9309 takes a site without one.
         """
-        if self.restricts(url) or (page and self.restricts(page)):
-            return "restricted-domain"
-        if self.params.respect_robots and not robots.get(origin(url), ALLOW_ALL).allows(url):
-            return "robots-disallowed"
-        if self.params.respect_opt_out and opt_out:
-            return "opt-out"
-        return ""
+        return self.judge(url, page, opt_out, robots)[0]
+
+    def judge(
+        self, url: str, page: str, opt_out: bool, robots: Mapping[str, Rules], said: str = ""
+    ) -> tuple[str, list[str]]:
+        """:meth:`decide`'s reason, and what each source said ("source: finding"), up to the one that decided.
+
+        ``said``: the words with which ``page`` itself opts out; another page may, too.
+        """
+        heard = []
+        for what, address in (("image", url), ("page", page)):
+            if domain := self.forgotten.domain_of(address):
+                return "forgotten", [f"forgotten: {what} in {domain}"]
+            name = registrable_domain(urlsplit(address).hostname or "") if address else ""
+            if name in self.restricted:
+                return "restricted-domain", [f"domain list {self.restricted[name]}: {what} in {name}"]
+        if self.forgotten.keys and key_of(url) in self.forgotten.keys:
+            return "forgotten", ["forgotten: by its key"]
+        if self.restricted:
+            heard.append("domain lists: not on them")
+        if self.params.respect_robots:
+            site = origin(url)
+            rules = robots.get(site)
+            allows, why = rules.verdict(url) if rules is not None else (True, "not in the crawl, so allowed")
+            heard.append(f"{site}/robots.txt: {why}")
+            if not allows:
+                return "robots-disallowed", heard
+        if opt_out:
+            heard.append(f"page: {said}" if said else "page: another one that names it opts out")
+            if self.params.respect_opt_out:
+                return "opt-out", heard
+        return "", heard
 
 
 def origin(url: str) -> str:

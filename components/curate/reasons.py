@@ -5,6 +5,7 @@ from __future__ import annotations
 from components.images.decode import DECODE_REASONS
 
 LINK_REASONS = (
+    "forgotten",  # taken down (`forget`): its domain, its address or its bytes are on the list
     "restricted-domain",  # image, page or a redirect between them lies in a restricted registrable domain
     "robots-disallowed",  # robots.txt of the image's host forbids it to us
     "opt-out",  # noai, noimageai, noindex, noimageindex, noml or a TDM reservation, on page or image

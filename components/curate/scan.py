@@ -6,7 +6,6 @@ and only their paths travel.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curate.link_table import LINKS, RowWriter, first_position, storable
-from components.curate.links import Page, header_opts_out, is_vector, resolve
+from components.curate.links import Page, headers_said, is_vector, resolve
 from components.curate.pages import read_page
 from components.curate.policy import PolicyParams, origin
 from components.curate.robots import MAX_BYTES
@@ -33,7 +32,8 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 RESPONSES = pa.schema(
     [("url", pa.string()), ("status", pa.int32()), ("location", pa.string()), ("offset", pa.int64()),
-     ("length", pa.int64()), ("cut", pa.bool_()), ("opt_out", pa.bool_())]
+     ("length", pa.int64()), ("cut", pa.bool_()), ("opt_out", pa.bool_()),
+     ("said", pa.string())]
 )  # fmt: skip
 
 
@@ -80,7 +80,8 @@ def scan_file(item: ScanItem) -> ScanResult:
     result = ScanResult(item.name, Path(f"{item.out}.links.parquet"), Path(f"{item.out}.responses.parquet"), {}, {})
     with ExitStack() as stack:
         path = stack.enter_context(local_file(item.store, item.name))
-        links = _Links(stack.enter_context(RowWriter(result.links, LINKS)), first_position(item.number))
+        writer = stack.enter_context(RowWriter(result.links, LINKS))
+        links = _Links(writer, first_position(item.number), item.name)
         responses = stack.enter_context(RowWriter(result.responses, RESPONSES))
         if item.name.lower().endswith(".parquet"):
             _scan_table(item, path, links, result)
@@ -96,16 +97,17 @@ def scan_file(item: ScanItem) -> ScanResult:
 class _Links:
     """Appends a page's links to the table."""
 
-    def __init__(self, writer: RowWriter, position: int) -> None:
-        self._writer, self._next = writer, position
+    def __init__(self, writer: RowWriter, position: int, source: str) -> None:
+        self._writer, self._next, self._source = writer, position, source
 
-    def page(self, url: str, page: Page, opt_out: bool) -> None:
+    def page(self, url: str, page: Page, said: str, offset: int) -> None:
         for link in page.images:
-            self.add(link.url, url, link.alt, page.licence, link.reason, opt_out)
+            self.add(link.url, url, link.alt, page.licence, link.reason, said, offset)
 
-    def add(self, url: str, page: str, alt: str, licence: str, reason: str, opt_out: bool) -> None:
-        row = {"position": self._next, "url": url, "page": page, "alt": storable(alt)}
-        self._writer.add(row | {"licence": storable(licence), "reason": reason, "opt_out": opt_out})
+    def add(self, url: str, page: str, alt: str, licence: str, reason: str, said: str = "", offset: int = -1) -> None:
+        row = {"position": self._next, "url": url, "page": page, "alt": storable(alt), "licence": storable(licence)}
+        where = {"source": self._source, "source_offset": offset}
+        self._writer.add(row | {"reason": reason, "opt_out": bool(said), "said": said} | where)
         self._next += 1
 
 
@@ -127,8 +129,9 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
                 continue
             counts["pages-cut"] += page.cut or response.cut
             counts["links-skipped"] += page.skipped
-            links.page(url, page, page.opt_out or _headers_opt_out(response, token))
+            links.page(url, page, page.said or _headers_said(response, token), response.offset)
         else:
+            said = _headers_said(response, token)
             location = response.headers.get("location", "") if response.status in _REDIRECTS else ""
             responses.add(
                 {
@@ -139,7 +142,8 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
                     "length": response.length,
                     # The cap here is the pages'; a body longer than that was not cut by the crawl.
                     "cut": response.cut and len(response.body) < item.max_page_bytes,
-                    "opt_out": _headers_opt_out(response, token),
+                    "opt_out": bool(said),
+                    "said": said,
                 }
             )
     result.counts = counts | faults.counts
@@ -159,7 +163,7 @@ def _scan_wat(item: ScanItem, path: Path, links: _Links, result: ScanResult) -> 
             url, page = found
             counts["pages"] += 1
             counts["links-skipped"] += page.skipped
-            links.page(url, page, page.opt_out)
+            links.page(url, page, page.said, record.offset)
     result.counts = counts | faults.counts
 
 
@@ -186,7 +190,7 @@ def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -
                     alt, licence = (
                         texts[name][number] if name else "" for name in (item.columns.alt, item.columns.licence)
                     )
-                    links.add(url, "", alt, licence, "vector" if is_vector(url) else "", False)
+                    links.add(url, "", alt, licence, "vector" if is_vector(url) else "")
     except (pa.ArrowException, OSError):
         counts["table-unreadable"] += 1  # what came before the damage is used
     result.counts = counts
@@ -199,13 +203,8 @@ def _texts(column: pa.Array) -> list[str]:
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v or "") for v in column.to_pylist()]
 
 
-def key_of(url: str) -> str:
-    """An index row's key: the first 20 hex digits of the address's SHA-256."""
-    return hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:20]
-
-
-def _headers_opt_out(response: Response, token: str) -> bool:
-    return header_opts_out(response.headers.get("x-robots-tag", ""), response.headers.get("tdm-reservation", ""), token)
+def _headers_said(response: Response, token: str) -> str:
+    return headers_said(response.headers.get("x-robots-tag", ""), response.headers.get("tdm-reservation", ""), token)
 
 
 class local_file:

@@ -40,7 +40,7 @@ class Sources(Strict):
     """What to curate. ``root`` "" stands for the folder that holds ``sources.json`` itself.
 
     ``links`` and ``outcomes`` name tables in that folder, of images that were fetched after their links were known:
-    the links (:data:`components.curate.link_table.LINKS`), and how each fetch ended.
+    every link (:data:`components.curate.link_table.LINKS`), and how each fetch ended.
     """
 
     kind: Kind

@@ -6,6 +6,7 @@ fingerprint of parameters and sources, so that a run that was killed carries on 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -16,17 +17,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field
 
 from components.curate import contact_sheet, pca_hash
+from components.curate.audit import AUDIT, audit, audit_counts
 from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
+from components.curate.forgotten import Forgotten
 from components.curate.gather import Gathered, Row, gather_images, gather_tars, gather_warc
-from components.curate.link_table import iter_rows
+from components.curate.link_table import LINKS, iter_rows
 from components.curate.look import Eye
 from components.curate.pca_hash import HashParams
 from components.curate.policy import Policy, PolicyParams
-from components.curate.reasons import REASONS
+from components.curate.reasons import LINK_REASONS, REASONS
 from components.curate.report import listed, save_picture, summary
 from components.curate.safety import FaceParams, NsfwParams
 from components.curate.sources import Sources
@@ -41,7 +45,14 @@ from components.params import Strict, fingerprint, load_params
 from components.progress import Progress
 from components.storage import StorageParams, Store, atomic_dir, atomic_file, inside_outputs, open_store
 
-FORMAT = 2  # of what the passes leave in the work folder, and of the decoding behind it
+CHECKED = 1_000_000  # rows that Great Expectations looks at, of very many
+FORMAT = 3  # of what the passes leave in the work folder, and of the decoding behind it
+
+
+IMAGES = pa.schema(
+    [("key", pa.string()), ("reason", pa.string()), ("sha256", pa.string()), ("format", pa.string()),
+     ("width", pa.int32()), ("height", pa.int32()), ("bytes", pa.int64())]
+)  # fmt: skip  # what decoding found, as Great Expectations sees it
 
 
 class CurateParams(Strict):
@@ -82,6 +93,7 @@ def run(
         store = sources.store(crawl, storage)
         found = _gather(params, sources, store, work, crawl)
         _examine(params, sources, store, found, work)
+        _forget(params.policy, found)
         exact = mark_exact(found.rows)
         hashed = _near_duplicates(params.pca_hash, found.rows)
         local = inside_outputs(storage)
@@ -91,6 +103,8 @@ def run(
         for row in found.rows:
             row["status"] = "dropped" if row["reason"] else "kept"
         report = summary(found, exact, shards, hashed is not None, time.monotonic() - began)
+        audited = audit(found.rows, params.nsfw, params.faces)
+        report |= audit_counts(audited)
         if not report["kept"]:
             raise VitrailError(
                 f"{crawl}: all {report['links']} images were dropped ({listed(report['reasons'])}); nothing is left"
@@ -100,12 +114,16 @@ def run(
         docs = report_path.parent / "gx/curate"
         with atomic_dir(out) as folder:
             _validate(index, params, docs)
+            _validate_inputs(found, params, docs)
             write_table(folder / "index.parquet", index, INDEX)
+            write_table(folder / "audit.parquet", audited, AUDIT)
             Shards("" if local else shards_at.root, shards).save(folder)
             save_picture(sheet, folder / "contact-sheet.png")
             if hashed is not None:
                 facts: dict[str, object] = {"radius": params.pca_hash.radius, "seed": params.pca_hash.seed}
                 hashed.save(folder, facts)
+            if found.links is not None:
+                os.replace(found.links, folder / "links.parquet")
             if local:
                 os.replace(work / "shards", folder / "shards")
         shutil.rmtree(work.parent)
@@ -148,6 +166,15 @@ def _examine(params: CurateParams, sources: Sources, store: Store, found: Gather
             by_key[str(result["key"])].update(result)
         progress.advance(len(item.places))
     progress.close()
+
+
+def _forget(params: PolicyParams, found: Gathered) -> None:
+    """Drop images whose bytes were taken down, whatever address they have now."""
+    digests = Forgotten.read(params.forgotten).digests
+    for row in found.rows if digests else ():
+        if not row["reason"] and row["sha256"] in digests:
+            row["reason"] = "forgotten"
+            row["decisions"].append("forgotten: by its bytes")
 
 
 def _near_duplicates(params: HashParams, rows: list[Row]) -> pca_hash.PcaHash | None:
@@ -209,6 +236,23 @@ def _validate(index: pa.Table, params: CurateParams, out: Path) -> None:
         restricted=Policy(params.policy).restricted,
     )
     validate(index, suite, out)
+
+
+def _validate_inputs(found: Gathered, params: CurateParams, out: Path) -> None:
+    """The links that were met, and what decoding found; of very many rows the first :data:`CHECKED`."""
+    from components.quality import validate
+    from components.quality.suites import images_suite, links_suite
+
+    if found.links is not None:
+        with pq.ParquetFile(found.links) as file:
+            batches = itertools.islice(file.iter_batches(8192), CHECKED // 8192)
+            validate(pa.Table.from_batches(batches, LINKS), links_suite(("", *LINK_REASONS)), out)
+    looked_at = [row for row in found.rows if row["sha256"]][:CHECKED]
+    names = ("key", "reason", "sha256", "format", "width", "height", "bytes")
+    table = pa.Table.from_pylist([{name: row.get(name, 0) for name in names} for row in looked_at], IMAGES)
+    limits = params.decode
+    suite = images_suite(REASONS, limits.max_bytes, limits.max_pixels, limits.min_side, DECODE_REASONS)
+    validate(table, suite, out)
 
 
 def _show(

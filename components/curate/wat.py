@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from components.curate.links import ImageLink, Page, header_opts_out, is_vector, metas_opt_out, resolve
+from components.curate.links import ImageLink, Page, headers_said, is_vector, metas_said, resolve
 
 _MAX_ALT = 2_000  # characters
 
@@ -53,14 +53,14 @@ def parse_wat(body: bytes, token: str) -> tuple[str, Page] | None:
             images[address] = ImageLink(address, alt, "vector" if is_vector(address) else "")
     metas = [(str(meta.get("name") or ""), str(meta.get("content") or "")) for meta in _dicts(head.get("Metas"))]
     sent = {name.lower(): _text(value) for name, value in _at(answer, "Headers").items()}
-    opt_out = metas_opt_out(metas, token) or header_opts_out(
+    said = metas_said(metas, token) or headers_said(
         sent.get("x-robots-tag", ""), sent.get("tdm-reservation", ""), token
     )
     licence = next(
         (found for link in _dicts(head.get("Link")) if link.get("rel") == "license"
          if (found := resolve(base, str(link.get("url") or "")))), "",
     )  # fmt: skip
-    return url, Page(tuple(images.values()), (), opt_out, False, skipped, licence)
+    return url, Page(tuple(images.values()), (), bool(said), False, skipped, licence, said=said)
 
 
 def _at(content: Any, *names: str) -> dict[str, Any]:

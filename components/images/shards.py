@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +28,38 @@ class Location:
     shard: str
     offset: int
     length: int
+
+
+def erase(path: Path, places: Iterable[tuple[int, int]]) -> None:
+    """Overwrite members of the tar at ``path``, by (offset, length) of their bytes; every other byte stays in place.
+
+    What was a member becomes a header that readers skip (a pax global header, its one record a comment of blanks), or
+    zeros behind the last member that is left: no reader meets a picture that is none, and offsets into the tar keep
+    their meaning. Erased members may be erased again.
+
+    Raises:
+        ValueError: a member of less than 32 bytes, which no image is, has no room for that.
+    """
+    lengths = dict(places)
+    if min(lengths.values(), default=32) < 32:
+        raise ValueError(f"{path}: a member of {min(lengths.values())} bytes cannot be blanked")
+    with tarfile.open(path) as tar:
+        ends = [one.offset_data + -(-one.size // _BLOCK) * _BLOCK for one in tar if one.offset_data not in lengths]
+    last = max(ends, default=0)
+    with open(path, "r+b") as file:
+        for offset, length in lengths.items():
+            if offset > last:
+                continue
+            head = tarfile.TarInfo("forgotten")
+            head.type, head.size, head.mode = tarfile.XGLTYPE, length, 0o644
+            file.seek(offset - _BLOCK)
+            file.write(head.tobuf(tarfile.USTAR_FORMAT))
+            begin = f"{length} comment=".encode()
+            file.write(begin + b" " * (length - len(begin) - 1) + b"\n")
+        left = file.seek(0, os.SEEK_END) - last
+        file.seek(last)
+        while left:
+            left -= file.write(bytes(min(1 << 20, left)))
 
 
 class ShardWriter:

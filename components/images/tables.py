@@ -9,11 +9,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.errors import VitrailError
@@ -32,6 +35,7 @@ INDEX = pa.schema(
         ("source_offset", pa.int64()),  # of the WARC record; -1 where there is none
         ("status", pa.string()),  # "kept" or "dropped"
         ("reason", pa.string()),  # why it was dropped (components.curate.reasons); "" when kept
+        ("decisions", pa.list_(pa.string())),  # what each source said up to the one that decided: "source: finding"
         ("duplicate_of", pa.string()),  # key of the kept image that this one repeats; "" otherwise
         ("sha256", pa.string()),  # of the bytes as crawled; "" when there are none
         ("format", pa.string()),  # "jpeg", "png", ...; "" when unknown
@@ -41,12 +45,13 @@ INDEX = pa.schema(
         ("nsfw", pa.float32()),  # score in [0, 1]; NaN when not computed
         ("faces", pa.int32()),  # faces found and blurred
         ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))),  # x, y, width, height in pixels
+        ("face_scores", pa.list_(pa.float32())),  # confidence of each box, in [0, 1]
         ("shard", pa.string()),  # tar file name, relative to the shards' base; "" when dropped
         ("offset", pa.int64()),  # of the image's first byte in the tar
         ("length", pa.int64()),  # bytes
         ("stored_sha256", pa.string()),  # of the bytes in the shard (differs from sha256 after blurring)
     ],
-    metadata={"vitrail.table": "index", "vitrail.version": "2"},  # 2: licence
+    metadata={"vitrail.table": "index", "vitrail.version": "3"},  # 2: licence; 3: decisions, face_scores
 )
 
 MANIFEST = pa.schema(
@@ -84,15 +89,17 @@ def write_table(path: Path, rows: pa.Table | list[dict[str, object]], schema: pa
         pq.write_table(table.select(schema.names).cast(schema).replace_schema_metadata(schema.metadata), file)
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def read_table(path: Path, schema: pa.Schema, only: pc.Expression | None = None) -> pa.Table:
     """Read a table written by :func:`write_table`, checking that it is the same kind and version.
+
+    ``only``: the rows wanted; others are not held in memory.
 
     Raises:
         VitrailError: no such file, not Parquet, or another kind or version of table.
     """
     name = schema.metadata[b"vitrail.table"].decode()
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, filters=only)
     except FileNotFoundError:
         raise VitrailError(f"{path}: the {name} is not there; run the stage that makes it first") from None
     except (pa.ArrowException, OSError) as fault:
@@ -108,6 +115,14 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if missing := set(schema.names) - set(table.schema.names):
         raise VitrailError(f"{path}: a damaged {name}, without column {sorted(missing)[0]!r}; rerun its stage")
     return table.select(schema.names)
+
+
+def data_digest(manifest: bytes, shards: Mapping[str, Mapping[str, object]]) -> str:
+    """SHA-256 (hex) of a training set: the bytes of ``manifest.parquet`` and the digests of the shards."""
+    digest = hashlib.sha256(manifest)
+    for name, entry in sorted(shards.items()):
+        digest.update(f"{name}={entry['sha256']}\n".encode())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
+from components.images import tables
 from components.images.loader import Loader, ManifestDataset
 from components.images.tables import Shards
 from components.learning.allocator import keep_freed_memory
@@ -36,12 +36,10 @@ def data_digest(curated: Path, manifest: Path) -> str:
         VitrailError: the manifest or ``shards.json`` is not there.
     """
     try:
-        digest = hashlib.sha256(manifest.read_bytes())
+        content = manifest.read_bytes()
     except FileNotFoundError:
         raise VitrailError(f"{manifest}: the manifest is not there; run the dedup stage first") from None
-    for name, entry in sorted(Shards.load(curated).shards.items()):
-        digest.update(f"{name}={entry['sha256']}\n".encode())
-    return digest.hexdigest()
+    return tables.data_digest(content, Shards.load(curated).shards)
 
 
 def start(params: TrainingParams) -> World:

@@ -5,6 +5,7 @@ coded index proposes is scored again with the exact fp16 descriptors before anyo
 codes' error is as large as the thresholds' margin.
 """
 
+from components.neighbours.binary import hamming_pairs
 from components.neighbours.checks import check_descriptors
 from components.neighbours.clusters import kmeans
 from components.neighbours.factory import factory_for, lists_of, probes_for
@@ -18,6 +19,7 @@ __all__ = [
     "Neighbours",
     "check_descriptors",
     "factory_for",
+    "hamming_pairs",
     "kmeans",
     "knn",
     "lists_of",

@@ -47,7 +47,9 @@ def index_suite(
         restricted: domains (``example.org`` stands for its subdomains too) of which nothing may be kept.
     """
     rules: list[Rule] = [
-        has_columns(set(INDEX.names) - {"face_boxes"}, "the index has the columns of its schema"),
+        has_columns(
+            [f.name for f in INDEX if not pa.types.is_nested(f.type)], "the index has the columns of its schema"
+        ),
         has_rows("the index is not empty"),
         unique("key", "every key appears once"),
         matches("key", r"^[0-9a-f]{20}$", "keys are 20 hex digits"),
@@ -79,6 +81,53 @@ def index_suite(
         rules.append(holds("unrestricted", "nothing is kept from a restricted domain", KEPT))
         computed["unrestricted"] = lambda t: [not _below(url, domains) for url in t["url"]]
     return Suite("index", "key", rules, computed)
+
+
+def links_suite(reasons: Collection[str]) -> Suite:
+    """The suite of every image link met: absolute normal addresses, of known pages; ``reasons`` a page may give."""
+    rules = [
+        has_rows("there is at least one link"),
+        unique("position", "every link has its own position"),
+        present("url", "every link has an address"),
+        matches("url", r"^https?://[!-~]+$", "addresses are absolute, http or https, and ASCII"),
+        holds("whole", "addresses have a host, and neither credentials nor fragment"),
+        matches("page", r"^(https?://.+)?$", "pages are addresses; none for a table of addresses"),
+        one_of("reason", reasons, "a page gives a known reason against an image"),
+        holds("explained", "a link is opted out exactly where the page's words say so"),
+        present("source", "every link names the file that it was found in"),
+    ]
+
+    def whole(url: str) -> bool:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.username is None and not parts.fragment
+
+    computed: dict[str, Callable[[pd.DataFrame], Any]] = {
+        "whole": lambda t: [whole(url) for url in t["url"]],
+        "explained": lambda t: t["opt_out"] == (t["said"] != ""),
+    }
+    return Suite("links", "position", rules, computed)
+
+
+def images_suite(
+    reasons: Collection[str], max_bytes: int, max_pixels: int, min_side: int, undecodable: Collection[str]
+) -> Suite:
+    """The suite of every image that was read: digests, and what is not dropped decoded within the limits.
+
+    ``undecodable`` are the reasons with which an image may have no size.
+    """
+    decoded = "reason not in @undecodable".replace("@undecodable", str(sorted(undecodable)))
+    rules = [
+        unique("key", "every key appears once"),
+        matches("sha256", SHA256, "every image has the SHA-256 of its bytes"),
+        one_of("reason", ["", *reasons], "a dropped image gives a known reason"),
+        between("bytes", "no image is larger than the limit", 0, max_bytes),
+        matches("format", r"^[a-z0-9]+$", "a decoded image has a format", decoded),
+        between("width", "a decoded image is as wide as the smallest allowed", min_side, where=decoded),
+        between("height", "a decoded image is as high as the smallest allowed", min_side, where=decoded),
+        between("pixels", "no decoded image has more pixels than the limit", 1, max_pixels, where=decoded),
+    ]
+    pixels: Callable[[pd.DataFrame], Any] = lambda t: t["width"].astype("int64") * t["height"]  # noqa: E731
+    return Suite("images", "key", rules, {"pixels": pixels})
 
 
 def manifest_suite(index: pa.Table, held_out: Collection[str] = ()) -> Suite:

@@ -8,7 +8,8 @@ the digest of the data set they were measured on.
 """
 
 from components.tracking.interface import Run, null_run
+from components.tracking.lineage import Trained, trained_on
 from components.tracking.params import TrackingParams
 from components.tracking.session import run
 
-__all__ = ["Run", "TrackingParams", "null_run", "run"]
+__all__ = ["Run", "TrackingParams", "Trained", "null_run", "run", "trained_on"]

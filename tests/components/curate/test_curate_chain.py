@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from components import tracking
 from components.curate import stage
+from components.curate.keys import key_of
 from components.curate.run import main
-from components.curate.scan import key_of
 from components.errors import VitrailError, run_cli
 from components.images.decode import DecodeLimits, decode
 from components.images.tables import INDEX, Shards, read_table
@@ -152,7 +153,13 @@ def test_report_pictures_docs_and_mlflow(curated: tuple[Path, dict[str, Any]]) -
     assert json.loads(out.with_name("curate.json").read_text()) == report
     with Image.open(out / "contact-sheet.png") as sheet:
         assert sheet.width == 1152
-    assert (out.parent / "gx/curate/index/index.html").is_file()
+    for table in ("index", "links", "images"):
+        assert (out.parent / f"gx/curate/{table}/index.html").is_file()
+    audited = pq.read_table(out / "audit.parquet").to_pylist()
+    assert sum(row["check"] == "nsfw" for row in audited) == report["nsfw-scored"] >= report["kept"]
+    faces = [row for row in audited if row["check"] == "face"]
+    assert len(faces) == report["faces"]
+    assert all(row["action"] == "blurred" and row["score"] >= row["threshold"] for row in faces)
     assert (out / "pca_hash.npz").exists()
     assert not list(out.parent.glob(".curate*"))
     import mlflow

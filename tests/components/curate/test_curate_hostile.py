@@ -24,11 +24,12 @@ from warcio.warcwriter import WARCWriter
 
 from components import tracking
 from components.curate import links, pages, stage
+from components.curate.keys import key_of
 from components.curate.links import header_opts_out, parse_page, parse_srcset, resolve
 from components.curate.pages import read_page
 from components.curate.policy import PolicyParams, origin, registrable_domain
 from components.curate.robots import MAX_BYTES, parse, rules_for
-from components.curate.scan import ScanItem, TableColumns, key_of, scan_file
+from components.curate.scan import ScanItem, TableColumns, scan_file
 from components.curate.sources import SourceFile, Sources
 from components.curate.warc import Response, WarcWriter, decode_text
 from components.curate.wat import parse_wat

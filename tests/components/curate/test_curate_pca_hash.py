@@ -81,6 +81,9 @@ def test_one_set_gives_one_hash_and_the_artifact_is_checked(tmp_path: Path) -> N
     one.save(tmp_path, {"radius": 3})
     frozen = load(tmp_path / "pca_hash.npz")
     assert np.array_equal(frozen(thumbnails)[0], one(thumbnails)[0])
+    assert frozen.mean.shape == (1024,)
+    assert frozen.components.shape == (1024, 49)  # 50 images span 49 directions
+    assert np.allclose(frozen.rotation @ frozen.rotation.T, np.eye(49), atol=1e-5)
     facts = json.loads((tmp_path / "pca_hash.json").read_text())
     (tmp_path / "pca_hash.json").write_text(json.dumps({**facts, "sha256": "0" * 64}))
     with pytest.raises(VitrailError, match="digest"):
@@ -109,6 +112,26 @@ def test_pairs_equal_brute_force(count: int, radius: int, seed: int, width: int)
     expected = {(i, j) for i, j in itertools.combinations(range(count), 2) if distance(hashes[i], hashes[j]) <= radius}
     assert len(found) == len(set(found))
     assert set(found) == expected
+
+
+def test_multi_index_hashing_misses_nothing() -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 256, (6000, 32), dtype=np.uint8)
+    for i in range(3000, 6000):  # copies with 0 to 8 flipped bits, spread
+        hashes[i] = hashes[i - 3000]
+        for bit in rng.choice(256, i % 9, replace=False):
+            hashes[i, bit // 8] ^= 1 << (bit % 8)
+    for radius in (0, 3, 7):
+        expected = {(i - 3000, i) for i in range(3000, 6000) if i % 9 <= radius}
+        assert set(pairs_within(hashes, radius)) == expected
+
+
+def test_a_bucket_of_very_many_equal_hashes_costs_no_pairs() -> None:
+    hashes = np.zeros((20_000, 32), np.uint8)
+    hashes[-1, 0] = 1
+    rows = [row(str(i)) for i in range(len(hashes))]
+    assert mark_near(rows, hashes, 3) == 19_999
+    assert {r["duplicate_of"] for r in rows} == {"", "0"}
 
 
 def row(key: str, side: int = 10, sha256: str = "") -> dict[str, object]:

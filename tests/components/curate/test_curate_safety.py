@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from components.curate.audit import AUDIT, audit, audit_counts
 from components.curate.contact_sheet import compose
-from components.curate.safety import FaceParams, NsfwParams, blur_faces, find_faces, nsfw_scores
+from components.curate.safety import (
+    FaceParams,
+    Finding,
+    NsfwParams,
+    blur_faces,
+    detect_faces,
+    find_faces,
+    nsfw_scores,
+)
+from components.errors import VitrailError
 from components.images.decode import DecodeLimits, decode
+from components.images.tables import write_table
 
 FACES = FaceParams()
 
@@ -77,3 +90,55 @@ def test_contact_sheet_holds_every_group() -> None:
     sheet = compose([("kept", [rgb] * 13), ("dropped: x", [None, rgb]), ("dropped: y", [None])])
     assert sheet.shape == (3 * 96 + 3 * 18, 12 * 96, 3)
     assert (sheet == 200).all(-1).sum() > 14 * 80 * 50 * 0.9
+
+
+class Fake:
+    """A plug-in: bright images are unsafe, and have two faces, one of them uncertain and half outside."""
+
+    batches: list[int] = []
+
+    def __init__(self, params: NsfwParams | FaceParams) -> None:
+        self._boxes = isinstance(params, FaceParams)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[list[Finding]]:
+        Fake.batches.append(len(images))
+        if not self._boxes:
+            return [[Finding(float(rgb.mean()) / 255)] for rgb in images]
+        faces = [Finding(0.5, (0, 0, 5, 5)), Finding(0.9, (1, 2, 3, 4)), Finding(0.95, (-4.0, 6.0, 10.0, 100.0))]
+        return [faces if rgb.mean() > 100 else [] for rgb in images]
+
+
+def test_a_plug_in_is_named_in_the_parameters_and_given_batches() -> None:
+    dark, bright = np.zeros((10, 20, 3), np.uint8), np.full((10, 20, 3), 255, np.uint8)
+    Fake.batches.clear()
+    nsfw = NsfwParams(model=f"{__name__}:Fake", batch=2)
+    assert nsfw_scores([dark, bright, dark], nsfw) == [0, 1, 0]
+    assert Fake.batches == [2, 1]
+    found = detect_faces([dark, bright], FaceParams(model=f"{__name__}:Fake"))
+    assert found == [[], [Finding(0.95, (0.0, 6.0, 6.0, 4.0)), Finding(0.9, (1.0, 2.0, 3.0, 4.0))]]
+    for name in ("yufaze", "no.such:thing", "numpy:nothing"):
+        with pytest.raises(VitrailError, match="no safety model"):
+            detect_faces([dark], FaceParams(model=name))
+
+
+def test_the_audit_has_a_row_a_score_and_a_row_a_face(tmp_path: Path) -> None:
+    def row(key: str, score: float, *faces: tuple[float, tuple[float, ...]], reason: str = "") -> dict[str, object]:
+        boxes, scores = [list(box) for _, box in faces], [s for s, _ in faces]
+        return {"key": key, "nsfw": score, "reason": reason, "face_boxes": boxes, "face_scores": scores}
+
+    rows = [row("a", 0.25), row("b", 0.875, reason="nsfw"), row("c", float("nan"), reason="not-fetched"),
+            row("d", 0.125, (0.9375, (1, 2, 30, 4)), (0.875, (0, 0, 5, 10)))]  # fmt: skip
+    table = audit(rows, NsfwParams(threshold=0.75), FaceParams(threshold=0.8125))
+    assert [(r["key"], r["check"], r["score"], r["threshold"], r["action"]) for r in table.to_pylist()] == [
+        ("a", "nsfw", 0.25, 0.75, "kept"), ("b", "nsfw", 0.875, 0.75, "dropped"), ("d", "nsfw", 0.125, 0.75, "kept"),
+        ("d", "face", 0.9375, 0.8125, "blurred"), ("d", "face", 0.875, 0.8125, "blurred"),
+    ]  # fmt: skip
+    write_table(tmp_path / "audit.parquet", table, AUDIT)
+    assert pq.read_table(tmp_path / "audit.parquet")["box"].to_pylist() == [
+        None,
+        None,
+        None,
+        [1, 2, 30, 4],
+        [0, 0, 5, 10],
+    ]
+    assert audit_counts(table) == {"nsfw-scored": 3, "face-median-side": 20.0}

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.curate.link_table import LINKS, RowWriter, first_position, iter_rows
+from components.curate.link_table import LINKS, RowWriter, first_position, iter_rows, join_tables
 from components.curate.unique import MemoryParams, connect, shuffled, unique_links
 
 SMALL = MemoryParams(megabytes=64, threads=1)
@@ -20,7 +20,7 @@ Row = dict[str, object]
 
 def link(position: int, url: str, opt_out: bool, alt: str = "") -> Row:
     return {"position": position, "url": url, "page": f"p{position}", "alt": alt, "licence": "", "reason": "",
-            "opt_out": opt_out}  # fmt: skip
+            "opt_out": opt_out, "said": "", "source": "w", "source_offset": position}  # fmt: skip
 
 
 def by_dictionary(tables: list[list[Row]]) -> list[Row]:
@@ -48,6 +48,8 @@ def test_as_a_dictionary_makes_them(tmp_path: Path, tables: list[list[tuple[str,
     expected = by_dictionary(rows)
     assert unique_links(paths[::-1], tmp_path / "out.parquet", SMALL) == len(expected)  # whatever the files' order
     assert list(iter_rows(tmp_path / "out.parquet")) == expected
+    join_tables(paths, tmp_path / "all.parquet")
+    assert list(iter_rows(tmp_path / "all.parquet")) == [row for table in rows for row in table]
 
 
 def test_far_more_links_than_memory_are_spilled_and_still_exact(tmp_path: Path) -> None:
@@ -56,7 +58,9 @@ def test_far_more_links_than_memory_are_spilled_and_still_exact(tmp_path: Path) 
     urls = pa.array([f"http://host{w % 997}.test/a/path/as/long/as/those/of/real/sites/are/{w:09d}.jpg" for w in which])
     texts = pa.array([f"an alternative text of some length for number {i}" for i in range(count)])
     table = pa.table({"position": np.arange(count), "url": urls, "page": texts, "alt": texts, "licence": texts,
-                      "reason": pa.array([""] * count), "opt_out": which % 7 == 0}, schema=LINKS)  # fmt: skip
+                      "reason": pa.array([""] * count), "opt_out": which % 7 == 0,
+                      "said": pa.array([""] * count), "source": pa.array(["a.warc.gz"] * count),
+                      "source_offset": np.arange(count)}, schema=LINKS)  # fmt: skip
     assert table.nbytes > 1.4 * SMALL.megabytes * 1e6
     pq.write_table(table, tmp_path / "in.parquet", row_group_size=8192)
     assert unique_links([tmp_path / "in.parquet"], tmp_path / "out.parquet", SMALL) == len(np.unique(which))
