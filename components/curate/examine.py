@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.curate.look import Eye
-from components.curate.safety import FaceParams, NsfwParams, blur_faces, nsfw_scores
+from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
 from components.curate.warc import read_record
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
