@@ -30,7 +30,7 @@ def plain_header(data: bytes, limits: DecodeLimits) -> Header | None:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return None
-    if height * width > limits.max_pixels or min(height, width) < max(limits.min_side, 1):
+    if height * width > limits.max_pixels or min(height, width) < limits.min_side:
         return None
     if space not in ("YCbCr", "RGB", "Gray"):
         return None

@@ -79,8 +79,8 @@ class AugmentParams(Strict):
                 raise ValueError(f"{name}: probabilities must lie in 0 ... 1")
         if self.blur_kernel % 2 == 0:
             raise ValueError(f"blur_kernel: must be odd, found {self.blur_kernel}")
-        sides = (self.global_size, self.global_size, self.local_size)
-        blurred = [side for side, p in zip(sides, self.blur, strict=True) if p > 0]
+        sides = [self.global_size, self.global_size, *[self.local_size] * min(self.locals, 1)]
+        blurred = [side for side, p in zip(sides, self.blur, strict=False) if p > 0]
         if blurred and self.blur_kernel // 2 >= min(blurred):
             raise ValueError(
                 f"blur_kernel: {self.blur_kernel} taps reach beyond a crop of {min(blurred)} px and its mirrored edges;"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 from collections.abc import Callable
@@ -115,16 +116,15 @@ def test_state_counts_what_was_handed_out_not_what_was_prepared(tmp_path: Path) 
     dataset = make_set(tmp_path, 10)
     noted = Noted(tmp_path / "made")
     loader = Loader(dataset, noted, 3, seed=0, workers=1, params=LoaderParams(prefetch=4))
-    iterator = iter(loader)
-    next(iterator)
-    until = time.monotonic() + 60
-    while len(list(noted.folder.iterdir())) < 12:  # the worker goes on to prepare: three batches ahead at least
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    state = loader.state_dict()
-    assert state["consumed"] == 3
-    second = next(iterator)
-    iterator.close()
+    with contextlib.closing(iter(loader)) as iterator:  # ends the worker, whatever fails
+        next(iterator)
+        until = time.monotonic() + 60
+        while len(list(noted.folder.iterdir())) < 12:  # the worker goes on to prepare: three batches ahead at least
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        state = loader.state_dict()
+        assert state["consumed"] == 3
+        second = next(iterator)
     resumed = Loader(dataset, Pair(), 3, seed=0)
     resumed.load_state_dict(state)
     assert flat(take(resumed, 1)) == flat([second])

@@ -258,6 +258,11 @@ def test_every_limit_holds_for_jpegs_too(limits: dict[str, int], reason: str) ->
     assert MultiCrop(SMALL, DecodeLimits(max_bytes=len(data), max_pixels=451 * 300, min_side=300))(data, rng())
 
 
+def test_a_wide_blur_is_no_fault_where_nothing_small_is_blurred() -> None:
+    AugmentParams(blur_kernel=49, local_size=24, blur=(0.5, 0.5, 0.0))
+    AugmentParams(blur_kernel=49, local_size=24, locals=0)
+
+
 def fuzzed() -> list[bytes]:
     """JPEGs of all kinds: colour, gray, progressive, with a profile."""
     small = np.ascontiguousarray(photo()[:40, :48])
