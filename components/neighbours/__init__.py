@@ -7,7 +7,7 @@ codes' error is as large as the thresholds' margin.
 
 from components.neighbours.checks import check_descriptors
 from components.neighbours.clusters import kmeans
-from components.neighbours.factory import factory_for, lists_of, probes_for
+from components.neighbours.factory import expected_recall, factory_for, lists_of, probes_for
 from components.neighbours.files import IndexFolder
 from components.neighbours.params import NeighbourParams
 from components.neighbours.search import Neighbours, knn
@@ -17,6 +17,7 @@ __all__ = [
     "NeighbourParams",
     "Neighbours",
     "check_descriptors",
+    "expected_recall",
     "factory_for",
     "kmeans",
     "knn",

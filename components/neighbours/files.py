@@ -50,7 +50,7 @@ class IndexFolder:
         Raises:
             VitrailError: bad rows, too few to train on, or a factory without inverted lists.
         """
-        factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params) > 0)
+        factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params.device) > 0)
         if not lists_of(factory):
             raise VitrailError(f"neighbours: {factory!r} has no inverted lists; only an IVF index is built in pieces")
         what = {
@@ -68,7 +68,7 @@ class IndexFolder:
             for path in self.folder.glob("piece-*"):
                 path.unlink()
             _remove_folder(self.folder / "merged")
-        index = indexes.to_device(indexes.make(factory, base.shape[1]), params)
+        index = indexes.to_device(indexes.make(factory, base.shape[1]), params.device)
         indexes.train(index, base, factory, params)
         _write(indexes.to_host(index), self.folder / "trained.faiss")
         _save(self.folder / "index.json", what | {"trained": _seal(self.folder / "trained.faiss")})
@@ -84,7 +84,7 @@ class IndexFolder:
         rows = base[start:stop]
         check_descriptors(rows, "base", start)
         _check_seal(self.folder / "trained.faiss", about["trained"])
-        index = indexes.to_device(_read(self.folder / "trained.faiss"), params)
+        index = indexes.to_device(_read(self.folder / "trained.faiss"), params.device)
         indexes.fill(index, rows, start)
         _write(indexes.to_host(index), path)
         _save(seal, _seal(path))
@@ -156,7 +156,7 @@ class IndexFolder:
             self.verify()
         index = _read(self.folder / "merged/lists.faiss", faiss.IO_FLAG_ONDISK_SAME_DIR)
         if params.lists == "memory":
-            index = indexes.to_device(indexes.in_memory(index), params)
+            index = indexes.to_device(indexes.in_memory(index), params.device)
         return Neighbours.over(base, params, index, about["factory"])
 
     def _about(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Neighbours:
 
     def _set(self, base: NDArray[Any], params: NeighbourParams, index: Any, factory: str) -> None:
         self._base, self._params, self._exact = base, params, factory == "Flat"
-        gpu = indexes.gpus(params) > 0
+        gpu = indexes.gpus(params.device) > 0
         self._candidates = indexes.Searcher(index, probes_for(factory, params, gpu=gpu))
 
     @classmethod
@@ -87,8 +87,8 @@ class Neighbours:
 
 def build_index(base: NDArray[Any], params: NeighbourParams) -> tuple[Any, str]:
     """A filled index over ``base`` [N, d] in memory, GPU memory where there is a GPU, and its factory string."""
-    factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params) > 0)
-    index = indexes.to_device(indexes.make(factory, base.shape[1]), params)
+    factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params.device) > 0)
+    index = indexes.to_device(indexes.make(factory, base.shape[1]), params.device)
     indexes.train(index, base, factory, params)
     indexes.fill(index, base)
     return indexes.packed(index), factory
