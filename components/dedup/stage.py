@@ -41,6 +41,7 @@ from components.dedup.fit import learning_pictures
 from components.dedup.giants import Cut, GiantParams, cut_giants
 from components.dedup.graph import Keep, component_sizes, components, size_histogram
 from components.dedup.keep import scores
+from components.dedup.recall import measure_recall
 from components.dedup.reference import RelativeParams, Touch, dropped_components, touching_parts
 from components.dedup.retrieve import Brought, RetrievalParams, Retrieved, retrieve
 from components.dedup.review import sweep_thresholds, write_review
@@ -133,6 +134,7 @@ def run(
         sampled = _balance(params, rows, copies)
         decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons, sampled)
         report = _report(decisions, copies, (at_self, at_relative), calibration, cuts, brought)
+        report |= measure_recall(rows_file, edges, params.graph.k, at_self, params.neighbours).report()
         manifest = _manifest(pool, decisions, found)
         if not len(manifest):
             raise VitrailError(f"{curated}: dedup dropped all {len(pool)} images ({report['reasons']}); see thresholds")

@@ -150,7 +150,7 @@ class Searcher:
             faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", probes)
         # A graph over the centres is for finding few of them: it looks at some GRAPH_STEPS for each that it finds.
         by_graph = lists is not None and _plain_lists(index) is None and probes * GRAPH_STEPS < lists.nlist
-        self._lists = None if lists is None or by_graph or _centre_table(lists) is None else lists
+        self._lists: Any = None if lists is None or by_graph or _centre_table(lists) is None else lists
 
     def __call__(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and row numbers [n, k], best first as the index sees it; -1 where there are no more."""

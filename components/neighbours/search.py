@@ -37,6 +37,26 @@ def knn(
     return Neighbours(base, params).search(queries, k)
 
 
+def exact_knn(
+    base: NDArray[Any], queries: NDArray[Any], k: int, params: NeighbourParams
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """As :func:`knn`, exactly, reading ``base`` once in blocks: for few queries, and a base larger than memory."""
+    exact = params.model_copy(update={"factory": "Flat"})
+    similarities = np.empty((len(queries), 0), np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
+    if not 1 <= k <= len(base):
+        raise VitrailError(f"neighbours: k={k} of {len(base)} descriptors; choose k between 1 and {len(base)}")
+    for start in range(0, len(base), ROWS):
+        block = base[start : start + ROWS]
+        closest, found = knn(block, queries, min(k, len(block)), exact)
+        similarities = np.concatenate([similarities, closest], axis=1)
+        rows = np.concatenate([rows, found + start], axis=1)
+        order = np.lexsort((rows, -similarities), axis=1)[:, :k]
+        similarities = np.take_along_axis(similarities, order, axis=1)
+        rows = np.take_along_axis(rows, order, axis=1)
+    return similarities, rows
+
+
 class Neighbours:
     """A filled index over ``base`` [N, d], for callers that search it block by block (see :func:`knn`)."""
 

@@ -14,6 +14,7 @@ from components.neighbours import (
     IndexFolder,
     NeighbourParams,
     Neighbours,
+    exact_knn,
     expected_recall,
     factory_for,
     kmeans,
@@ -40,6 +41,17 @@ def test_flat_is_brute_force(count: int, asked: int, dim: int, seed: int, data: 
     np.testing.assert_allclose(similarities, -np.sort(-exact, axis=1)[:, :k], atol=1e-6)
     np.testing.assert_allclose(np.take_along_axis(exact, rows, axis=1), similarities, atol=1e-6)
     assert all(len(set(row)) == k for row in rows.tolist())
+
+
+def test_reading_in_blocks_finds_what_reading_at_once_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.neighbours.search.ROWS", 7)
+    rng = np.random.default_rng(0)
+    base, queries = unit(rng, 40, 6, np.float16), unit(rng, 5, 6, np.float16)
+    for k in (1, 9, 40):
+        for ours, theirs in zip(
+            exact_knn(base, queries, k, NeighbourParams()), knn(base, queries, k, NeighbourParams()), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_equal_similarities_come_by_row() -> None:
