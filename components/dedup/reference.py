@@ -69,6 +69,9 @@ def touching_parts(
     executor: ExecutorParams,
 ) -> Touch:
     """:func:`touching` for descriptors in files, range of rows by range of rows over the executor."""
+    if not len(held_out.open()):  # only queries are named: nothing to keep out
+        count = len(rows.open())
+        return Touch(np.full(count, -1), np.full(count, -1, np.float32), np.zeros(count, bool))
     look = partial(_touching_part, rows, held_out, threshold, params)
     found = [*track(map_shards(look, parts, executor), "held-out images", len(parts), unit="parts")]
     return Touch(*(np.concatenate(column) for column in zip(*found, strict=True)))

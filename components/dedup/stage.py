@@ -177,6 +177,8 @@ def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
         if name not in benchmarks.benchmarks:
             known = sorted(benchmarks.benchmarks)
             raise VitrailError(f"dedup names the benchmark {name!r}, not in benchmarks.yaml{nearest(name, known)}")
+    if params.calibration and params.calibration.benchmark not in benchmarks.scored:
+        raise VitrailError(f"calibration.benchmark {params.calibration.benchmark!r} has no labels; name one that has")
     if params.retrieval is not None:
         for name in params.retrieval.per_set:
             if name not in params.retrieval.queries:
@@ -270,7 +272,7 @@ def _copies(
                 f"the largest part holds {cut.largest:,}",
                 flush=True,
             )
-    asked = {name: one.test | (params.relative.against == "all") for name, one in sets.items()}
+    asked = {name: one.kept_out(params.relative.against) for name, one in sets.items()}
     held_out = np.concatenate([described[name][asked[name]] for name in sets])
     held_keys = [one.keys[i] for name, one in sets.items() for i in np.flatnonzero(asked[name])]
     held_file = _rows_file(work / "held-out.npy", held_out)
@@ -309,6 +311,7 @@ def _retrieve(
     keys = [sets[name].keys[i] for name, training in queries.items() for i in training]
     reasons = [f"retrieved:{name}" for name, training in queries.items() for _ in training]
     found, brought = retrieve(rows[survivors], embedded, how, params.neighbours)
+    sources = {name: survivors[brought_rows] for name, brought_rows in found.sources.items()}
     times, query = np.zeros(len(pool), np.int64), np.full(len(pool), -1, np.int64)
     similarity = np.full(len(pool), np.nan, np.float32)
     times[survivors], query[survivors], similarity[survivors] = found.times, found.query, found.similarity
@@ -317,11 +320,13 @@ def _retrieve(
         whole = starts & copies.survives
         if not starts.any():
             raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see index.parquet")
-        times[whole], query[whole], similarity[whole] = np.maximum(times[whole], 1), len(keys), np.nan
+        sources[name] = np.union1d(sources.get(name, whole[:0]), np.flatnonzero(whole)).astype(np.int64)
+        whole_only = whole & (times == 0)  # what a query found as well stays with the query that explains it
+        times[whole_only], query[whole_only] = 1, len(keys)
         keys.append("")
         reasons.append(f"as-is:{name}")
         brought.append(Brought(f"{name} as is", 0, int(whole.sum()), int(whole.sum())))
-    return Retrieved(times, query, similarity), keys, reasons, brought
+    return Retrieved(times, query, similarity, sources), keys, reasons, brought
 
 
 def _balance(params: DedupParams, rows: NDArray[np.float16], copies: decide.Copies) -> NDArray[np.bool_] | None:
@@ -330,7 +335,7 @@ def _balance(params: DedupParams, rows: NDArray[np.float16], copies: decide.Copi
     if params.balance is None or not len(survivors):
         return None
     sampled = np.zeros(len(rows), bool)
-    sampled[survivors[balance(rows[survivors], params.balance)]] = True
+    sampled[survivors[balance(rows[survivors], params.balance, params.neighbours.device)]] = True
     return sampled
 
 
@@ -340,8 +345,14 @@ def _manifest(pool: Pool, decisions: list[dict[str, object]], found: Retrieved |
         pa.array(selected, pa.int64())
     )
     weights = [1.0 if found is None else float(found.times[row]) for row in selected]
-    return table.append_column("weight", pa.array(weights, pa.float32())).append_column(
-        "reason", pa.array([decisions[row]["reason"] for row in selected], pa.string())
+    sources: dict[int, list[str]] = {row: [] for row in selected}
+    for name, rows in found.sources.items() if found is not None else ():
+        for row in rows.tolist():
+            sources[row].append(name)
+    return (
+        table.append_column("weight", pa.array(weights, pa.float32()))
+        .append_column("reason", pa.array([decisions[row]["reason"] for row in selected], pa.string()))
+        .append_column("sources", pa.array([sources[row] for row in selected], pa.list_(pa.string())))
     )
 
 
@@ -432,7 +443,7 @@ def _show(
     copies: decide.Copies,
     touch: Touch,
     sets: Mapping[str, Benchmark],
-    against: str,
+    against: Literal["test", "all"],
     calibration: Calibration | None,
     recording: Run,
 ) -> None:
@@ -445,7 +456,7 @@ def _show(
     shown = pictures.page([[pool.rgb(row, store) for row in group[:8]] for group in groups])
     pictures.save(shown, folder / "duplicates.jpg", encode_jpeg)
     recording.log_image(shown, "duplicates")
-    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.test | (against == "all"))]
+    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.kept_out(against))]
     # The least alike first: exact copies are no news, these are where the threshold decides.
     caught = np.flatnonzero(touch.touched)
     caught = caught[np.argsort(touch.similarity[caught], kind="stable")][: PAGE * 4]

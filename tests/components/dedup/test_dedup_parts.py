@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.dedup import retrieve as retrieval
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.decide import HELD_OUT, NOT_RETRIEVED, SELF_DUPLICATE, decisions, settle
 from components.dedup.descriptors import (
@@ -26,7 +27,7 @@ from components.dedup.train_params import NetworkParams, TrainingParams
 from components.dedup.views import RGB, squash, windows
 from components.dedup.whiten import fit_whitening
 from components.errors import VitrailError
-from components.neighbours import NeighbourParams
+from components.neighbours import NeighbourParams, kmeans
 from components.storage import StorageParams
 
 STORAGE = StorageParams(root="data")
@@ -233,6 +234,38 @@ def test_each_data_set_is_retrieved_in_its_own_way() -> None:
     assert found.times[1] == 3  # twice by x, once by y
     assert found.query[1] in (0, 1)  # as close to both of x, and x comes first
     assert found.query[4] == 3  # query numbers run through both sets
+    assert {name: rows[rows != 1].tolist() for name, rows in found.sources.items()} == {
+        "x": [],
+        "y": np.setdiff1d(np.flatnonzero(found.times), [1]).tolist(),
+    }
+    assert all(1 in rows for rows in found.sources.values())  # brought by both, credited to the closest
+
+
+def test_sets_that_ask_for_the_same_clusters_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(retrieval, "kmeans", lambda *args, **kwargs: (made.append(1), kmeans(*args, **kwargs))[1])
+    pool = unit(np.random.default_rng(0).normal(size=(60, 5)))
+    alike = ClusterParams(kind="cluster", clusters=4, hits=0, cap=20)
+    per_set = {"b": alike.model_copy(update={"cap": 3}), "c": alike.model_copy(update={"seed": 1})}
+    how = RetrievalParams(queries=["a", "b", "c"], how=alike, per_set=per_set)
+    _, brought = retrieve(pool, dict.fromkeys("abc", pool[:9]), how, N)
+    assert len(made) == 2
+    assert [line.selected for line in brought][:2] == [20, 3]
+
+
+def test_a_cosine_to_a_query_is_not_compared_with_one_to_a_centre() -> None:
+    # Image 0 is closer to its cluster's centre than to anything else, and the query by sample is closer than the one
+    # that its cluster was found by: it belongs to the query by sample.
+    pool = unit([[1, 0, 0], [1, 0.1, 0], [1, -0.1, 0], [0, 0, 1], [0, 0.1, 1]])
+    by_cluster, by_sample = unit([[1, 0.9, 0]]), unit([[1, 0.3, 0]])
+    how = RetrievalParams(
+        queries=["c", "s"],
+        how=ClusterParams(kind="cluster", clusters=2, hits=0),
+        per_set={"s": SampleParams(kind="sample", k=3)},
+    )
+    found, _ = retrieve(pool, {"c": by_cluster, "s": by_sample}, how, N)
+    assert found.query[:3].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found.similarity[:3], pool[:3] @ by_sample[0], atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -252,11 +285,12 @@ def test_next_neighbours_are_shared_by_nobody(count: int, asked: int, k: int, se
     cosine = queries @ pool.T
     rows = np.flatnonzero(found.times)
     np.testing.assert_allclose(found.similarity[rows], cosine[found.query[rows], rows], atol=1e-5)
-    # Nobody would rather have a free image than one of hers.
-    free = found.times == 0
+    # Stable: who is closer to an image than its owner, or wants a free one, has k images that are closer still.
+    nearness = np.where(found.times > 0, found.similarity, -np.inf)
     for query in range(asked):
         own = cosine[query, found.query == query]
-        assert not free.any() or not len(own) or cosine[query, free].max() <= own.min() + 1e-5
+        wanted = cosine[query] > nearness + 1e-5
+        assert not wanted.any() or (len(own) == k and own.min() > cosine[query, wanted].max() - 1e-5)
 
 
 def test_next_neighbours_stop_at_the_least_similarity() -> None:
@@ -277,6 +311,9 @@ def test_retrieval_by_cluster_needs_hits_and_keeps_the_cap() -> None:
     assert found.times.sum() == 10 == brought[0].found
     assert set(centre[found.times > 0].tolist()) == {0}
     assert set(found.query[found.times > 0].tolist()) <= set(range(5))
+    taken = np.flatnonzero(found.times)
+    np.testing.assert_allclose(found.similarity[taken], (pool[taken] * queries[found.query[taken]]).sum(1), atol=1e-6)
+    assert np.array_equal(found.sources["x"], taken)
     wrong = RetrievalParams(queries=["x"], how=how.model_copy(update={"clusters": 61}))
     with pytest.raises(VitrailError, match="only 60 images"):
         retrieve(pool, {"x": queries}, wrong, N)
