@@ -64,6 +64,9 @@ def main(argv: Sequence[str]) -> int:
     plan.add_argument("--dim", type=int, default=512, help="of a descriptor (default: 512, SSCD's)")
     plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
     plan.add_argument("--images-per-second", type=float, help="described, all cores or GPUs together")
+    plan.add_argument("--held-out", type=float, default=1e6, help="images of all benchmarks (default: 1e6)")
+    plan.add_argument("--queries", type=float, default=1e6, help="images that retrieve (default: 1e6)")
+    plan.add_argument("--gpu-gigabytes", type=float, default=80, help="memory of one GPU (default: 80)")
     plan.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
     train = commands.add_parser("train", help="a copy descriptor of SSCD's kind, for descriptor.weights of any pool")
     train.add_argument("--params", type=Path, required=True)
@@ -82,7 +85,17 @@ def main(argv: Sequence[str]) -> int:
         given = load_params(arguments.params, DedupParams, arguments.set)
         rates = planning.load_rates(arguments.rates)
         print(
-            planning.plan(arguments.images, arguments.dim, given, rates, arguments.cores, arguments.images_per_second)
+            planning.plan(
+                arguments.images,
+                arguments.dim,
+                given,
+                rates,
+                arguments.cores,
+                arguments.images_per_second,
+                arguments.held_out,
+                arguments.queries,
+                arguments.gpu_gigabytes,
+            )
         )
         return 0
     storage = load_params(arguments.storage, StorageParams)

@@ -1,4 +1,4 @@
-"""The stage with the paper's choices: against all, within relative, clusters, as is, another embedding, mere queries."""
+"""The stage with the paper's choices: against all, within relative, clusters, as is, another embedding, queries."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from components.dedup.calibrate import CalibrationParams
 from components.dedup.stage import DedupParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
@@ -115,12 +116,6 @@ def test_names_that_lead_nowhere_are_told(tmp_path: Path, curated: Path, benchma
         run(tmp_path, curated, benchmarks, params(queries=["more"], per_set={"moer": {"kind": "sample"}}))
     with pytest.raises(VitrailError, match=r"retrieval\.as_is\.x: no image's source begins with 'nowhere'"):
         run(tmp_path, curated, benchmarks, params(queries=["more"], as_is={"x": "nowhere"}))
+    calibrated = params(queries=["more"]).model_copy(update={"calibration": CalibrationParams(benchmark="more")})
     with pytest.raises(VitrailError, match=r"calibration\.benchmark 'more' has no labels"):
-        calibrated = {"calibration": {"benchmark": "more"}}
-        run(tmp_path, curated, benchmarks, params(queries=["more"]).model_copy(update=parse(calibrated)))
-
-
-def parse(content: dict[str, object]) -> dict[str, object]:
-    from components.dedup.calibrate import CalibrationParams
-
-    return {"calibration": parse_params(content["calibration"], CalibrationParams, "test")}
+        run(tmp_path, curated, benchmarks, calibrated)
