@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from components.dedup import costs
 from components.dedup.costs import Join, Machines
 from components.dedup.rates import Rates, load_rates, measure
+from components.dedup.reference import one_ended
 from components.dedup.retrieve import SampleParams
 from components.errors import VitrailError
 from components.neighbours import expected_recall, factory_for, lists_of, probes_for
@@ -125,6 +126,7 @@ def _seconds(
     pool: Join, count: int, each: int, dim: int, params: DedupParams, on: Machines, held_out: int, queries: int
 ) -> dict[str, float]:
     near, survivors = params.neighbours, max(1, int(count * SURVIVE))
+    at_relative = 0.45 if params.relative.threshold == "calibrated" else float(params.relative.threshold)
     found = {
         "train the lists": costs.kmeans_seconds(pool.train, pool.lists, dim, costs.ITERATIONS, on),
         "fill the index": costs.fill_seconds(pool, on),
@@ -140,7 +142,10 @@ def _seconds(
         found["search: exact"] = costs.product_seconds(count, pool.rows, dim, on)
     found["components"] = costs.component_seconds(count, on)
     # Whole pool images among the held-out images' windows, and the pool's windows among whole held-out images.
-    ways = [join(held_out * each, count, dim, near), join(held_out, count * each, dim, near)]
+    ways = [
+        join(among, asked, dim, one_ended(among, at_relative, near))
+        for among, asked in ((held_out * each, count), (held_out, count * each))
+    ]
     found["relative dedup"] = sum(costs.build_seconds(way, on) + costs.search_seconds(way, on) for way in ways)
     if params.retrieval is not None:
         how = params.retrieval.how

@@ -21,7 +21,7 @@ from components.dedup.descriptors import (
     thumbnail_side,
 )
 from components.dedup.extract import describe_pictures
-from components.dedup.reference import Touch, dropped_components, touching
+from components.dedup.reference import Touch, dropped_components, held_out_index, one_ended, touching
 from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
 from components.dedup.train_params import NetworkParams, TrainingParams
 from components.dedup.views import RGB, squash, windows
@@ -169,10 +169,29 @@ def test_touching_looks_at_windows_of_both_sides() -> None:
     east, north, up = np.eye(3, dtype=np.float32)
     pool = np.stack([[east, east], [north, up], [up, east]])  # whole, window
     held = np.stack([[up, north]])
-    touch = touching(pool, held, 0.5, N)
+    touch = touching(pool, held_out_index(held, 0.5, N), 0.5)
     # row 1: its whole equals the held-out image's window, its window the held-out whole; row 2 the whole
     assert touch.touched.tolist() == [False, True, True]
     assert touch.reference.tolist() == [0, 0, 0]
+
+
+def test_many_held_out_images_are_searched_by_an_index_set_for_one_end() -> None:
+    rng = np.random.default_rng(0)
+    held = unit(rng.normal(size=(4000, 2, 16)))
+    pool = unit(rng.normal(size=(300, 2, 16)))
+    pool[:100, 0] = unit(held[:100, 0] + 0.05 * rng.normal(size=(100, 16)))
+    exact = touching(pool, held_out_index(held, 0.9, N), 0.9)
+    params = NeighbourParams(exact_held_out=1000, flat_up_to=1000, pq_bytes=4)
+    found = touching(pool, held_out_index(held, 0.9, params), 0.9)
+    assert exact.touched[:100].mean() > 0.9
+    assert (found.touched & exact.touched).sum() >= 0.95 * exact.touched.sum()
+    assert not (found.touched & ~exact.touched).any()  # similarities are exact, so nothing touches that should not
+    both = found.reference == exact.reference
+    np.testing.assert_allclose(found.similarity[both], exact.similarity[both], atol=1e-5)
+    set_for = one_ended(5000, 0.45, params)
+    assert set_for.edge_cosine == 0.45
+    assert 1 - (1 - set_for.edge_recall) ** 0.5 == pytest.approx(0.95)
+    assert one_ended(1000, 0.45, params).factory == "Flat"
 
 
 def test_a_component_that_touches_is_dropped_whole() -> None:
