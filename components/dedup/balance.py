@@ -85,13 +85,16 @@ def hierarchy(points: NDArray[Any], params: BalanceParams, device: Literal["auto
 def _cluster(
     points: NDArray[Any], given: LevelParams, iterations: int, seed: int, device: Literal["auto", "cpu"]
 ) -> Level:
-    fit = partial(kmeans, k=given.clusters, iterations=iterations, seed=seed, spherical=False, device=device)
+    # Each fit starts from centroids drawn far apart: from the old ones, Lloyd's algorithm would stay where it is.
+    fit = partial(
+        kmeans, k=given.clusters, iterations=iterations, seed=seed, spherical=False, spread=True, device=device
+    )
     centroids, parent, distance = fit(points)
     for _ in range(given.resampling):
         chosen = _closest(parent, distance, given.points)
         if len(chosen) < given.clusters:
             break  # clusters without a point: nothing to fit so many centroids on
-        centroids, _, _ = fit(points[chosen], start=centroids)
+        centroids, _, _ = fit(points[chosen])
         parent, distance = assign(points, centroids, spherical=False, device=device)
     return Level(centroids, parent, distance)
 

@@ -20,6 +20,7 @@ def kmeans(
     seed: int,
     spherical: bool = True,
     start: NDArray[np.float32] | None = None,
+    spread: bool = False,
     device: Literal["auto", "cpu"] = "auto",
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
     """k-means over all ``points`` [N, d].
@@ -31,6 +32,8 @@ def kmeans(
         seed: of the first centroids.
         spherical: centroids are kept at unit length and the nearest is that of largest cosine; otherwise Euclidean.
         start: first centroids [k, d]; None: drawn from the points.
+        spread: they are drawn far from each other (AFK-MC2, Bachem et al. 2016: k-means++ without its passes over all
+            points), not uniformly.
         device: auto: every GPU that FAISS sees.
 
     Returns:
@@ -53,6 +56,7 @@ def kmeans(
         seed=seed,
         spherical=spherical,
         min_points_per_centroid=1,
+        init_method=faiss.ClusteringInitMethod_AFK_MC2 if spread else faiss.ClusteringInitMethod_RANDOM,
         max_points_per_centroid=max(1, len(points)),  # all points, not FAISS' sample: k-means means k-means
         gpu=indexes.gpus(device) > 0,
     )
