@@ -15,7 +15,8 @@ EDGE_BYTES = 20  # two row numbers and a cosine, before compression
 ITERATIONS = 10  # of the k-means that trains the lists
 GRAPH_LINKS = 272  # bytes a node of an HNSW32 graph: 64 links at the lowest level, few above
 GRAPH_WALK = 512  # centres that a walk to the nearest one compares: efSearch 16, some 32 links each
-GRAPH_STEPS = 16  # and for each list more (components/neighbours/index.py)
+GRAPH_STEPS = 16  # and for each list more
+GRAPH_PRICE = 160  # centres in a product that a list found through the graph must cost less than (neighbours/index.py)
 # Bytes an image of the tables that dedup holds whole, measured on the demo's images (tracemalloc; Arrow's own count):
 INDEX_ROW, KEY, DIGEST, DECISION = 436, 77, 377, 336
 
@@ -117,7 +118,7 @@ def fill_seconds(join: Join, on: Machines) -> float:
 
 def centres_seconds(join: Join, on: Machines) -> float:
     """The lists to visit: by the product with all centres, or by the graph where few are wanted."""
-    if join.graph and join.probes * GRAPH_STEPS < join.lists:
+    if join.graph and join.probes * GRAPH_PRICE < join.lists:
         return join.queries * join.probes * GRAPH_STEPS / (on.rates.rescored * on.scale)
     return product_seconds(join.queries, join.lists, join.dim, on)
 

@@ -12,7 +12,9 @@ from components.neighbours.checks import ROWS, fp32
 from components.neighbours.factory import training_rows
 from components.neighbours.params import NeighbourParams
 
-GRAPH_STEPS = 16  # centres that an HNSW graph compares a query with, for each list visited; FAISS' wiki: 10 to 20
+# A list found through an HNSW graph costs as much as so many centres in a matrix product: some 16 comparisons (FAISS'
+# wiki: 10 to 20), each about ten times as dear, being out of order.
+GRAPH_PRICE = 160
 TABLE = 1 << 28  # bytes of the scores of queries with all centres, at a time
 SHARDED = ("IndexShards", "IndexShardsIVF", "IndexReplicas")  # how FAISS spreads an index over several GPUs
 
@@ -148,8 +150,7 @@ class Searcher:
             lists.nprobe = probes
         elif probes and on_gpu(index):  # goes down through rotations and shards
             faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", probes)
-        # A graph over the centres is for finding few of them: it looks at some GRAPH_STEPS for each that it finds.
-        by_graph = lists is not None and _plain_lists(index) is None and probes * GRAPH_STEPS < lists.nlist
+        by_graph = lists is not None and _plain_lists(index) is None and probes * GRAPH_PRICE < lists.nlist
         self._lists: Any = None if lists is None or by_graph or _centre_table(lists) is None else lists
 
     def __call__(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
