@@ -80,7 +80,7 @@ def _touching_part(
     return touching(rows.open()[slice(*part)], held_out.open(), threshold, params)
 
 
-def dropped_components(labels: NDArray[np.int64], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
+def dropped_components(labels: NDArray[np.integer[Any]], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Per row [N]: the first touched row of its component, or -1 where none is: the row that condemns it."""
     culprit = np.full(len(labels), len(labels), np.int64)
     rows = np.flatnonzero(touched)

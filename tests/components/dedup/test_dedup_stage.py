@@ -17,13 +17,16 @@ import yaml
 
 from components.dedup import stage
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
+from components.dedup.descriptors import TrainedParams
 from components.dedup.edges import EdgeParts
 from components.dedup.extract import Pool
 from components.dedup.keep import scores
 from components.dedup.review import write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
+from components.dedup.scratch import described_digest
 from components.dedup.search import search
+from components.dedup.sscd import SscdParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.executor import ExecutorParams
@@ -124,6 +127,23 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
         yield Run()
 
     monkeypatch.setattr(stage, "tracked", nowhere)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Great Expectations looks at components only: each suite takes it about a second."""
+    from components import quality
+
+    honest = quality.validate
+    monkeypatch.setattr(
+        quality, "validate", lambda t, suite, out: suite.table == "components" and honest(t, suite, out)
+    )
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Great Expectations."""
+    monkeypatch.setattr("components.quality.validate", lambda *_: None)
 
 
 def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.DedupParams) -> dict[str, object]:
@@ -233,6 +253,8 @@ def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
     table = pool.rows.set_column(pool.rows.schema.get_field_index("source"), "source", pa.array(["b", "a", "a"]))
     table = table.set_column(table.schema.get_field_index("source_offset"), "source_offset", pa.array([0, 7, 3]))
     assert scores("oldest", Pool(curated, STORAGE, table), labels, executor, 1).tolist() == [-2, -1, 0]
+    with pytest.raises(VitrailError, match=r"0.tar at \d+: index and shards do not match: no image for key"):
+        scores("sharpest", pool, np.zeros(3, np.int64), executor, 1)
 
 
 def test_the_plan_is_counts_times_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +302,7 @@ def test_finished_chunks_are_kept(
     shutil.rmtree(curated / "shards")  # nothing needs to be read for descriptors again, only for calibration
     with pytest.raises(VitrailError, match="no such file"):
         run(tmp_path, curated, benchmarks, params())
-    chunks = list((tmp_path / ".dedup.work").rglob("descriptor-*.npy"))
+    chunks = list((tmp_path / ".dedup.work").rglob("described-*.txt"))
     assert len(chunks) == 3
 
 
@@ -314,17 +336,110 @@ def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], bench
     assert not (tmp_path / "dedup").exists()
 
 
-def test_all_alike_is_one_component_and_stops_the_stage(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+def plain(**changes: object) -> stage.DedupParams:
+    """No network, no windows, thresholds given, nothing retrieved: what is left is the stage's own doing."""
+    content = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None, windows=[]).model_dump()
+    content["graph"] |= {"threshold": 0.9} | changes.pop("graph", {})  # type: ignore[operator]
+    content["relative"] |= {"threshold": 0.9} | changes.pop("relative", {})  # type: ignore[operator]
+    return parse_params(content | changes, stage.DedupParams, "test")
+
+
+def test_all_alike_is_one_component_of_which_one_is_kept_or_is_refused(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, quick: None
 ) -> None:
-    alike = curate(tmp_path / "alike", {f"plain{i:02d}": pictures["plain00"] for i in range(6)})
-    given = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None)
-    content = given.model_dump()
-    content["graph"] |= {"threshold": 0.9}
-    content["relative"] |= {"threshold": 0.999}
-    content["windows"] = []
-    with pytest.raises(VitrailError, match=r"one component holds 6 of 6|dropped all 6"):
-        run(tmp_path, alike, benchmarks, parse_params(content, stage.DedupParams, "test"))
+    alike = curate(tmp_path / "alike", {f"other{i:02d}": encode_jpeg(picture(900), 90) for i in range(70)})
+    report = run(tmp_path, alike, benchmarks, plain())
+    assert (report["components"], report["largest_component"], report["selected"]) == (1, 70, 1)
+    assert report["reasons"] == {"pool": 1, "self-duplicate": 69}
+    shutil.rmtree(tmp_path / "dedup")
+    with pytest.raises(VitrailError, match=r"one component holds 70 of 70 images \(100%.*raise graph.threshold"):
+        run(tmp_path, alike, benchmarks, plain(graph={"largest_least": 69}))
+    assert not (tmp_path / "dedup").exists()
+    broken = json.loads((tmp_path / "gx/dedup/components/result.json").read_text())  # the page of the very case
+    assert not broken["success"]
+    run(tmp_path, alike, benchmarks, plain(graph={"largest_least": 69, "largest_share": 1.0}))
+
+
+def test_one_image_and_no_benchmark(
+    tmp_path: Path, pictures: dict[str, bytes], unchecked: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = curate(tmp_path / "one", {"plain00": pictures["plain00"]})
+    none = BenchmarksFile(benchmarks={})
+    report = run(tmp_path, one, none, plain())
+    assert report["reasons"] == {"pool": 1}
+    assert report["held_out_images"] == 0
+    assert "benchmarks.yaml names no set" in capsys.readouterr().out
+    assert np.load(tmp_path / "dedup/to-held-out.npy").tolist() == [-np.inf]
+    with pytest.raises(VitrailError, match=r"'mine', not in benchmarks.yaml; without benchmarks set calibration and"):
+        run(tmp_path, one, none, params())
+
+
+def test_descriptors_that_say_nothing_are_named(
+    tmp_path: Path, benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.dedup.descriptors import Thumbnail
+
+    curated = curate(tmp_path / "c", {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(20)})
+    key = hashlib.sha256(b"plain18").hexdigest()[:20]
+    honest = Thumbnail.embed
+    for value, words in ((np.nan, "holds NaN or infinity"), (0.0, "is all zeros")):
+
+        def broken(self: Thumbnail, given: list[np.ndarray], value: float = value) -> np.ndarray:
+            rows = honest(self, given)
+            if len(given) == 4:  # the second chunk
+                rows[2] = value
+            return rows
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Thumbnail, "embed", broken)
+            with pytest.raises(VitrailError, match=rf"image {key} \(0.tar at \d+\): its copy descriptor {words}"):
+                run(tmp_path, curated, benchmarks, plain())
+        assert not (tmp_path / "dedup").exists()
+        (work,) = (tmp_path / ".dedup.work").glob("descriptors-*")
+        assert len([*work.glob("described-*.txt")]) == 1  # the broken chunk is not taken for a finished one
+    with monkeypatch.context() as patch:
+        patch.setattr(Thumbnail, "embed", lambda self, given: honest(self, given) * (len(given) < 40))
+        shutil.rmtree(tmp_path / ".dedup.work")
+        with pytest.raises(VitrailError, match="benchmark image mine/00000: its copy descriptor is all zeros"):
+            run(tmp_path, curated, benchmarks, plain())
+
+
+def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file_nothing(
+    tmp_path: Path,
+    pictures: dict[str, bytes],
+    benchmarks: BenchmarksFile,
+    unchecked: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    curated = curate(tmp_path / "curate", pictures)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "check_components", lambda *_: (_ for _ in ()).throw(VitrailError("it chains")))
+        with pytest.raises(VitrailError, match="it chains"):
+            run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.7}))
+
+    def no_work(*_: object) -> None:
+        raise AssertionError("done before")
+
+    work = tmp_path / ".dedup.work"
+    with monkeypatch.context() as patch:
+        patch.setattr("components.dedup.extract._descriptor_chunk", no_work)
+        patch.setattr("components.dedup.copygraph._part", no_work)
+        report = run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))
+        assert not work.exists()
+    shutil.rmtree(tmp_path / "dedup")
+    assert run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))["reasons"] == report["reasons"]
+
+    images, weights = [["k"], ["sha"]], tmp_path / "w.safetensors"
+    given = parse_params({"kind": "trained", "weights": str(weights)}, TrainedParams, "test")
+    found = []
+    for data in (b"one", b"two", b"one"):
+        weights.write_bytes(data)
+        found.append(described_digest(given, [], 512, images, STORAGE))
+    assert found[0] == found[2] != found[1]
+    official = SscdParams(kind="sscd", path=str(weights))
+    before = described_digest(official, [], 512, images, STORAGE)
+    weights.write_bytes(b"two")
+    assert described_digest(official, [], 512, images, STORAGE) != before
 
 
 def test_the_shipped_parameters_load_and_a_typo_is_named(capsys: pytest.CaptureFixture[str]) -> None:
