@@ -17,15 +17,15 @@ import yaml
 
 from components.dedup import stage
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
-from components.dedup.descriptors import TrainedParams
+from components.dedup.descriptors import TrainedParams, load_descriptor
 from components.dedup.edges import EdgeParts
-from components.dedup.extract import Pool
+from components.dedup.extract import Pool, describe_pictures
 from components.dedup.keep import scores
 from components.dedup.review import write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
 from components.dedup.scratch import described_digest
-from components.dedup.search import search
+from components.dedup.search import nearest, search
 from components.dedup.sscd import SscdParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
@@ -67,6 +67,9 @@ def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
             row |= {
                 "key": hashlib.sha256(name.encode()).hexdigest()[:20],
                 "url": f"http://site.test/{name}.jpg",
+                "page": f"http://site.test/{name}.html",
+                "alt": f"a \x1b[31m{name}",
+                "source": "crawl.warc.gz",
                 "status": "kept",
                 "sha256": digest,
                 "stored_sha256": digest,
@@ -78,7 +81,7 @@ def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
                 "shard": "0.tar",
                 "offset": member.offset_data,
                 "length": member.size,
-                "source_offset": -1,
+                "source_offset": 7000 + len(rows),
             }
             rows.append(row)
     write_table(folder / "index.parquet", rows, INDEX)
@@ -207,6 +210,51 @@ def test_planted_copies_end_where_they_should(
     (tmp_path / "ask.jpg").write_bytes(pictures["plain00"])
     with pytest.raises(VitrailError, match="another pool"):
         search(tmp_path / "ask.jpg", other, out, 3, STORAGE)
+
+
+def test_search_finds_crops_as_the_copy_graph_does_with_an_index_and_without(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    made = {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(200, 264)}
+    made |= {"crop299": encode_jpeg(picture(299)[8:88, 8:88], 85)}
+    curated = curate(tmp_path / "curate", made)
+    # Lists, so that an index is built of 65 images with 10 windows each; exact in its candidates all the same.
+    near = {"flat_up_to": 100, "factory": "IVF4,PQ16x4", "nprobe": 4, "candidates": 8}
+    given = plain(windows=[[0.85, 3]], neighbours=near, graph={"threshold": 0.7})
+    run(tmp_path, curated, BenchmarksFile(benchmarks={}), given)
+    out = tmp_path / "dedup"
+    rows = np.load(out / "descriptors.npy")
+    assert rows.shape[:2] == (65, 10)
+    assert (out / "index/merged/lists.faiss").exists()
+    asked = {"part.png": picture(207)[8:88, 8:88], "larger.png": picture(299), "new.png": picture(777)}
+    first = {}
+    for name, pixels in asked.items():
+        (tmp_path / name).write_bytes(encode_jpeg(pixels, 95))
+        first[name] = search(tmp_path / name, curated, out, 3, STORAGE)
+    lines = {name: text.splitlines() for name, text in first.items()}
+    assert lines["part.png"][0].split() == ["cosine", "copy", "decision", "key", "url", "page", "alt", "source"]
+    key = hashlib.sha256(b"plain207").hexdigest()[:20]
+    urls = ["http://site.test/plain207.jpg", "http://site.test/plain207.html"]
+    # The crop is found by a window of the pool's image, the larger picture by a window of its own.
+    best = lines["part.png"][1].split()
+    assert best[1:6] == ["yes", "pool", key, *urls]
+    assert lines["part.png"][1].endswith(f'"a \\u001b[31mplain207"  crawl.warc.gz at {7000 + 7}')
+    assert "\x1b" not in first["part.png"]  # nothing from the crawl that a terminal would obey
+    assert " yes " in lines["larger.png"][1]
+    assert "crop299.jpg" in lines["larger.png"][1]
+    assert [" no " in line for line in lines["new.png"][1:]] == [True] * 3
+    # Whole images alone would have missed both.
+    descriptor = load_descriptor(given.descriptor, out / "descriptor.safetensors", STORAGE)
+    for name in ("part.png", "larger.png"):
+        query = describe_pictures(descriptor, [asked[name]])[0]
+        score, _ = nearest(rows[:, :1], query, 1, np.arange(65))
+        assert score[0] < 0.7 < float(lines[name][1].split()[0])
+    shutil.rmtree(out / "index")
+    for name in asked:
+        assert search(tmp_path / name, curated, out, 3, STORAGE).splitlines()[:2] == lines[name][:2]
+    np.save(out / "descriptors.npy", rows[:-1])
+    with pytest.raises(VitrailError, match=r"descriptors \[64, 10, 64\] do not match 65 images"):
+        search(tmp_path / "part.png", curated, out, 3, STORAGE)
 
 
 def test_an_even_sample_instead_of_queries(
