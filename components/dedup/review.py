@@ -82,7 +82,8 @@ class _Page:
 
     def groups(self, decisions: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
         labels = np.array([row["component"] for row in decisions], np.int64)
-        named = [self._row.get(row["representative"], i) for i, row in enumerate(decisions)]
+        # Of a component that was dropped whole none is kept: its smallest row stands first.
+        named = [self._row.get(row["representative"], row["component"]) for row in decisions]
         shown = []
         for group in duplicate_groups(labels, np.array(named, np.int64), limit):
             figures = [self._figure(row, decisions[row]) for row in group[:WIDE]]

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +19,13 @@ import pytest
 import yaml
 
 from components.dedup import stage
+from components.dedup.copygraph import Rows
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
 from components.dedup.descriptors import TrainedParams, load_descriptor
 from components.dedup.edges import EdgeParts
 from components.dedup.extract import Pool, describe_pictures
 from components.dedup.keep import scores
+from components.dedup.reference import Touch
 from components.dedup.review import write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
@@ -96,6 +101,7 @@ def pictures() -> dict[str, bytes]:
     made |= {f"jpeg{i:02d}": encode_jpeg(picture(i), 40) for i in range(4)}
     made |= {f"crop{i:02d}": encode_jpeg(picture(i)[8:88, 8:88], 85) for i in range(4, 8)}
     made |= {f"test{i:02d}": encode_jpeg(picture(i), 60) for i in range(100, 104)}
+    made |= {"again100": encode_jpeg(picture(100), 50)}
     return made
 
 
@@ -123,30 +129,52 @@ def params(**changes: object) -> stage.DedupParams:
     return parse_params(content | changes, stage.DedupParams, "test")
 
 
+class Recorder(Run):
+    """Remembers what was logged."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.images: list[str] = []
+        self.artifacts: list[str] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.metrics |= metrics
+
+    def log_image(self, image: np.ndarray, key: str, step: int = 0) -> None:
+        assert image.dtype == np.uint8
+        self.images.append(key)
+
+    def log_artifacts(self, path: Path, folder: str = "") -> None:
+        assert path.exists()
+        self.artifacts.append(f"{folder}/{path.name}")
+
+
 @pytest.fixture(autouse=True)
-def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+
     @contextlib.contextmanager
-    def nowhere(*_: object, **__: object) -> Iterator[Run]:
-        yield Run()
+    def here(*_: object, **__: object) -> Iterator[Run]:
+        yield made
 
-    monkeypatch.setattr(stage, "tracked", nowhere)
+    monkeypatch.setattr(stage, "tracked", here)
+    return made
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Great Expectations looks at components only: each suite takes it about a second."""
+def only(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """Let Great Expectations look at one table only: each suite takes it about a second."""
     from components import quality
 
     honest = quality.validate
-    monkeypatch.setattr(
-        quality, "validate", lambda t, suite, out: suite.table == "components" and honest(t, suite, out)
-    )
+    monkeypatch.setattr(quality, "validate", lambda t, suite, out: suite.table == table and honest(t, suite, out))
 
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Great Expectations."""
-    monkeypatch.setattr("components.quality.validate", lambda *_: None)
+    monkeypatch.setattr(
+        "components.quality.validate", lambda _, suite, out: (out / suite.table).mkdir(parents=True, exist_ok=True)
+    )
 
 
 def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.DedupParams) -> dict[str, object]:
@@ -154,7 +182,7 @@ def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.De
 
 
 def test_planted_copies_end_where_they_should(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, recorder: Recorder
 ) -> None:
     curated = curate(tmp_path / "curate", pictures)
     report = run(tmp_path, curated, benchmarks, params())
@@ -187,9 +215,27 @@ def test_planted_copies_end_where_they_should(
     assert [(line["name"], line["queries"], line["selected"]) for line in sources] == [("mine", 30, 30)]
     assert sum(block.a.size for block in EdgeParts.of(out / "edges")) >= 12  # the planted pairs
 
-    page = (out / "review.html").read_text()
-    assert page.count("<img") > 20
-    assert "http://site.test/crop04.jpg" in page
+    numbers = {"dedup.images": len(pictures), "dedup.held_out_images": 10.0, "dedup.self-duplicate": 8.0}
+    assert numbers.items() <= recorder.metrics.items()
+    assert recorder.images == ["calibration", "duplicates", "held-out"]
+    assert {"dedup/review.html", "dedup/duplicates.jpg", "dedup/held-out.jpg", "dedup/calibration.png", "gx/dedup"} <= {
+        *recorder.artifacts
+    }
+
+    _, thresholds, groups, caught, retrieved = (out / "review.html").read_text().split("<h2>")
+    assert thresholds.count("<td class=in-force>") == 5
+    pair = next(group for group in groups.split("<div class=group>") if "/crop04.jpg" in group)
+    assert pair.index("/plain04.jpg") < pair.index("/crop04.jpg")  # the kept one first
+    assert "Dropped whole" not in pair
+    whole = next(group for group in groups.split("<div class=group>") if "/again100.jpg" in group)
+    assert "Dropped whole" in whole
+    assert "/test100.jpg" in whole
+    for i in range(100, 104):
+        assert re.search(rf"<div class=group>(?:(?!<div).)*/test{i}.jpg(?:(?!<div).)*mine/{i - 70:05d}", caught)
+    assert "/plain" not in caught
+    assert retrieved.count("<div class=group>") == 24
+    assert retrieved.count("<img") == 48
+    assert "mine/00009" in retrieved or "mine/00010" in retrieved
     words = revisit(curated, out, benchmarks, STORAGE, tmp_path / "again.html", [0.6, 0.99], 3)
     assert "0.600" in words
     assert (tmp_path / "again.csv").read_text().count("\n") == 3
@@ -255,6 +301,82 @@ def test_search_finds_crops_as_the_copy_graph_does_with_an_index_and_without(
     np.save(out / "descriptors.npy", rows[:-1])
     with pytest.raises(VitrailError, match=r"descriptors \[64, 10, 64\] do not match 65 images"):
         search(tmp_path / "part.png", curated, out, 3, STORAGE)
+
+
+def test_the_sweep_at_the_thresholds_in_force_is_the_run(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    begin, end = picture(800).astype(float), picture(801).astype(float)
+    chain = {f"chain{i:02d}": (begin * (1 - i / 12) + end * i / 12).astype(np.uint8) for i in range(13)}
+    near = {f"near{i}": (picture(100 + i) * 0.6 + picture(810 + i) * 0.4).astype(np.uint8) for i in range(8)}
+    made = {name: encode_jpeg(pixels, 95) for name, pixels in (chain | near).items()}
+    curated = curate(tmp_path / "curate", pictures | made)
+    graph = {"threshold": 0.87654321, "giants": {"over": 5, "step": 0.01, "ceiling": 0.999}, "edges_from": 0.5}
+    at = 0.6
+    for _ in range(2):
+        relative = {"threshold": at, "within": "relative"}
+        report = run(tmp_path, curated, benchmarks, plain(graph=graph, relative=relative))
+        out = tmp_path / "dedup"
+        revisit(curated, out, benchmarks, STORAGE, tmp_path / "page.html", None, 2)
+        with open(tmp_path / "page.csv") as file:
+            rows = {float(row["threshold"]): row for row in csv.DictReader(file)}
+        of_self, of_relative = rows[0.87654321], rows[at]
+        assert len(report["giants"]) == 1  # type: ignore[arg-type]
+        assert report["largest_component"] <= 5  # type: ignore[operator]
+        assert int(of_self["duplicates"]) == report["images"] - report["components"]  # type: ignore[operator]
+        assert int(of_self["largest"]) == report["largest_component"]
+        decided = read_table(out / "decisions.parquet", DECISIONS)
+        held_out = sum(match.startswith("mine/") for match in decided["match"].to_pylist())
+        assert int(of_relative["held_out"]) == held_out > 5
+        assert int(of_relative["dropped_with_them"]) == report["reasons"]["held-out"]  # type: ignore[index]
+        # Again, at a threshold so close below an image's cosine that half precision would put it on the other side.
+        cosine = np.load(out / "to-held-out.npy")
+        assert cosine.dtype == np.float32
+        close = cosine[(cosine > 0.5) & (cosine.astype(np.float16) < cosine - 2e-5)]
+        at = float(close.min()) - 1e-5
+
+
+def test_checks_do_not_believe_the_decisions(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curated = curate(tmp_path / "curate", {name: pictures[name] for name in ("plain00", "plain01", "test100")})
+    with monkeypatch.context() as patch:
+        only(patch, "manifest")
+        nothing = Touch(np.full(3, -1), np.zeros(3, np.float32), np.zeros(3, bool))
+        patch.setattr(stage, "touching_parts", lambda *_: nothing)
+        key = hashlib.sha256(b"test100").hexdigest()[:20]
+        with pytest.raises(VitrailError, match=rf"no image copies a held-out image.*1 of 3 rows \(key {key}"):
+            run(tmp_path, curated, benchmarks, plain())
+    honest = stage.describe
+
+    def swapped(*given: Any) -> Rows:
+        rows = honest(*given)
+        table = np.load(rows.path)
+        np.save(rows.path, table[[1, 0, 2]])
+        return rows
+
+    for name, instead in (("describe", swapped), ("described_keys", lambda _: ["x", "y", "z"])):
+        with monkeypatch.context() as patch:
+            only(patch, "descriptors")
+            patch.setattr(stage, name, instead)
+            with pytest.raises(VitrailError, match="row i describes the image of row i"):
+                run(tmp_path, curated, benchmarks, plain())
+        shutil.rmtree(tmp_path / ".dedup.work")
+    assert not (tmp_path / "dedup").exists()
+
+
+def test_two_processes_decide_as_one(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    curated = curate(tmp_path / "curate", pictures)
+    found = []
+    for workers in (0, 2):
+        given = plain(windows=[[0.85, 2]], executor={"workers": workers}, graph={"labels_on_disk_from": 10})
+        run(tmp_path, curated, benchmarks, given)
+        decisions = read_table(tmp_path / "dedup/decisions.parquet", DECISIONS)
+        found.append((decisions.to_pylist(), np.load(tmp_path / "dedup/descriptors.npy").tobytes()))
+    assert str(found[0]) == str(found[1])  # by their text: NaN is not equal to itself
+    assert len({row["component"] for row in found[0][0]}) < len(pictures)
 
 
 def test_an_even_sample_instead_of_queries(
@@ -393,8 +515,9 @@ def plain(**changes: object) -> stage.DedupParams:
 
 
 def test_all_alike_is_one_component_of_which_one_is_kept_or_is_refused(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, quick: None
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    only(monkeypatch, "components")
     alike = curate(tmp_path / "alike", {f"other{i:02d}": encode_jpeg(picture(900), 90) for i in range(70)})
     report = run(tmp_path, alike, benchmarks, plain())
     assert (report["components"], report["largest_component"], report["selected"]) == (1, 70, 1)
