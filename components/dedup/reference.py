@@ -129,7 +129,7 @@ def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldO
     return held_out_index(held_out.open(), threshold, params)
 
 
-def dropped_components(labels: NDArray[np.int64], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
+def dropped_components(labels: NDArray[np.integer[Any]], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Per row [N]: the first touched row of its component, or -1 where none is: the row that condemns it."""
     culprit = np.full(len(labels), len(labels), np.int64)
     rows = np.flatnonzero(touched)

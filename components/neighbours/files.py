@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import VitrailError
@@ -167,15 +166,6 @@ class IndexFolder:
 
     def _merged_rows(self) -> int:
         return int(self._merged()["rows"]) if (self.folder / "merged/merged.json").exists() else 0
-
-
-def descriptor_digest(base: NDArray[Any]) -> str:
-    """SHA-256 of the descriptors' shape and bytes, read in blocks."""
-    digest = hashlib.sha256(repr((base.shape, str(base.dtype))).encode())
-    step = max(1, (1 << 26) // max(1, base[:1].nbytes))
-    for start in range(0, len(base), step):
-        digest.update(np.ascontiguousarray(base[start : start + step]).data)
-    return digest.hexdigest()
 
 
 def _match(folder: Path, about: dict[str, Any], base: NDArray[Any]) -> None:

@@ -13,6 +13,7 @@ from components.neighbours.checks import ROWS, check_descriptors, fp32
 from components.neighbours.factory import factory_for, probes_for
 from components.neighbours.params import NeighbourParams
 
+MOST = 2048  # candidates a query, unless k is more: FAISS' limit on a GPU
 FIRST_ROUND = 16  # candidates scored exactly before a query with a floor may be given up
 
 
@@ -90,7 +91,7 @@ class Neighbours:
             raise VitrailError(f"neighbours: base has {base.shape[1]} dimensions, queries {queries.shape[1]}")
         if not 1 <= k <= len(base):
             raise VitrailError(f"neighbours: k={k} of {len(base)} descriptors; choose k between 1 and {len(base)}")
-        wanted = k if self._exact else min(len(base), k * params.candidates)
+        wanted = k if self._exact else min(len(base), max(k, min(k * params.candidates, MOST)))
         similarities = np.empty((len(queries), k), np.float32)
         rows = np.empty((len(queries), k), np.int64)
         for start in range(0, len(queries), params.block):

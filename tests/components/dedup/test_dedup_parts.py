@@ -20,7 +20,7 @@ from components.dedup.descriptors import (
     load_descriptor,
     thumbnail_side,
 )
-from components.dedup.extract import describe_pictures
+from components.dedup.extract import check_described, describe_pictures
 from components.dedup.reference import Touch, dropped_components, held_out_index, one_ended, touching
 from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
 from components.dedup.train_params import NetworkParams, TrainingParams
@@ -100,8 +100,10 @@ def test_all_alike_pictures_stay_alike(tmp_path: Path) -> None:
     flat = np.full((4, 96, 96, 3), 7, np.uint8)
     discriminant = DiscriminantDescriptorParams(kind="discriminant")
     learn(discriminant, flat, tmp_path / "d")
-    rows = load_descriptor(discriminant, tmp_path / "d", STORAGE).embed([squash(p, 64) for p in flat])
-    np.testing.assert_allclose(rows @ rows.T, 1, atol=1e-5)
+    rows = describe_pictures(load_descriptor(discriminant, tmp_path / "d", STORAGE), flat)
+    assert not rows.any()  # one flat colour has no direction, and is no copy of another for that
+    with pytest.raises(VitrailError, match=r"image k0: its copy descriptor is all zeros.*those of 3 others of 4"):
+        check_described(rows, "image k{}".format)
 
 
 def test_one_picture_cannot_be_learned_from(tmp_path: Path) -> None:
