@@ -171,10 +171,11 @@ def described_keys(work: Path) -> list[str]:
 
 def gathered(rows: NDArray[Any], which: NDArray[np.int64], path: Path, block: int = 1 << 16) -> NDArray[Any]:
     """``rows[which]``, memory-mapped in the file ``path``, copied there in blocks."""
-    made = np.lib.format.open_memmap(path, "w+", rows.dtype, (len(which), *rows.shape[1:]))
-    for start in range(0, len(which), block):
-        made[start : start + block] = rows[which[start : start + block]]
-    made.flush()
+    header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (len(which), *rows.shape[1:])}
+    with open(path, "wb") as file:  # not through the map: a full disk would then end the process
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(which), block):
+            file.write(np.ascontiguousarray(rows[which[start : start + block]]).data)
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 

@@ -20,7 +20,7 @@ from components.dedup.descriptors import (
     load_descriptor,
     thumbnail_side,
 )
-from components.dedup.extract import check_described, describe_pictures
+from components.dedup.extract import check_described, describe_pictures, gathered
 from components.dedup.reference import Touch, dropped_components, held_out_index, one_ended, touching
 from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
 from components.dedup.train_params import NetworkParams, TrainingParams
@@ -338,3 +338,12 @@ def test_retrieval_by_cluster_needs_hits_and_keeps_the_cap() -> None:
     wrong = RetrievalParams(queries=["x"], how=how.model_copy(update={"clusters": 61}))
     with pytest.raises(VitrailError, match="only 60 images"):
         retrieve(pool, {"x": queries}, wrong, N)
+
+
+def test_rows_gathered_on_disk_are_the_rows_asked_for(tmp_path: Path) -> None:
+    rows = np.arange(60, dtype=np.float16).reshape(10, 2, 3)
+    which = np.array([7, 0, 3, 9, 9])
+    found = gathered(rows[:, 0], which, tmp_path / "some.npy", block=2)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, rows[which, 0])
+    assert gathered(rows, which[:0], tmp_path / "none.npy").shape == (0, 2, 3)
