@@ -371,7 +371,9 @@ def test_two_processes_decide_as_one(
     curated = curate(tmp_path / "curate", pictures)
     found = []
     for workers in (0, 2):
-        given = plain(windows=[[0.85, 2]], executor={"workers": workers}, graph={"labels_on_disk_from": 10})
+        # And the components' table in a file is the one in memory.
+        graph = {"labels_on_disk_from": 10 if workers else 1000}
+        given = plain(windows=[[0.85, 2]], executor={"workers": workers}, graph=graph)
         run(tmp_path, curated, benchmarks, given)
         decisions = read_table(tmp_path / "dedup/decisions.parquet", DECISIONS)
         found.append((decisions.to_pylist(), np.load(tmp_path / "dedup/descriptors.npy").tobytes()))
