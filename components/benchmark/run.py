@@ -56,7 +56,7 @@ def _choose(arguments: argparse.Namespace) -> int:
     from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 
     params = load_params(arguments.params, stage.BenchmarkStageParams)
-    for name, spec in load_params(arguments.benchmarks, BenchmarksFile).benchmarks.items():
+    for name, spec in load_params(arguments.benchmarks, BenchmarksFile).scored.items():
         found = choose.choose(
             load_benchmark(name, spec),
             arguments.checkpoints,

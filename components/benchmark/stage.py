@@ -53,7 +53,7 @@ def run(
     device = device_of(params.device)
     contenders = gather(checkpoints, params.features, params.baselines, device)
     with tracking.run("benchmark", "benchmark", tracking_params, params) as run:
-        loaded = [load_benchmark(name, spec) for name, spec in benchmarks.benchmarks.items()]
+        loaded = [load_benchmark(name, spec) for name, spec in benchmarks.scored.items()]
         found = [score for benchmark in loaded for score in _measure(contenders, benchmark, params, device)]
         majorities = {benchmark.name: majority(benchmark) for benchmark in loaded}
         table = markdown(found, loaded, majorities, params.knn.shown, params.intervals.confidence)

@@ -11,6 +11,7 @@ Memory: the points in fp32 during a level's k-means, 8 bytes a point a level for
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -56,16 +57,18 @@ class Level(NamedTuple):
     distance: NDArray[np.float32]  # [n] squared Euclidean, to that cluster's centroid
 
 
-def balance(points: NDArray[Any], params: BalanceParams) -> NDArray[np.int64]:
+def balance(points: NDArray[Any], params: BalanceParams, device: Literal["auto", "cpu"] = "auto") -> NDArray[np.int64]:
     """The rows of ``points`` [N, d] that are sampled: ``params.images`` of them, sorted; all where there are fewer.
+
+    ``device``: of k-means, as in :func:`components.neighbours.kmeans`.
 
     Raises:
         VitrailError: more clusters than points.
     """
-    return sample(hierarchy(points, params), params)
+    return sample(hierarchy(points, params, device), params)
 
 
-def hierarchy(points: NDArray[Any], params: BalanceParams) -> list[Level]:
+def hierarchy(points: NDArray[Any], params: BalanceParams, device: Literal["auto", "cpu"] = "auto") -> list[Level]:
     """The levels, lowest first."""
     if params.levels[0].clusters > len(points):
         raise VitrailError(
@@ -74,21 +77,25 @@ def hierarchy(points: NDArray[Any], params: BalanceParams) -> list[Level]:
     levels: list[Level] = []
     below: NDArray[Any] = points
     for number, given in enumerate(params.levels):
-        levels.append(_cluster(below, given, params.iterations, params.seed + number))
+        levels.append(_cluster(below, given, params.iterations, params.seed + number, device))
         below = levels[-1].centroids
     return levels
 
 
-def _cluster(points: NDArray[Any], given: LevelParams, iterations: int, seed: int) -> Level:
-    centroids, parent, distance = kmeans(points, given.clusters, iterations=iterations, seed=seed, spherical=False)
+def _cluster(
+    points: NDArray[Any], given: LevelParams, iterations: int, seed: int, device: Literal["auto", "cpu"]
+) -> Level:
+    # Each fit starts from centroids drawn far apart: from the old ones, Lloyd's algorithm would stay where it is.
+    fit = partial(
+        kmeans, k=given.clusters, iterations=iterations, seed=seed, spherical=False, spread=True, device=device
+    )
+    centroids, parent, distance = fit(points)
     for _ in range(given.resampling):
         chosen = _closest(parent, distance, given.points)
         if len(chosen) < given.clusters:
             break  # clusters without a point: nothing to fit so many centroids on
-        centroids, _, _ = kmeans(
-            points[chosen], given.clusters, iterations=iterations, seed=seed, spherical=False, start=centroids
-        )
-        parent, distance = assign(points, centroids, spherical=False)
+        centroids, _, _ = fit(points[chosen])
+        parent, distance = assign(points, centroids, spherical=False, device=device)
     return Level(centroids, parent, distance)
 
 

@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from components.dedup.edges import EdgeParts, part_path, write_part
 from components.dedup.graph import edges_of
+from components.dedup.scratch import scratch_folder
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import IndexFolder, NeighbourParams, Neighbours, factory_for, lists_of
+from components.params import fingerprint
 from components.progress import track
 
 
@@ -74,13 +76,16 @@ def search_edges(
 ) -> EdgeParts:
     """Every edge over ``floor`` of the descriptors ``rows``, in part files below ``work``; what is there is kept.
 
-    ``digest`` names the descriptors, and must be part of ``work``'s own name where descriptors can change.
+    ``digest`` names the descriptors, and must be part of ``work``'s own name where descriptors can change. Edges
+    searched with another k, floor or index are not taken, and removed.
     """
     flat = rows.flat()
     each = len(flat) // len(rows.open())
     folder = work / "index"
     in_pieces = lists_of(factory_for(len(flat), flat.shape[1], params, gpu=False)) > 0
-    paths = [part_path(work / "edges", *part) for part in parts]
+    how = params.model_dump(mode="json", exclude={"block", "lists"})
+    edges = scratch_folder(work, "edges", fingerprint([k, floor], how))
+    paths = [part_path(edges, *part) for part in parts]
     left = [part for part, path in zip(parts, paths, strict=True) if not path.exists()]
     if left and in_pieces:
         IndexFolder(folder).train(flat, digest, params)
@@ -90,7 +95,7 @@ def search_edges(
             pass
         IndexFolder(folder).merge(pieces)
         IndexFolder(folder).verify()
-    find = partial(_part, rows, folder if in_pieces else None, params, k, floor, work / "edges")
+    find = partial(_part, rows, folder if in_pieces else None, params, k, floor, edges)
     for _ in track(map_shards(find, left, executor), "copy graph", len(left), unit="parts"):
         pass
     _opened.cache_clear()

@@ -24,26 +24,30 @@ REASONS = (HELD_OUT, SELF_DUPLICATE, NOT_RETRIEVED, NOT_SAMPLED)
 class Copies:
     """The pool after self-dedup and relative dedup. All arrays [N]."""
 
-    labels: NDArray[np.int64]  # component: its smallest row
+    labels: NDArray[np.integer[Any]]  # component: its smallest row
     kept: NDArray[np.int64]  # the row kept for the component
     culprit: NDArray[np.int64]  # the row that touches a held-out image and condemns this one; -1: none
     survives: NDArray[np.bool_]  # representative of a component that was not dropped whole
 
 
 def settle(
-    labels: NDArray[np.int64], culprit: NDArray[np.int64], scores: NDArray[Any], digests: NDArray[Any]
+    labels: NDArray[np.integer[Any]], culprit: NDArray[np.int64], scores: NDArray[Any], digests: NDArray[Any]
 ) -> Copies:
     """Who survives, of components ``labels`` [N] and condemned rows ``culprit`` [N].
 
     A row that is condemned condemns its whole component; a component that survives keeps its representative.
     """
-    condemned = np.zeros(len(labels), bool)
-    condemned[labels[culprit >= 0]] = True
-    first = np.full(len(labels), len(labels), np.int64)
-    np.minimum.at(first, labels[culprit >= 0], culprit[culprit >= 0])
-    whole = np.where(condemned[labels] & (culprit < 0), first[labels], culprit)
+    whole = condemned(labels, culprit)
     kept = representatives(labels, scores, digests)
     return Copies(labels, kept, whole, (whole < 0) & (kept == np.arange(len(labels))))
+
+
+def condemned(labels: NDArray[np.integer[Any]], culprit: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``culprit`` [N] (-1: none) with every other row of a component ``labels`` [N] that holds a condemned one."""
+    first = np.full(len(labels), len(labels), np.int64)
+    np.minimum.at(first, labels[culprit >= 0], culprit[culprit >= 0])
+    others = (culprit < 0) & (first[labels] < len(labels))
+    return np.where(others, first[labels], culprit)
 
 
 def decisions(

@@ -1,11 +1,14 @@
 """Read the pool's images chunk by chunk, for thumbnails to learn from and for descriptors; finished chunks are kept.
 
-A chunk is a range of index rows. Its result stands on disk under a name that holds the fingerprint of everything it
-depends on, so a stage that was stopped carries on, and no stale result is ever taken for a fresh one.
+A chunk is a range of index rows. Thumbnails stand in a file a chunk. Descriptors go straight into their place of one
+file over the whole pool, and a list of the keys that were read says, once it is there, that a chunk is complete. The
+folder's name holds the fingerprint of everything these depend on (components/dedup/scratch.py), so a stage that was
+stopped carries on, and no stale result is ever taken for a fresh one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from components.dedup.copygraph import Rows
 from components.dedup.descriptors import Descriptor, DescriptorParams, load_descriptor
 from components.dedup.views import RGB, reduce, squash, windows
 from components.errors import VitrailError
@@ -69,7 +73,7 @@ class Pool:
     def rgb(self, row: int, store: Store | None = None) -> RGB:
         """Image ``row`` as uint8 [H, W, 3]."""
         place = self.rows.slice(row, 1).to_pylist()[0]
-        return _picture(store or self.store(), place)
+        return read_picture(store or self.store(), place)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class _Chunk:
 
     curated: Path
     storage: StorageParams
+    start: int  # the first one's number
     places: list[dict[str, Any]]
     out: Path
 
@@ -127,9 +132,10 @@ def thumbnails(
     pool: Pool, rows: NDArray[np.int64], side: int, work: Path, executor: ExecutorParams, chunk: int
 ) -> Thumbnails:
     """Squashed thumbnails [side, side, 3] of the pool's ``rows``."""
-    parts = _chunks(pool, rows, work, f"thumbnail-{side}", chunk)
-    _finish(partial(_thumbnail_chunk, side), parts, executor, "copy descriptor: thumbnails")
-    return Thumbnails([part.out for part in parts])
+    parts = [work / f"thumbnail-{side}-{start:09d}.npy" for start in range(0, len(rows), chunk)]
+    label = "copy descriptor: thumbnails"
+    _finish(partial(_thumbnail_chunk, side), _Chunks(pool, rows, chunk, parts), executor, label)
+    return Thumbnails(parts)
 
 
 def describe(
@@ -140,12 +146,62 @@ def describe(
     executor: ExecutorParams,
     chunk: int,
     grid: Sequence[tuple[float, int]] = (),
-) -> NDArray[np.float16]:
-    """Descriptors [N, R, dim] fp16 of every row of the pool, in index order: the whole image, then its windows."""
-    parts = _chunks(pool, np.arange(len(pool)), work, "descriptor", chunk)
-    function = partial(_descriptor_chunk, params, weights, pool.storage, tuple(grid))
-    rows: NDArray[np.float16] = _run(function, parts, executor, "descriptors of the pool")
-    return rows
+) -> Rows:
+    """Descriptors [N, R, dim] fp16 of every row of the pool, in index order: the whole image, then its windows.
+
+    They are never all in memory: each chunk is written to its place in one file.
+
+    Raises:
+        VitrailError: an image cannot be read, or its descriptor is NaN or zero; its key is named.
+    """
+    descriptor = load_descriptor(params, weights, pool.storage)
+    path = work / "descriptors.npy"
+    parts = [work / f"described-{start:09d}.txt" for start in range(0, len(pool), chunk)]
+    _allocate(path, (len(pool), 1 + sum(count * count for _, count in grid), descriptor.dim), parts)
+    function = partial(_descriptor_chunk, params, weights, tuple(grid), path)
+    chunks = _Chunks(pool, np.arange(len(pool)), chunk, parts)
+    _finish(function, chunks, executor, "descriptors of the pool")
+    return Rows(path)
+
+
+def described_keys(work: Path) -> list[str]:
+    """The keys of the images that :func:`describe` read, in the order of its rows."""
+    return [key for part in sorted(work.glob("described-*.txt")) for key in part.read_text().split()]
+
+
+def gathered(rows: NDArray[Any], which: NDArray[np.int64], path: Path, block: int = 1 << 16) -> NDArray[Any]:
+    """``rows[which]``, memory-mapped in the file ``path``, copied there in blocks."""
+    header = {"descr": rows.dtype.str, "fortran_order": False, "shape": (len(which), *rows.shape[1:])}
+    with open(path, "wb") as file:  # not through the map: a full disk would then end the process
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(which), block):
+            file.write(np.ascontiguousarray(rows[which[start : start + block]]).data)
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+
+
+def check_described(rows: NDArray[Any], name: Callable[[int], str]) -> None:
+    """Raise a :class:`VitrailError` that calls image i ``name(i)`` where one of ``rows`` [n, R, d] has no direction."""
+    norms = np.linalg.norm(np.asarray(rows, np.float32), axis=2)
+    for bad, what, then in (
+        (
+            ~np.isfinite(norms),
+            "holds NaN or infinity",
+            "the descriptor's weights are broken, or do not suit the picture",
+        ),
+        (
+            norms == 0,
+            "is all zeros, and is like nothing",
+            "the picture shows nothing that it measures, one flat colour say",
+        ),
+    ):
+        if bad.any():
+            image, window = (int(i) for i in np.argwhere(bad)[0])
+            part = f" (window {window})" if window else ""
+            more = f", and those of {bad.any(1).sum() - 1:,} others of {len(rows):,}" if bad.any(1).sum() > 1 else ""
+            raise VitrailError(
+                f"{name(image)}: its copy descriptor{part} {what}{more}; {then}: choose another descriptor, or take "
+                "the image out of the set"
+            )
 
 
 def describe_pictures(
@@ -169,50 +225,87 @@ def describe_pictures(
     return joined.reshape(-1, each, descriptor.dim)
 
 
-def _chunks(pool: Pool, rows: NDArray[np.int64], work: Path, name: str, chunk: int) -> list[_Chunk]:
-    table = pool.rows.select(["key", "shard", "offset", "length"])
-    return [
-        _Chunk(
-            pool.curated,
-            pool.storage,
-            table.take(pa.array(rows[start : start + chunk])).to_pylist(),
-            work / f"{name}-{start:09d}.npy",
-        )
-        for start in range(0, len(rows), chunk)
-    ]
+@dataclass(frozen=True)
+class _Chunks:
+    """The chunks of ``rows``, each made when it is asked for: of a large pool they are many."""
+
+    pool: Pool
+    rows: NDArray[np.int64]
+    each: int
+    outs: Sequence[Path]
+
+    def unfinished(self) -> list[int]:
+        return [number for number, out in enumerate(self.outs) if not out.exists()]
+
+    def make(self, number: int) -> _Chunk:
+        start = number * self.each
+        table = self.pool.rows.select(["key", "shard", "offset", "length"])
+        places = table.take(pa.array(self.rows[start : start + self.each])).to_pylist()
+        return _Chunk(self.pool.curated, self.pool.storage, start, places, self.outs[number])
 
 
-def _run(function: Callable[[_Chunk], Path], parts: list[_Chunk], executor: ExecutorParams, label: str) -> NDArray[Any]:
-    _finish(function, parts, executor, label)
-    return np.concatenate([np.load(part.out, allow_pickle=False) for part in parts])
-
-
-def _finish(function: Callable[[_Chunk], Path], parts: list[_Chunk], executor: ExecutorParams, label: str) -> None:
-    """See to it that every part's file is there."""
-    done = [part.out.exists() for part in parts]
-    todo = [part for part, finished in zip(parts, done, strict=True) if not finished]
-    for _ in track(map_shards(function, todo, executor), label, len(todo), unit="chunks"):
+def _finish(function: Callable[[_Chunk], Path], chunks: _Chunks, executor: ExecutorParams, label: str) -> None:
+    """See to it that every chunk's file is there."""
+    todo = chunks.unfinished()
+    for _ in track(map_shards(function, map(chunks.make, todo), executor), label, len(todo), unit="chunks"):
         pass
 
 
 def _thumbnail_chunk(side: int, chunk: _Chunk) -> Path:
-    return _save(chunk.out, np.stack([squash(picture, side) for picture in _pictures(chunk)]))
+    made = np.stack([squash(picture, side) for picture in _pictures(chunk)])
+    with atomic_file(chunk.out) as file:
+        np.save(file, made, allow_pickle=False)
+    return chunk.out
 
 
 def _descriptor_chunk(
-    params: DescriptorParams, weights: Path, storage: StorageParams, grid: tuple[tuple[float, int], ...], chunk: _Chunk
+    params: DescriptorParams, weights: Path, grid: tuple[tuple[float, int], ...], path: Path, chunk: _Chunk
 ) -> Path:
-    descriptor = load_descriptor(params, weights, storage)
-    return _save(chunk.out, describe_pictures(descriptor, _pictures(chunk), grid))
+    descriptor = load_descriptor(params, weights, chunk.storage)
+    rows = describe_pictures(descriptor, _pictures(chunk), grid)
+    places = chunk.places
+    check_described(rows, lambda i: f"image {places[i]['key']} ({places[i]['shard']} at {places[i]['offset']})")
+    _put(path, chunk.start, rows)
+    with atomic_file(chunk.out, "w") as file:
+        file.write("".join(f"{place['key']}\n" for place in places))
+    return chunk.out
+
+
+def _allocate(path: Path, shape: tuple[int, int, int], finished: Sequence[Path]) -> None:
+    """An empty fp16 file of ``shape`` at ``path``; where it is new, no chunk of it is finished."""
+    if path.exists() and Rows(path).open().shape == shape:
+        return
+    for part in finished:
+        part.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    np.lib.format.open_memmap(aside, "w+", np.float16, shape).flush()
+    os.replace(aside, path)
+
+
+def _put(path: Path, start: int, rows: NDArray[np.float16]) -> None:
+    """Write ``rows`` into the file at ``path`` from row ``start``; several processes may, each its own rows."""
+    with open(path, "r+b") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        file.seek(start * rows[0].nbytes, os.SEEK_CUR)
+        file.write(np.ascontiguousarray(rows).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _pictures(chunk: _Chunk) -> Iterator[RGB]:
     store = Shards.load(chunk.curated).store(chunk.curated, chunk.storage)
     for place in chunk.places:
-        yield _picture(store, place)
+        yield read_picture(store, place)
 
 
-def _picture(store: Store, place: dict[str, Any]) -> RGB:
+def read_picture(store: Store, place: dict[str, Any]) -> RGB:
+    """The picture [H, W, 3] at ``place`` (shard, offset, length; key, for messages).
+
+    Raises:
+        VitrailError: what is there is no picture.
+    """
     from components.images.decode import DecodeError, DecodeLimits, decode
 
     try:
@@ -222,9 +315,3 @@ def _picture(store: Store, place: dict[str, Any]) -> RGB:
         raise VitrailError(
             f"{where}: index and shards do not match: no image for key {place['key']} ({fault.reason}); curate again"
         ) from None
-
-
-def _save(path: Path, array: NDArray[Any]) -> Path:
-    with atomic_file(path) as file:
-        np.save(file, array, allow_pickle=False)
-    return path

@@ -1,7 +1,9 @@
-"""``python -m components.dedup train``: a descriptor of SSCD's kind from a curated set, to use on any pool."""
+"""``python -m components.dedup train`` and ``whiten``: what is fitted on a curated set, to use on any pool."""
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,12 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.dedup.descriptors import LearnedParams, TrainedParams, learn, learning_limit, thumbnail_side
-from components.dedup.extract import Decoded, Pool, thumbnails
+from components.dedup.extract import Decoded, Pool, describe_pictures, thumbnails
+from components.dedup.sscd import SscdParams, load_sscd
 from components.dedup.views import RGB
+from components.dedup.whiten import fit_whitening
 from components.errors import VitrailError
 from components.executor import ExecutorParams
 from components.params import fingerprint
-from components.storage import StorageParams
+from components.progress import track
+from components.storage import StorageParams, atomic_file
 
 
 def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParams, workers: int, chunk: int) -> int:
@@ -31,10 +36,47 @@ def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParam
     pictures = learning_pictures(params, pool, work, ExecutorParams(workers=workers), chunk)
     learn(params, pictures, work / out.name)
     (work / out.name).replace(out)
-    for left in work.iterdir():
-        left.unlink()
-    work.rmdir()
+    shutil.rmtree(work.parent)  # and what trainings with other settings left there
     return len(pictures)
+
+
+def whiten(
+    params: SscdParams, curated: Path, out: Path, storage: StorageParams, dim: int | None, images: int, floor: float
+) -> str:
+    """Fit PCA whitening for a published network on at most ``images`` of ``curated``; returns the SHA-256 of ``out``.
+
+    Args:
+        params: of the network; its own ``whitening`` is left aside.
+        curated: the background set, which should hold no copies of what is searched later.
+        out: file to write, for ``descriptor.whitening``.
+        storage: where shards stand.
+        dim: directions kept, the strongest; None: all that the network has.
+        images: at most, at random.
+        floor: see :func:`components.dedup.whiten.fit_whitening`.
+
+    Raises:
+        VitrailError: too few images for the directions; or ``out`` is there already.
+    """
+    from safetensors.numpy import save
+
+    if out.exists():
+        raise VitrailError(f"{out}: there already; take another --out, or delete it to fit anew")
+    pool = Pool.load(curated, storage)
+    descriptor, store = load_sscd(params.model_copy(update={"whitening": None}), storage), pool.store()
+    chosen = np.sort(np.random.default_rng(0).permutation(len(pool))[:images])
+    pictures = (pool.rgb(int(row), store) for row in track(chosen, "background", len(chosen), unit="images"))
+    rows = describe_pictures(descriptor, pictures)[:, 0]
+    kept = dim or rows.shape[1]
+    if not kept <= min(rows.shape[1], len(rows) - 1):
+        raise VitrailError(
+            f"whiten: {kept} directions of {len(rows)} images and {rows.shape[1]} numbers each; take more images, or "
+            "a smaller --dim"
+        )
+    fitted = fit_whitening(rows, kept, floor)
+    data = save({"whitening.mean": fitted.mean, "whitening.projection": np.ascontiguousarray(fitted.projection)})
+    with atomic_file(out) as file:
+        file.write(data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def learning_pictures(

@@ -8,7 +8,7 @@ does not say what was done about it. Here the edges inside a giant alone are loo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,17 +38,17 @@ class Cut(NamedTuple):
 
 
 def cut_giants(
-    labels: NDArray[np.int64], edges: Iterable[Edges], threshold: float, params: GiantParams
-) -> tuple[NDArray[np.int64], list[Cut]]:
+    labels: NDArray[np.integer[Any]], edges: Iterable[Edges], threshold: float, params: GiantParams
+) -> tuple[NDArray[np.integer[Any]], list[Cut]]:
     """``labels`` [N] with giants cut, and a line for each giant; ``edges`` is read once for each step taken.
 
     A component that is small enough stays as it is, whatever happens to others.
     """
     found = np.bincount(labels, minlength=1)
     giants = np.flatnonzero(found > params.over)
-    labels = labels.copy()
     if not len(giants):
         return labels, []
+    labels = np.array(labels)
     rows = np.flatnonzero(np.isin(labels, giants))  # all that is looked at from here on
     began_as = labels[rows]
     last = dict.fromkeys(giants.tolist(), threshold)
@@ -66,7 +66,7 @@ def cut_giants(
             a, b = _place(active, strong.a), _place(active, strong.b)
             both = (a >= 0) & (b >= 0)
             sets.union(a[both], b[both])
-        local[too_large] = active[sets.labels().astype(np.int64)]
+        local[too_large] = active[sets.labels()]
         for name in np.unique(began_as[too_large]).tolist():
             last[name] = at
     labels[rows] = local

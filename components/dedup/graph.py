@@ -19,6 +19,8 @@ from components.dedup.edges import Edges
 from components.neighbours import NeighbourParams, Neighbours
 
 Keep = Literal["largest", "sharpest", "oldest"]
+BLOCK = 1 << 13  # images whose neighbours are held in memory at a time
+REACH = 2048  # descriptors looked at for an image's neighbours, at most: FAISS' limit on a GPU
 
 
 def neighbour_edges(
@@ -37,28 +39,55 @@ def neighbour_edges(
 
 
 def edges_of(descriptors: NDArray[Any], start: int, stop: int, k: int, floor: float, index: Neighbours) -> Edges:
-    """The edges over ``floor`` of rows ``start`` to ``stop``, from ``index`` over all rows and windows."""
+    """The edges over ``floor`` of rows ``start`` to ``stop``, from ``index`` over all rows and windows.
+
+    ``k`` counts images, whatever number of their windows is found: where windows use a list up, it is made longer, to
+    :data:`REACH` at most.
+    """
     count, each, _ = descriptors.shape
-    similarity, found = index.search(descriptors[start:stop, 0], min(k + each, count * each), floor)
-    rows = np.where(found < 0, -1, found // each)
-    own = np.arange(start, stop)[:, None]
-    keep = (similarity > floor) & (rows != own) & (rows >= 0)
-    return Edges(np.broadcast_to(own, rows.shape)[keep], rows[keep], similarity[keep]).canonical()
+    found: list[Edges] = []
+    for begin in range(start, stop, BLOCK):
+        asking, reach = np.arange(begin, min(begin + BLOCK, stop)), min(k + each, count * each)
+        most = min(count * each, max(REACH, reach))
+        while len(asking):
+            similarity, rows = index.search(descriptors[asking, 0], reach, floor)
+            images = np.where(rows < 0, -1, rows // each)
+            over = (similarity > floor) & (images != asking[:, None]) & (images >= 0)
+            place = _different(np.where(over, images, -1))
+            longer = (place[:, -1] < k) & (similarity[:, -1] > floor) & (reach < most)
+            taken = over & (place <= k) & ~longer[:, None]
+            own = np.broadcast_to(asking[:, None], images.shape)
+            found.append(Edges(own[taken], images[taken], similarity[taken]))
+            asking, reach = asking[longer], min(2 * reach, most)
+    return Edges(*(np.concatenate(column) for column in zip(*found, strict=True))).canonical()
 
 
-def components(count: int, blocks: Iterable[Edges], threshold: float, path: Path | None = None) -> NDArray[np.int64]:
+def _different(images: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many different images each row of ``images`` [n, m] names up to each place, -1 not counted."""
+    order = np.argsort(images, axis=1, kind="stable")
+    ordered = np.take_along_axis(images, order, 1)
+    new = ordered >= 0
+    new[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+    first = np.zeros(images.shape, np.int64)
+    np.put_along_axis(first, order, new.astype(np.int64), 1)
+    return np.cumsum(first, axis=1)
+
+
+def components(
+    count: int, blocks: Iterable[Edges], threshold: float, path: Path | None = None
+) -> NDArray[np.integer[Any]]:
     """The connected component [count] of every row over edges above ``threshold``: its smallest row's number.
 
-    ``path``: a file to keep the disjoint set in, where it should not stand in memory.
+    Of 4 bytes a row (8 from 2^32 rows). ``path``: a file to keep them in, where they should not stand in memory.
     """
     sets = DisjointSet(count, path)
     for edges in blocks:
         strong = edges.above(threshold)
         sets.union(strong.a, strong.b)
-    return sets.labels().astype(np.int64)
+    return sets.labels()
 
 
-def representatives(labels: NDArray[np.int64], scores: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
+def representatives(labels: NDArray[np.integer[Any]], scores: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
     """For every row [N] the row kept for its component: the largest score, then the smallest content hash.
 
     ``scores`` [N]: the area (``keep: largest``), the sharpness, or minus the place in the order of the crawl (oldest).
@@ -71,13 +100,13 @@ def representatives(labels: NDArray[np.int64], scores: NDArray[Any], digests: ND
     return kept
 
 
-def component_sizes(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def component_sizes(labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     """The sizes of all components, largest first."""
     sizes: NDArray[np.int64] = np.sort(np.bincount(labels, minlength=1))[::-1]
     return sizes[sizes > 0].astype(np.int64)
 
 
-def size_histogram(labels: NDArray[np.int64]) -> dict[str, int]:
+def size_histogram(labels: NDArray[np.integer[Any]]) -> dict[str, int]:
     """How many components there are of size 1, 2, 3-4, 5-8, ... as ``{"1": n, "2": n, "3-4": n}``."""
     sizes = component_sizes(labels)
     histogram: dict[str, int] = {}

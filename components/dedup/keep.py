@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.extract import Pool
+from components.dedup.extract import Pool, read_picture
 from components.dedup.graph import Keep
 from components.dedup.views import RGB, reduce
 from components.executor import ExecutorParams, map_shards
@@ -23,7 +23,7 @@ SIDE = 256  # pixels of the short side that sharpness is measured at, so that si
 
 
 def scores(
-    keep: Keep, pool: Pool, labels: NDArray[np.int64], executor: ExecutorParams, chunk: int
+    keep: Keep, pool: Pool, labels: NDArray[np.integer[Any]], executor: ExecutorParams, chunk: int
 ) -> NDArray[np.float64]:
     """A score [N] for every row of ``pool`` by ``keep``; ``labels`` [N] are the components, for only they compete.
 
@@ -64,15 +64,12 @@ class _Job:
 
 
 def _jobs(pool: Pool, rows: NDArray[np.int64], chunk: int) -> Iterator[_Job]:
-    places = pool.rows.select(["shard", "offset", "length"])
+    places = pool.rows.select(["key", "shard", "offset", "length"])
     for start in range(0, len(rows), chunk):
         part = rows[start : start + chunk]
         yield _Job(part, places.take(part).to_pylist())
 
 
 def _sharpness_chunk(curated: Path, storage: StorageParams, job: _Job) -> list[float]:
-    from components.images.decode import DecodeLimits, decode
-
     store = Shards.load(curated).store(curated, storage)
-    data = (store.read(place["shard"], place["offset"], place["length"]) for place in job.places)
-    return [sharpness(decode(one, DecodeLimits())) for one in data]
+    return [sharpness(read_picture(store, place)) for place in job.places]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ def page(groups: Sequence[Sequence[RGB]], *, side: int = 96, columns: int = 8) -
     return sheet
 
 
-def duplicate_groups(labels: npt.NDArray[np.int64], kept: npt.NDArray[np.int64], limit: int) -> list[list[int]]:
+def duplicate_groups(labels: npt.NDArray[np.integer[Any]], kept: npt.NDArray[np.int64], limit: int) -> list[list[int]]:
     """Rows of up to ``limit`` components of two and more, evenly spread over sizes, the kept row first."""
     order = np.argsort(labels, kind="stable")
     starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])

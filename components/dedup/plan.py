@@ -1,100 +1,30 @@
 """What deduplicating N images takes: index, memory, disk, hours, from rates measured on the machine at hand.
 
-Every figure is a product of a count and a rate, so it can be checked by hand. The rates come from half a minute of the
+Every figure is a product of a count and a rate (components/dedup/costs.py). The rates come from half a minute of the
 same work on random descriptors, on all cores at once; what is planned for other cores is scaled by their number.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from pydantic import Field
-
-from components.dedup.disjoint import DisjointSet
+from components.dedup import costs
+from components.dedup.costs import Join, Machines
+from components.dedup.rates import Rates, load_rates, measure
+from components.dedup.reference import one_ended
+from components.dedup.retrieve import SampleParams
 from components.errors import VitrailError
-from components.neighbours import NeighbourParams, Neighbours, factory_for, lists_of, probes_for
-from components.params import Strict, parse_params
+from components.neighbours import expected_recall, factory_for, lists_of, probes_for
+from components.neighbours.params import NeighbourParams
 from components.progress import duration
-from components.storage import atomic_file
 
 if TYPE_CHECKING:
     from components.dedup.stage import DedupParams
 
+__all__ = ["Rates", "load_rates", "measure", "plan"]
+
 LARGEST = 2_000_000_000  # images that a plan is made for
-EDGES_PER_IMAGE = 2.0  # over the floor; on LVD-142M's scale one image in two is a copy (1.3e9 -> 744M)
-RESCORED = 16  # candidates an image scored exactly, as a rule (FIRST_ROUND in components/neighbours/search.py)
-ITERATIONS = 10  # of the k-means that trains the lists
-HNSW_STEPS = 16.0  # centres that an HNSW graph compares a query with, for each list visited; FAISS' wiki: 10 to 20
-
-
-class Rates(Strict):
-    """Of one machine, all its cores together."""
-
-    cores: int = Field(ge=1)
-    gigaflops: float = Field(gt=0)  # of an fp32 matrix product
-    codes: float = Field(gt=0)  # PQ codes scanned a second, by 16 bytes
-    rescored: float = Field(gt=0)  # descriptors of 512 numbers, read from memory and compared, a second
-    edges: float = Field(gt=0)  # joined in the disjoint set, a second, on one core
-    megabytes: float = Field(gt=0)  # written to disk, a second
-
-
-def load_rates(path: Path | None) -> Rates:
-    """The rates in ``path``; measured now, and written there, where the file is missing or no path is given."""
-    if path is not None and path.exists():
-        try:
-            return parse_params(json.loads(path.read_text()), Rates, str(path))
-        except json.JSONDecodeError as fault:
-            raise VitrailError(f"{path}: not JSON ({fault}); delete it to measure again") from None
-    rates = measure()
-    if path is not None:
-        with atomic_file(path, "w") as file:
-            json.dump(rates.model_dump(), file, indent=1)
-    return rates
-
-
-def measure(rows: int = 60_000, dim: int = 512) -> Rates:
-    """Rates of this machine, in about half a minute."""
-    generator = np.random.default_rng(0)
-    base = generator.standard_normal((rows, dim), np.float32)
-    base /= np.linalg.norm(base, axis=1, keepdims=True)
-    began = time.perf_counter()
-    base[:4096] @ base[:16384].T
-    flops = 2 * 4096 * 16384 * dim / (time.perf_counter() - began)
-    # One list: a search is then nothing but scanning every code, and scoring what is found.
-    params = NeighbourParams(factory="IVF1,PQ32x4", nprobe=1)
-    index = Neighbours(base.astype(np.float16), params)
-    began = time.perf_counter()
-    index.search(base[:2048], 4, floor=2.0)
-    few = time.perf_counter() - began
-    began = time.perf_counter()
-    index.search(base[:2048], 64)  # the same scan, 256 candidates scored instead of 16
-    rescored = 2048 * (256 - RESCORED) / max(time.perf_counter() - began - few, 1e-3)
-    codes = 2048 * rows / max(few - 2048 * RESCORED / rescored, 1e-3)
-    sets = DisjointSet(10 * rows)
-    a, b = generator.integers(0, 10 * rows, (2, 1 << 20))
-    began = time.perf_counter()
-    sets.union(a, b)
-    edges = len(a) / (time.perf_counter() - began)
-    with tempfile.NamedTemporaryFile() as file:
-        began = time.perf_counter()
-        file.write(base.data)
-        file.flush()
-        os.fsync(file.fileno())
-        written = base.nbytes / 1e6 / (time.perf_counter() - began)
-    return Rates(
-        cores=os.cpu_count() or 1,
-        gigaflops=flops / 1e9,
-        codes=codes,
-        rescored=rescored,
-        edges=edges,
-        megabytes=written,
-    )
+SURVIVE = 744 / 1300  # of the pool, after self-dedup and relative dedup: the paper's
 
 
 def plan(
@@ -104,67 +34,156 @@ def plan(
     rates: Rates,
     cores: int | None = None,
     described: float | None = None,
+    held_out: float = 1e6,
+    queries: float = 1e6,
+    gpu_gigabytes: float = 80,
 ) -> str:
-    """The plan, to read. ``described``: images described a second; None: that line says what to measure.
+    """The plan, to read.
+
+    Args:
+        images: of the pool.
+        dim: of a descriptor.
+        params: of the stage.
+        rates: of one machine.
+        cores: to plan for; None: those of the rates.
+        described: images described a second; None: that line says what to measure.
+        held_out: images that relative dedup keeps out, of all benchmarks together.
+        queries: images that retrieve, of all sets together, one way (``retrieval.how``).
+        gpu_gigabytes: of one GPU.
 
     Raises:
         VitrailError: a number of images or cores that no plan is made for.
     """
-    if not 1 <= images <= LARGEST:
-        raise VitrailError(f"--images {images:g}: choose between 1 and {LARGEST:,}")
+    for name, value in (("--images", images), ("--held-out", held_out), ("--queries", queries)):
+        if not 1 <= value <= LARGEST:
+            raise VitrailError(f"{name} {value:g}: choose between 1 and {LARGEST:,}")
     if cores is not None and cores < 1:
         raise VitrailError(f"--cores {cores}: choose 1 or more")
-    count, each = int(images), 1 + sum(side * side for _, side in params.windows)
-    rows, near = count * each, params.neighbours
+    count, each, near = int(images), 1 + sum(side * side for _, side in params.windows), params.neighbours
     cores = cores or rates.cores
-    scale = cores / rates.cores
-    factory = factory_for(rows, dim, near, gpu=False)
-    lists, probes = lists_of(factory), probes_for(factory, near)
-    coded = near.pq_bytes if lists else 4 * dim
-    flops, train = rates.gigaflops * 1e9 * scale, near.train_per_list * lists
-    coarse = probes * HNSW_STEPS if "HNSW" in factory else lists  # centres compared a query
-    scanned = rows * (probes / lists if lists else 0)
-    memory = {
-        "codes and row numbers": rows * (coded + 8 if lists else coded),
-        "centres of the lists": lists * dim * 4 * (1.25 if "HNSW" in factory else 1),
-        "training sample": train * dim * 4,
-        "disjoint set": count * 4,
-        "labels, representatives, scores": count * 24,
-    }
+    on = Machines(rates, cores / rates.cores)
+    pool = join(count * each, count, dim, near)
     disk = {
-        "descriptors, fp16": rows * dim * 2,
-        "index and its pieces while merging": 2 * rows * (coded + 8) if lists else 0,
-        "edges": count * EDGES_PER_IMAGE * 20,
+        "descriptors, fp16": costs.descriptor_bytes(pool.rows, dim),
+        "index and its pieces while merging": 2 * costs.index_bytes(pool) if pool.lists else 0.0,
+        "edges": costs.edge_bytes(count),
     }
-    seconds = {
-        **({"describe": images / described} if described else {}),
-        "train the lists": 2 * train * lists * dim * ITERATIONS / flops,
-        "fill the index": 2 * rows * coarse * dim / flops
-        + disk["index and its pieces while merging"] / 1e6 / rates.megabytes,
-        "search: centres": 2 * count * coarse * dim / flops,
-        "search: codes": count * scanned * (coded / 16) / (rates.codes * scale),
-        "search: exact scores": count * RESCORED / (rates.rescored * scale) if lists else 0,
-        "search: exact": 0 if lists else 2 * count * rows * dim / flops,
-        "components": count * EDGES_PER_IMAGE / rates.edges,
-    }
+    memory = _memory(pool, count, dim, params)
+    seconds = _seconds(pool, count, each, dim, params, on, int(held_out), int(queries))
+    if described:
+        seconds = {"describe": images / described} | seconds
     lines = [
-        f"{count:,} images, {rows:,} descriptors of {dim}, on {cores} cores (rates of {rates.cores})",
-        f"index: {factory}" + (f", {probes} of {lists:,} lists visited" if lists else " (exact)"),
-        *_block("memory", {name: _bytes(value) for name, value in memory.items()}, _bytes(sum(memory.values()))),
-        *_block("disk", {name: _bytes(value) for name, value in disk.items()}, _bytes(sum(disk.values()))),
-        *_block("time", {name: duration(value) for name, value in seconds.items()}, duration(sum(seconds.values()))),
+        f"{count:,} images, {pool.rows:,} descriptors of {dim}, on {cores} cores (rates of {rates.cores})",
+        *_index_lines(pool, near, dim, gpu_gigabytes),
+        *_block(
+            "memory, step by step", {n: _bytes(v) for n, v in memory.items()}, "most", _bytes(max(memory.values()))
+        ),
+        *_block("disk", {n: _bytes(v) for n, v in disk.items()}, "in all", _bytes(sum(disk.values()))),
+        *_block("time", {n: duration(v) for n, v in seconds.items()}, "in all", duration(sum(seconds.values()))),
+        f"for {int(held_out):,} held-out images (--held-out) and {int(queries):,} queries (--queries); "
+        f"{SURVIVE:.0%} of the pool survives, as the paper's",
     ]
+    if memory["tables of all images"] > on.memory:
+        lines.append("tables of all images are held whole, in one process: more memory than these machines have in all")
     if not described:
         lines.append("describing is left out: give --images-per-second of your descriptor and machines")
     return "\n".join(lines)
 
 
-def _block(title: str, values: dict[str, str], total: str) -> list[str]:
+def join(rows: int, queries: int, dim: int, near: NeighbourParams, *, gpu: bool = False) -> Join:
+    """The search that ``near`` makes of ``queries`` among ``rows``."""
+    factory = factory_for(rows, dim, near, gpu=gpu)
+    lists = lists_of(factory)
+    return Join(
+        rows=rows,
+        queries=queries,
+        dim=dim,
+        lists=lists,
+        probes=probes_for(factory, near, gpu=gpu),
+        graph="HNSW" in factory,
+        code=near.pq_bytes,
+        train=min(rows, near.train_per_list * lists),
+    )
+
+
+def _memory(pool: Join, count: int, dim: int, params: DedupParams) -> dict[str, float]:
+    """Bytes that each step holds; pieces and searches hold theirs in each process."""
+    survivors = int(count * SURVIVE)
+    found = {
+        "training the lists": costs.training_bytes(pool) + costs.centre_bytes(pool),
+        "search, a process": costs.index_bytes(pool) + costs.centre_bytes(pool),
+        "components and representatives": costs.label_bytes(count),
+        "tables of all images": costs.table_bytes(count) + costs.label_bytes(count),
+    }
+    if params.retrieval is not None and not isinstance(params.retrieval.how, SampleParams):
+        found["clusters of what survives"] = costs.kmeans_bytes(survivors, params.retrieval.how.clusters, dim)
+    if params.balance is not None:
+        found["balancing"] = costs.kmeans_bytes(survivors, params.balance.levels[0].clusters, dim)
+    return found
+
+
+def _seconds(
+    pool: Join, count: int, each: int, dim: int, params: DedupParams, on: Machines, held_out: int, queries: int
+) -> dict[str, float]:
+    near, survivors = params.neighbours, max(1, int(count * SURVIVE))
+    at_relative = 0.45 if params.relative.threshold == "calibrated" else float(params.relative.threshold)
+    found = {
+        "train the lists": costs.kmeans_seconds(pool.train, pool.lists, dim, costs.ITERATIONS, on),
+        "fill the index": costs.fill_seconds(pool, on),
+    }
+    if pool.lists:
+        found |= {
+            "search: centres": costs.centres_seconds(pool, on),
+            "search: codes": costs.codes_seconds(pool, on),
+            "search: exact scores": costs.rescore_seconds(pool, on),
+            "recall of a sample": costs.product_seconds(min(near.recall_sample, count), pool.rows, dim, on),
+        }
+    else:
+        found["search: exact"] = costs.product_seconds(count, pool.rows, dim, on)
+    found["components"] = costs.component_seconds(count, on)
+    # Whole pool images among the held-out images' windows, and the pool's windows among whole held-out images.
+    ways = [
+        join(among, asked, dim, one_ended(among, at_relative, near))
+        for among, asked in ((held_out * each, count), (held_out, count * each))
+    ]
+    found["relative dedup"] = sum(costs.build_seconds(way, on) + costs.search_seconds(way, on) for way in ways)
+    if params.retrieval is not None:
+        how = params.retrieval.how
+        if isinstance(how, SampleParams):
+            among = join(survivors, queries, dim, near)
+            found["retrieval"] = costs.build_seconds(among, on) + costs.search_seconds(among, on)
+        else:
+            found["retrieval: clusters"] = costs.kmeans_seconds(survivors, how.clusters, dim, how.iterations + 1, on)
+            found["retrieval: queries"] = costs.product_seconds(queries, how.clusters, dim, on)
+    if params.balance is not None:
+        levels = [(level.clusters, level.resampling, level.points) for level in params.balance.levels]
+        found["balancing"] = costs.balance_seconds(survivors, levels, dim, params.balance.iterations, on)
+    return found
+
+
+def _index_lines(pool: Join, near: NeighbourParams, dim: int, gpu_gigabytes: float) -> list[str]:
+    if not pool.lists:
+        return ["index: Flat (exact)"]
+    factory, cosine = factory_for(pool.rows, dim, near, gpu=False), near.edge_cosine
+    on_gpu = join(pool.rows, pool.queries, dim, near, gpu=True)
+    gpus = costs.gpus_for(on_gpu, gpu_gigabytes * 1e9)
+    return [
+        f"index: {factory}, {pool.probes:,} of {pool.lists:,} lists visited",
+        f"  expected recall of edges at cosine {cosine:g} among rows uniform on the sphere: "
+        f"{expected_recall(pool.lists, pool.probes, cosine):.3f}; closer edges and rows in clusters are found more "
+        "often; a run measures its own",
+        f"on GPUs: {factory_for(pool.rows, dim, near, gpu=True)}, {on_gpu.probes:,} lists visited (FAISS takes "
+        f"no more than 2,048), expected recall {expected_recall(on_gpu.lists, on_gpu.probes, cosine):.3f}; "
+        f"{gpus} of {gpu_gigabytes:g} GB hold it. Their time was not measured; the paper: 2 days on 160 of 32 GB",
+    ]
+
+
+def _block(title: str, values: dict[str, str], last: str, total: str) -> list[str]:
     width = max(map(len, values))
     return [
         f"{title}:",
         *(f"  {name:{width}}  {value:>12}" for name, value in values.items()),
-        f"  {'in all':{width}}  {total:>12}",
+        f"  {last:{width}}  {total:>12}",
     ]
 
 

@@ -7,7 +7,7 @@ copy is likely one too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -16,9 +16,11 @@ from pydantic import Field
 
 from components.dedup.copygraph import Rows
 from components.executor import ExecutorParams, map_shards
-from components.neighbours import NeighbourParams, knn
+from components.neighbours import NeighbourParams, Neighbours
 from components.params import Strict
 from components.progress import track
+
+CANDIDATES = 64  # scored exactly for the nearest held-out image, where an index proposes them
 
 
 class RelativeParams(Strict):
@@ -41,22 +43,59 @@ class Touch(NamedTuple):
     touched: NDArray[np.bool_]  # [N]
 
 
-def touching(pool: NDArray[Any], held_out: NDArray[Any], threshold: float, params: NeighbourParams) -> Touch:
-    """For each image of ``pool`` [N, R, d], the nearest of ``held_out`` [M, R, d], M > 0; exact, for M is small.
+class HeldOut(NamedTuple):
+    """Indexes over held-out images [M, R, d]."""
+
+    windows: Neighbours  # M * R rows, whole images and windows
+    whole: Neighbours  # M rows
+    each: int  # R
+
+
+def held_out_index(held_out: NDArray[Any], threshold: float, params: NeighbourParams) -> HeldOut:
+    """Indexes over ``held_out`` [M, R, d], M > 0, as :func:`one_ended` says."""
+    count, each, dim = held_out.shape
+    windows = held_out.reshape(-1, dim)
+    whole = np.ascontiguousarray(held_out[:, 0])
+    return HeldOut(
+        Neighbours(windows, one_ended(count * each, threshold, params)),
+        Neighbours(whole, one_ended(count, threshold, params)),
+        each,
+    )
+
+
+def one_ended(rows: int, threshold: float, params: NeighbourParams) -> NeighbourParams:
+    """How ``rows`` held-out descriptors are searched: exactly up to ``exact_held_out``, for a miss is a leak.
+
+    Above, by the index that ``params`` say, set to find the share ``edge_recall`` of the pairs at the ``threshold``
+    itself. A pair is found from one end here, not from either: 1 - (1 - r)^2 of both ends is r of one. And the nearest
+    alone is wanted, so many candidates are scored exactly for it.
+    """
+    if rows <= params.exact_held_out:
+        return params.model_copy(update={"factory": "Flat"})
+    return params.model_copy(
+        update={
+            "edge_cosine": min(max(threshold, 0.01), 0.99),
+            "edge_recall": 1 - (1 - params.edge_recall) ** 2,
+            "candidates": max(params.candidates, CANDIDATES),
+        }
+    )
+
+
+def touching(pool: NDArray[Any], held_out: HeldOut, threshold: float) -> Touch:
+    """For each image of ``pool`` [N, R, d], the nearest of ``held_out``; -1 at cosine -1 where an index found none.
 
     Either may be the crop: whole pool images are compared with the held-out images' windows, and the other way round.
     """
-    exact = params.model_copy(update={"factory": "Flat"})
     count, each, dim = pool.shape
-    similarity, found = knn(held_out.reshape(-1, dim), pool[:, 0], 1, exact)
-    of_whole = similarity[:, 0], found[:, 0] // each
-    similarity, found = knn(held_out[:, 0], pool.reshape(-1, dim), 1, exact)
+    similarity, found = held_out.windows.search(pool[:, 0], 1)
+    of_whole = similarity[:, 0], found[:, 0] // held_out.each
+    similarity, found = held_out.whole.search(pool.reshape(-1, dim), 1)
     of_windows = similarity[:, 0].reshape(count, each)
     best = of_windows.argmax(1)
     rows = np.arange(count)
     windowed = of_windows[rows, best] > of_whole[0]
     nearest = np.where(windowed, found[:, 0].reshape(count, each)[rows, best], of_whole[1])
-    similarity = np.where(windowed, of_windows[rows, best], of_whole[0])
+    similarity = np.maximum(np.where(windowed, of_windows[rows, best], of_whole[0]), -1)
     return Touch(nearest, similarity, similarity > threshold)
 
 
@@ -69,18 +108,28 @@ def touching_parts(
     executor: ExecutorParams,
 ) -> Touch:
     """:func:`touching` for descriptors in files, range of rows by range of rows over the executor."""
+    if not len(held_out.open()):  # only queries are named: nothing to keep out
+        count = len(rows.open())
+        return Touch(np.full(count, -1), np.full(count, -1, np.float32), np.zeros(count, bool))
     look = partial(_touching_part, rows, held_out, threshold, params)
     found = [*track(map_shards(look, parts, executor), "held-out images", len(parts), unit="parts")]
+    _indexed.cache_clear()
     return Touch(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def _touching_part(
     rows: Rows, held_out: Rows, threshold: float, params: NeighbourParams, part: tuple[int, int]
 ) -> Touch:
-    return touching(rows.open()[slice(*part)], held_out.open(), threshold, params)
+    return touching(rows.open()[slice(*part)], _indexed(held_out, threshold, params), threshold)
 
 
-def dropped_components(labels: NDArray[np.int64], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
+@lru_cache(maxsize=1)
+def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldOut:
+    """The indexes, once a process."""
+    return held_out_index(held_out.open(), threshold, params)
+
+
+def dropped_components(labels: NDArray[np.integer[Any]], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Per row [N]: the first touched row of its component, or -1 where none is: the row that condemns it."""
     culprit = np.full(len(labels), len(labels), np.int64)
     rows = np.flatnonzero(touched)

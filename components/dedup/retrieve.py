@@ -10,6 +10,7 @@ images times k, and it does not say whether an image found twice counted twice o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ class SampleParams(Strict):
     kind: Literal["sample"]
     k: int = Field(4, ge=1)
     # An image found by several queries: "multiset" gives it that weight, "unique" counts it once, "next_neighbour"
-    # gives it to the closest query, and the others take their next neighbours instead.
+    # gives it to the closest query that has not k closer ones, and the others take their next neighbours instead.
     collisions: Literal["multiset", "unique", "next_neighbour"] = "unique"
 
 
@@ -55,16 +56,18 @@ class RetrievalParams(Strict):
     per_set: dict[str, How] = {}  # data sets of `queries` that are retrieved in another way
     # Taken whatever they resemble (table 15's "as is"): name -> what `source` in such images' index rows begins with
     as_is: dict[str, str] = {}
-    min_similarity: float = Field(-1.0, ge=-1, le=1)  # cosine below which a neighbour is not taken
+    # Cosine below which an image is not taken: to its query, or cluster-based to its cluster's centre
+    min_similarity: float = Field(-1.0, ge=-1, le=1)
     descriptor: DescriptorParams | None = None  # another embedding to retrieve with; null: the copy descriptor
 
 
 class Retrieved(NamedTuple):
-    """Per row of the pool: how often it was found, and by which query it was found best."""
+    """Per row of the pool: how often it was found, and its closest query of those that brought it."""
 
     times: NDArray[np.int64]  # [N]; 0: not retrieved
     query: NDArray[np.int64]  # [N]; -1 where not retrieved
-    similarity: NDArray[np.float32]  # [N], cosine to that query (to its cluster's centre, cluster-based)
+    similarity: NDArray[np.float32]  # [N], cosine to that query; NaN where not retrieved
+    sources: Mapping[str, NDArray[np.int64]] = MappingProxyType({})  # data set -> rows that it brought, sorted
 
 
 class Brought(NamedTuple):
@@ -72,7 +75,7 @@ class Brought(NamedTuple):
 
     name: str
     queries: int
-    found: int  # images found, an image as often as it was found
+    found: int  # the sum of its images' times: of "multiset" an image counts as often as found, else once
     selected: int  # different images
 
 
@@ -92,7 +95,9 @@ def retrieve(
     query = np.full(len(pool), -1, np.int64)
     once = True
     brought, first = [], 0
+    sources: dict[str, NDArray[np.int64]] = {}
     index = None
+    clusters: dict[str, Clusters] = {}  # of the pool: sets that ask for the same share them
     for name, given in queries.items():
         how = params.per_set.get(name, params.how)
         if isinstance(how, SampleParams):
@@ -102,15 +107,18 @@ def retrieve(
             one = _by_sample(len(pool), index, given, how, params.min_similarity)
             once = once and how.collisions != "multiset"
         else:
-            one = _by_cluster(pool, given, how, params.min_similarity, neighbours)
+            made = how.model_dump_json(include={"clusters", "iterations", "seed"})
+            clusters[made] = clusters.get(made) or _clusters(pool, how, neighbours)
+            one = _by_cluster(pool, given, how, params.min_similarity, clusters[made], neighbours)
         brought.append(Brought(name, len(given), int(one.times.sum()), int((one.times > 0).sum())))
+        sources[name] = np.flatnonzero(one.times)
         closer = (one.times > 0) & (one.similarity > best)
         best[closer], query[closer] = one.similarity[closer], one.query[closer] + first
         times += one.times
         first += len(given)
     if once:
         times = np.minimum(times, 1)
-    return Retrieved(times, query, np.where(times > 0, best, np.nan).astype(np.float32)), brought
+    return Retrieved(times, query, np.where(times > 0, best, np.nan).astype(np.float32), sources), brought
 
 
 def _by_sample(count: int, index: Neighbours, queries: NDArray[Any], how: SampleParams, least: float) -> Retrieved:
@@ -126,42 +134,68 @@ def _by_sample(count: int, index: Neighbours, queries: NDArray[Any], how: Sample
 def _next_neighbours(count: int, index: Neighbours, queries: NDArray[Any], k: int, least: float) -> Retrieved:
     """Each query gets ``k`` images that no other query has, as long as the pool holds enough that are close enough.
 
-    In rounds, every query that lacks images names its nearest free one; the closest query gets it (the first, of
-    equally close ones), the others name their next. Lists of neighbours are made longer only when one is used up.
+    Queries propose to images down their lists of neighbours; an image stays with the closest that ever asked (the
+    first, of equally close ones), and who loses it goes on (deferred acceptance, Gale and Shapley 1962). So no query
+    has an image while another would rather have it and is closer to it. Lists are made longer when they are used up.
     """
     reach = min(count, 2 * k)
     owner = np.full(count, -1, np.int64)
-    similarity_of = np.full(count, np.nan, np.float32)
-    has = np.zeros(len(queries), np.int64)
-    asking = np.arange(len(queries))  # who lacks images and has not seen the whole list within reach
-    while len(asking):
+    nearness = np.full(count, -np.inf, np.float32)  # of each image to its owner
+    ended = np.zeros(len(queries), bool)  # who has asked every image that is close enough
+    while len(asking := np.flatnonzero((_held(owner, len(queries)) < k) & ~ended)):
         similarity, rows = index.search(queries[asking], reach)
-        place = np.zeros(len(asking), np.int64)  # in each one's list
-        active = np.arange(len(asking))
-        while len(active):
+        place = np.zeros(len(asking), np.int64)  # in each one's list; asking the same image again changes nothing
+        while True:
+            short = (_held(owner, len(queries))[asking] < k) & (place < reach)
+            active = np.flatnonzero(short)
+            if not len(active):
+                break
             row, close = rows[active, place[active]], similarity[active, place[active]]
             possible = (row >= 0) & (close >= least)
-            free = possible & (owner[np.maximum(row, 0)] < 0)
-            bids = np.flatnonzero(free)
+            place[active] = np.where(possible, place[active] + 1, reach)  # by similarity: nothing closer follows
+            image = np.maximum(row, 0)
+            first = (close == nearness[image]) & (asking[active] < owner[image])
+            bids = np.flatnonzero(possible & ((close > nearness[image]) | first))
             order = bids[np.lexsort((asking[active[bids]], -close[bids], row[bids]))]
             won = order[np.r_[True, row[order][1:] != row[order][:-1]]] if len(order) else order
-            owner[row[won]], similarity_of[row[won]] = asking[active[won]], close[won]
-            has[asking[active[won]]] += 1
-            place[active] += 1  # a lost or taken image is never free again: go on to the next
-            place[active[~possible]] = reach  # the list is by similarity, so nothing closer follows
-            active = active[(has[asking[active]] < k) & (place[active] < reach)]
-        used_up = (has[asking] < k) & (similarity[:, -1] >= least) & (rows[:, -1] >= 0)
-        asking = asking[used_up] if reach < count else asking[:0]
-        reach = min(count, 2 * reach)
-    return Retrieved((owner >= 0).astype(np.int64), owner, similarity_of)
+            owner[row[won]], nearness[row[won]] = asking[active[won]], close[won]
+        used_up = _held(owner, len(queries))[asking] < k
+        longer = used_up & (reach < count) & (rows[:, -1] >= 0) & (similarity[:, -1] >= least)
+        ended[asking[used_up & ~longer]] = True
+        if longer.any():
+            reach = min(count, 2 * reach)
+    return Retrieved((owner >= 0).astype(np.int64), owner, np.where(owner >= 0, nearness, np.nan).astype(np.float32))
+
+
+def _held(owner: NDArray[np.int64], queries: int) -> NDArray[np.int64]:
+    """How many images each of the ``queries`` owns."""
+    return np.bincount(owner[owner >= 0], minlength=queries)
+
+
+class Clusters(NamedTuple):
+    """k-means of the pool."""
+
+    centroids: NDArray[np.float32]  # [k, d]
+    assigned: NDArray[np.int64]  # [N]
+    cosine: NDArray[np.float32]  # [N] to the centroid
+
+
+def _clusters(pool: NDArray[Any], how: ClusterParams, neighbours: NeighbourParams) -> Clusters:
+    if how.clusters > len(pool):
+        raise VitrailError(f"retrieval.how.clusters={how.clusters}: only {len(pool)} images are left; use fewer")
+    return Clusters(*kmeans(pool, how.clusters, iterations=how.iterations, seed=how.seed, device=neighbours.device))
 
 
 def _by_cluster(
-    pool: NDArray[Any], queries: NDArray[Any], how: ClusterParams, least: float, neighbours: NeighbourParams
+    pool: NDArray[Any],
+    queries: NDArray[Any],
+    how: ClusterParams,
+    least: float,
+    clusters: Clusters,
+    neighbours: NeighbourParams,
 ) -> Retrieved:
-    if how.clusters > len(pool):
-        raise VitrailError(f"retrieval.how.clusters={how.clusters}: only {len(pool)} images are left; use fewer")
-    centroids, assigned, cosine = kmeans(pool, how.clusters, iterations=how.iterations, seed=how.seed)
+    """Images of the clusters that hold enough of ``queries`` [M, d]; each is credited to its cluster's best query."""
+    centroids, assigned, cosine = clusters
     similarity, nearest = knn(centroids, queries, 1, neighbours)
     hits = np.bincount(nearest[:, 0], minlength=how.clusters)
     best_query = np.full(how.clusters, -1, np.int64)
@@ -173,7 +207,19 @@ def _by_cluster(
     good = (hits[assigned[rows]] > how.hits) & (rank < how.per_cluster) & (cosine[rows] >= least)
     rows = rows[good]
     rows = rows[np.argsort(-cosine[rows], kind="stable")][: how.cap]
-    return _best(len(pool), rows, best_query[assigned[rows]], cosine[rows])
+    query = best_query[assigned[rows]]
+    return _best(len(pool), rows, query, _cosines(pool, rows, queries, query))
+
+
+def _cosines(
+    pool: NDArray[Any], rows: NDArray[np.int64], queries: NDArray[Any], query: NDArray[np.int64], block: int = 1 << 16
+) -> NDArray[np.float32]:
+    """Of ``pool[rows]`` with ``queries[query]``, pair by pair [n]."""
+    found = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), block):
+        part = slice(start, start + block)
+        found[part] = np.einsum("nd,nd->n", np.float32(pool[rows[part]]), np.float32(queries[query[part]]))
+    return found
 
 
 def _best(count: int, rows: NDArray[np.int64], query: NDArray[np.int64], similarity: NDArray[np.float32]) -> Retrieved:

@@ -27,7 +27,7 @@ WIDE = 8  # pictures of a group
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; max-width: 80em; }
 table { border-collapse: collapse; } td, th { padding: .2em .8em; text-align: right; border-bottom: 1px solid #ddd; }
-.in-force td { font-weight: bold; }
+td.in-force { font-weight: bold; }
 .group { display: flex; flex-wrap: wrap; gap: .6em; margin: .6em 0; padding: .6em; background: #f4f4f4; }
 figure { margin: 0; width: 9em; } figure img { max-width: 9em; max-height: 9em; }
 figcaption { font-size: 11px; overflow-wrap: anywhere; color: #444; }
@@ -60,9 +60,9 @@ def write_review(
         f"<style>{STYLE}</style><h1>Dedup review</h1>",
         f"<p>{len(pool):,} images. {html.escape(_counts(decisions))}</p>",
         "<h2>What each threshold would drop</h2>",
-        f"<p>In force: {thresholds[0]:.3f} for self-dedup, {thresholds[1]:.3f} against held-out images.</p>",
+        f"<p>In force: {thresholds[0]:.4f} for self-dedup, {thresholds[1]:.4f} against held-out images (bold).</p>",
         _sweep_table(outcomes, thresholds),
-        f"<h2>Duplicate groups</h2><p>Up to {limit}, spread over the sizes; the kept image first.</p>",
+        f"<h2>Duplicate groups</h2><p>Up to {limit}, spread over the sizes; the kept image first, if one is.</p>",
         *page.groups(decisions, limit),
         f"<h2>Caught by relative dedup</h2><p>The {limit} least alike, each with the held-out image it resembles.</p>",
         *page.pairs([row for row in decisions if row["reason"] == HELD_OUT and "/" in row["match"]], limit),
@@ -82,12 +82,14 @@ class _Page:
 
     def groups(self, decisions: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
         labels = np.array([row["component"] for row in decisions], np.int64)
-        named = [self._row.get(row["representative"], i) for i, row in enumerate(decisions)]
+        # Of a component that was dropped whole none is kept: its smallest row stands first.
+        named = [self._row.get(row["representative"], row["component"]) for row in decisions]
         shown = []
         for group in duplicate_groups(labels, np.array(named, np.int64), limit):
             figures = [self._figure(row, decisions[row]) for row in group[:WIDE]]
             more = f"<p>and {len(group) - WIDE:,} more</p>" if len(group) > WIDE else ""
-            shown.append(f"<div class=group>{''.join(figures)}{more}</div>")
+            whole = "" if decisions[group[0]]["representative"] else "<p>Dropped whole: none is kept.</p>"
+            shown.append(f"<div class=group>{whole}{''.join(figures)}{more}</div>")
         return shown or ["<p>None.</p>"]
 
     def pairs(self, rows: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
@@ -118,12 +120,16 @@ def _picture(rgb: RGB, name: str, note: str) -> str:
 
 
 def _sweep_table(outcomes: Sequence[Outcome], thresholds: tuple[float, float]) -> str:
+    """Bold: what is in force, by the self-dedup threshold (the first columns) and the one against held-out images."""
     head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in Outcome._fields)
+    of_self = {"duplicates", "groups", "largest"}
     lines = []
     for one in outcomes:
-        force = any(abs(one.threshold - given) < 1e-4 for given in thresholds)
-        cells = "".join(f"<td>{value:.3f}</td>" if i == 0 else f"<td>{value:,}</td>" for i, value in enumerate(one))
-        lines.append(f"<tr{' class=in-force' if force else ''}>{cells}</tr>")
+        cells = [f"<td>{one.threshold:.4f}</td>"]
+        for name, value in zip(Outcome._fields[1:], one[1:], strict=True):
+            force = one.threshold == thresholds[0 if name in of_self else 1]
+            cells.append(f"<td{' class=in-force' if force else ''}>{value:,}</td>")
+        lines.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
@@ -135,6 +141,6 @@ def _counts(decisions: Sequence[Mapping[str, Any]]) -> str:
 
 
 def sweep_thresholds(floor: float, in_force: Sequence[float]) -> list[float]:
-    """Every twentieth from ``floor`` up, and the thresholds in force."""
+    """Every twentieth from ``floor`` up, and the thresholds in force, exactly as they are."""
     steps: NDArray[np.float64] = np.arange(np.ceil(floor * 20), 20) / 20
-    return sorted({*steps.round(2).tolist(), *(round(value, 4) for value in in_force if value < 1)})
+    return sorted({*steps.round(2).tolist(), *in_force})

@@ -15,6 +15,7 @@ from components.dedup.sweep import sweep, table, write_csv
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.images.tables import DECISIONS, read_table
+from components.params import parse_params
 from components.storage import StorageParams
 
 
@@ -32,6 +33,8 @@ def revisit(
     Raises:
         VitrailError: outputs are missing or of another pool, or a threshold is below the edges that were kept.
     """
+    from components.dedup.stage import DedupParams
+
     decisions = read_table(dedup / "decisions.parquet", DECISIONS)
     pool = Pool.load(curated, storage)
     if decisions["key"].to_pylist() != pool.keys:
@@ -43,6 +46,7 @@ def revisit(
             "lower graph.edges_from and run dedup again"
         )
     in_force = force["self"], force["relative"]
+    params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
     to_held_out = np.load(dedup / "to-held-out.npy", allow_pickle=False)
     outcomes = sweep(
         len(pool),
@@ -50,6 +54,8 @@ def revisit(
         to_held_out,
         thresholds or sweep_thresholds(force["floor"], in_force),
         decisions["component"].to_numpy(),
+        params.graph.giants,
+        params.relative.within,
     )
     write_csv(outcomes, out.with_suffix(".csv"))
     sets = {name: load_benchmark(name, given) for name, given in benchmarks.benchmarks.items()}

@@ -5,6 +5,7 @@ python -m components.dedup run --params params/dedup.yaml --benchmarks params/be
 python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
 python -m components.dedup review --out reports/dedup-review.html --threshold-sweep 0.5,0.6,0.7
 python -m components.dedup plan --images 1.3e9 --set windows=[]
+python -m components.dedup whiten --params params/dedup_lvd.yaml --curated data/background --out whitening.safetensors
 python -m components.dedup train --params params/sscd/small.yaml --curated data/curate --out descriptor.safetensors
 """
 
@@ -14,6 +15,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.errors import VitrailError
 from components.executor import add_arguments, overlays
 from components.params import load_params
 from components.storage import StorageParams
@@ -64,6 +66,9 @@ def main(argv: Sequence[str]) -> int:
     plan.add_argument("--dim", type=int, default=512, help="of a descriptor (default: 512, SSCD's)")
     plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
     plan.add_argument("--images-per-second", type=float, help="described, all cores or GPUs together")
+    plan.add_argument("--held-out", type=float, default=1e6, help="images of all benchmarks (default: 1e6)")
+    plan.add_argument("--queries", type=float, default=1e6, help="images that retrieve (default: 1e6)")
+    plan.add_argument("--gpu-gigabytes", type=float, default=80, help="memory of one GPU (default: 80)")
     plan.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
     train = commands.add_parser("train", help="a copy descriptor of SSCD's kind, for descriptor.weights of any pool")
     train.add_argument("--params", type=Path, required=True)
@@ -72,7 +77,15 @@ def main(argv: Sequence[str]) -> int:
     train.add_argument("--workers", type=int, default=0, help="processes that read images; 0: this one")
     train.add_argument("--chunk", type=int, default=512, help="images a unit of work")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
-    for command in (run, search, review, train):
+    whiten = commands.add_parser("whiten", help="PCA whitening for descriptor.whitening of a published network")
+    whiten.add_argument("--params", type=Path, required=True, help="of the stage, with a descriptor of kind sscd")
+    whiten.add_argument("--curated", type=Path, required=True, help="the background set")
+    whiten.add_argument("--out", type=Path, required=True)
+    whiten.add_argument("--dim", type=int, help="directions kept (default: all)")
+    whiten.add_argument("--images", type=int, default=20_000, help="of the background, at most (default: 20000)")
+    whiten.add_argument("--floor", type=float, default=0.0, help="added to each spread, relative to the largest")
+    whiten.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    for command in (run, search, review, train, whiten):
         command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
     if arguments.command == "plan":
@@ -82,7 +95,17 @@ def main(argv: Sequence[str]) -> int:
         given = load_params(arguments.params, DedupParams, arguments.set)
         rates = planning.load_rates(arguments.rates)
         print(
-            planning.plan(arguments.images, arguments.dim, given, rates, arguments.cores, arguments.images_per_second)
+            planning.plan(
+                arguments.images,
+                arguments.dim,
+                given,
+                rates,
+                arguments.cores,
+                arguments.images_per_second,
+                arguments.held_out,
+                arguments.queries,
+                arguments.gpu_gigabytes,
+            )
         )
         return 0
     storage = load_params(arguments.storage, StorageParams)
@@ -116,6 +139,19 @@ def main(argv: Sequence[str]) -> int:
         print(f"dedup: a descriptor of {count} images -> {arguments.out}")
         return 0
     from components.dedup import stage
+
+    if arguments.command == "whiten":
+        from components.dedup.fit import whiten as fit_background
+        from components.dedup.sscd import SscdParams
+
+        network = load_params(arguments.params, stage.DedupParams, arguments.set).descriptor
+        if not isinstance(network, SscdParams):
+            raise VitrailError(f"{arguments.params}: descriptor.kind is {network.kind}; whitening is for sscd")
+        digest = fit_background(
+            network, arguments.curated, arguments.out, storage, arguments.dim, arguments.images, arguments.floor
+        )
+        print(f"descriptor.whitening: {{path: {arguments.out}, sha256: {digest}}}")
+        return 0
     from components.evaluation.benchmarks import BenchmarksFile
     from components.tracking import TrackingParams
 

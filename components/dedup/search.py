@@ -1,4 +1,4 @@
-"""Find the pool's images nearest to a picture, with scores and where they come from."""
+"""Find the pool's images nearest to a picture, by the copy graph's own rule, with scores and where they come from."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.dedup.copygraph import Rows
 from components.dedup.descriptors import load_descriptor
-from components.dedup.extract import Pool, describe_pictures
+from components.dedup.extract import Pool, check_described, describe_pictures
 from components.errors import VitrailError
 from components.images.decode import DecodeError, DecodeLimits, decode
 from components.images.tables import DECISIONS, read_table
-from components.neighbours import NeighbourParams, knn
+from components.neighbours import IndexFolder, NeighbourParams
 from components.params import parse_params
 from components.storage import StorageParams
 
-BLOCK = 1 << 18  # rows compared at a time
+BLOCK = 1 << 14  # images compared at a time
+COLUMNS = ("cosine", "copy", "decision", "key", "url", "page", "alt", "source")
 
 
 def search(image: Path, curated: Path, dedup: Path, k: int, storage: StorageParams) -> str:
-    """A line for each of the ``k`` nearest images: cosine, whether that is a copy, decision, key, URL and page.
+    """A line for each of the ``k`` nearest images: cosine, whether that is a copy, decision, key, and where from.
+
+    The rule is the copy graph's: the picture against an image and its windows, and the picture's windows against the
+    image; the largest cosine counts, and over the self-dedup threshold in force it is a copy. Where the pool was
+    searched through an index, so is this; else every descriptor is compared.
 
     Raises:
         VitrailError: no such picture or not one, or the stage's outputs are missing or of another pool.
@@ -40,32 +47,64 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
     if decisions["key"].to_pylist() != pool.keys:
         raise VitrailError(f"{dedup} was made from another pool than {curated}; run the dedup stage again")
     params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
-    keys = pool.keys
     descriptor = load_descriptor(params.descriptor, dedup / "descriptor.safetensors", storage)
-    base = np.load(dedup / "descriptors.npy", mmap_mode="r", allow_pickle=False)
-    query = describe_pictures(descriptor, [picture])[:, 0]
-    similarity, rows = _nearest(base, query, k, params.neighbours)
+    query = describe_pictures(descriptor, [picture], params.windows)
+    check_described(query, lambda _: str(image))
+    rows = Rows(dedup / "descriptors.npy").open()
+    if len(rows) != len(pool) or rows.shape[1:] != query.shape[1:]:
+        raise VitrailError(
+            f"{dedup}: descriptors {list(rows.shape)} do not match {len(pool)} images of {list(query.shape[1:])}; run "
+            "the dedup stage again"
+        )
+    index = dedup / "index"
+    candidates = _proposed(index, rows, query[0], k, params.neighbours) if index.is_dir() else np.arange(len(rows))
+    scores, found = nearest(rows, query[0], k, candidates)
     threshold = json.loads((dedup / "thresholds.json").read_text())["self"]
-    reasons, urls, pages = decisions["reason"], pool.rows["url"], pool.rows["page"]
-    lines = [f"cosine  copy  {'decision':16}  key                   url  (page)"]
-    for score, row in zip(similarity.tolist(), rows.tolist(), strict=True):
-        page = f"  ({pages[row]})" if pages[row].as_py() else ""
-        copy = "yes" if score > threshold else "no"
-        lines.append(f"{score:6.3f}  {copy:4}  {reasons[row].as_py():16}  {keys[row]}  {urls[row]}{page}")
-    return "\n".join(lines)
+    lines = [
+        COLUMNS,
+        *(_line(pool.rows, decisions, row, score, threshold) for score, row in zip(scores, found, strict=True)),
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    padded = ([*(f"{cell:{w}}" for cell, w in zip(line, widths, strict=False)), *line[5:]] for line in lines)
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)
 
 
-def _nearest(
-    base: NDArray[Any], query: NDArray[Any], k: int, params: NeighbourParams
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The ``k`` rows of ``base`` nearest to one query, exactly, block by block: one look needs no index."""
-    exact = params.model_copy(update={"factory": "Flat"})
-    scores, rows = [], []
-    for start in range(0, len(base), BLOCK):
-        block = base[start : start + BLOCK]
-        similarity, found = knn(block, query, min(k, len(block)), exact)
-        scores.append(similarity[0])
-        rows.append(found[0] + start)
-    score, row = np.concatenate(scores), np.concatenate(rows)
-    best = np.lexsort((row, -score))[:k]
-    return score[best], row[best]
+def nearest(
+    rows: NDArray[Any], query: NDArray[Any], k: int, candidates: NDArray[np.int64]
+) -> tuple[list[float], list[int]]:
+    """The ``k`` of the ``candidates`` nearest to one picture, exactly, the nearest first, block by block.
+
+    ``rows`` [N, R, d] and ``query`` [R, d]: the whole image, then its windows.
+    """
+    scores = np.empty(len(candidates), np.float32)
+    asked = np.asarray(query, np.float32)
+    for start in range(0, len(candidates), BLOCK):
+        block = np.asarray(rows[candidates[start : start + BLOCK]], np.float32)
+        of_windows = (block @ asked[0]).max(1)
+        of_wholes = (block[:, 0] @ asked.T).max(1)
+        scores[start : start + len(block)] = np.maximum(of_windows, of_wholes)
+    best = np.lexsort((candidates, -scores))[:k]
+    return scores[best].tolist(), candidates[best].tolist()
+
+
+def _proposed(
+    folder: Path, rows: NDArray[Any], query: NDArray[Any], k: int, params: NeighbourParams
+) -> NDArray[np.int64]:
+    """The images that the index of all rows and windows, hashed and memory-mapped, proposes for scoring."""
+    flat = rows.reshape(-1, rows.shape[2])
+    index = IndexFolder(folder).open(flat, params.model_copy(update={"lists": "mapped", "device": "cpu"}))
+    _, found = index.search(query, min(k * rows.shape[1], len(flat)))
+    return np.unique(found[found >= 0] // rows.shape[1])
+
+
+def _line(pool: pa.Table, decisions: pa.Table, row: int, score: float, threshold: float) -> tuple[str, ...]:
+    (image,) = pool.slice(row, 1).to_pylist()
+    source = image["source"] if image["source_offset"] < 0 else f"{image['source']} at {image['source_offset']}"
+    given = image["key"], image["url"], image["page"], json.dumps(image["alt"], ensure_ascii=False), source
+    copy = "yes" if score > threshold else "no"
+    return f"{score:6.3f}", copy, decisions["reason"][row].as_py(), *map(_printable, given)
+
+
+def _printable(text: str) -> str:
+    """``text`` from the crawl on one line, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text) or "-"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
 from collections.abc import Sequence
@@ -13,15 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.dedup.views import RGB, squash
+from components.dedup.views import RGB
 from components.dedup.weights import read_weights
-from components.dedup.whiten import normalise
+from components.dedup.whiten import Whitening, normalise
 from components.errors import VitrailError
 from components.params import Strict
 from components.storage import StorageParams
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class WhiteningParams(Strict):
+    """PCA whitening after the network, fitted on a background set by ``python -m components.dedup whiten``."""
+
+    path: str = Field(min_length=1)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the file; ``whiten`` prints it
 
 
 class SscdParams(Strict):
@@ -32,7 +40,9 @@ class SscdParams(Strict):
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")  # of the file; a URL needs it
     side: int = Field(288, ge=32)  # short side, aspect kept; with `squash`, both sides
     squash: bool = False  # True with side 320: a square, which batches
-    batch: int = Field(32, ge=1)
+    # SSCD's authors whiten for their figures; whether the paper did before 0.6 and 0.45 is not stated. null: not
+    whitening: WhiteningParams | None = None
+    batch: int = Field(32, ge=1)  # pictures of one shape at a time
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: str = "scratch/weights"  # folder that fetched files are kept in, named by their digest
 
@@ -42,36 +52,44 @@ class Sscd:
 
     dim: int
 
-    def __init__(self, model: Any, params: SscdParams, device: Any) -> None:
-        self._model, self._params, self._device = model, params, device
+    def __init__(self, model: Any, params: SscdParams, device: Any, whitening: Whitening | None = None) -> None:
+        self._model, self._params, self._device, self._whitening = model, params, device, whitening
         self.side = params.side
         probe = self.embed([np.zeros((params.side, params.side, 3), np.uint8)])
         self.dim = probe.shape[1]
 
     def prepare(self, rgb: RGB) -> RGB:
-        side = self._params.side
-        if self._params.squash:
-            return squash(rgb, side)
-        import cv2
+        """Resized as the published code does: Pillow's bilinear filter, which averages over what it shrinks.
 
+        The long side is cut off to whole pixels. Where a caller shrank a large picture by a whole factor before
+        (``views.reduce``), levels differ from the published ones by a few.
+        """
+        from PIL import Image
+
+        side = self._params.side
         height, width = rgb.shape[:2]
-        scale = side / min(height, width)
-        size = max(side, round(width * scale)), max(side, round(height * scale))
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(rgb, size, interpolation=how), np.uint8)
+        short = min(height, width)
+        size = (side, side) if self._params.squash else (side * width // short, side * height // short)
+        return np.asarray(Image.fromarray(rgb).resize(size, Image.Resampling.BILINEAR), np.uint8)
 
     def embed(self, pictures: Sequence[RGB]) -> NDArray[np.float32]:
         import torch
 
         from components.dedup.network import normalised
 
-        rows: list[NDArray[np.float32]] = []
-        step = self._params.batch if self._params.squash else 1  # pictures of many shapes do not stack
+        shapes: dict[tuple[int, ...], list[int]] = {}
+        for number, picture in enumerate(pictures):
+            shapes.setdefault(picture.shape, []).append(number)  # only pictures of one shape stack
+        rows: dict[int, NDArray[np.float32]] = {}
         with torch.inference_mode():
-            for start in range(0, len(pictures), step):
-                pixels = torch.from_numpy(np.stack(pictures[start : start + step])).to(self._device)
-                rows.append(self._model(normalised(pixels.permute(0, 3, 1, 2).float())).float().cpu().numpy())
-        return normalise(np.concatenate(rows))
+            for alike in shapes.values():
+                for start in range(0, len(alike), self._params.batch):
+                    batch = alike[start : start + self._params.batch]
+                    pixels = torch.from_numpy(np.stack([pictures[number] for number in batch])).to(self._device)
+                    made = self._model(normalised(pixels.permute(0, 3, 1, 2).float())).float().cpu().numpy()
+                    rows |= dict(zip(batch, made, strict=True))
+        found = normalise(np.stack([rows[number] for number in range(len(pictures))]))
+        return found if self._whitening is None else self._whitening.apply(found)
 
 
 @lru_cache(maxsize=1)
@@ -90,10 +108,31 @@ def load_sscd(params: SscdParams, storage: StorageParams) -> Sscd:
     data = read_weights(params.path, params.sha256, Path(params.cache), storage, "descriptor.path")
     try:
         model = torch.jit.load(io.BytesIO(data), map_location="cpu") if _is_torchscript(data) else _resnet(data, where)
-        return Sscd(model.eval().to(device), params, device)
+        return Sscd(model.eval().to(device), params, device, _whitening(params.whitening))
     except RuntimeError as fault:
         reason = str(fault).strip().splitlines()[0]
         raise VitrailError(f"{where}: not SSCD's TorchScript or state dict ({reason})") from None
+
+
+def _whitening(params: WhiteningParams | None) -> Whitening | None:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    if params is None:
+        return None
+    where = f"descriptor.whitening {params.path}"
+    try:
+        data = Path(params.path).read_bytes()
+    except OSError as fault:
+        raise VitrailError(f"{where}: {fault.strerror}; write it with python -m components.dedup whiten") from None
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != params.sha256:
+        raise VitrailError(f"{where}: its SHA-256 is {digest}, params say {params.sha256}; give the file that is meant")
+    try:
+        tensors = load(data)
+        return Whitening(tensors["whitening.mean"], tensors["whitening.projection"])
+    except (SafetensorError, KeyError) as fault:
+        raise VitrailError(f"{where}: no whitening ({fault}); write it anew") from None
 
 
 def _is_torchscript(data: bytes) -> bool:

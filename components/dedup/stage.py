@@ -6,6 +6,7 @@ DINOv2 paper, section 3 and appendix A. Every kept image of the index ends in de
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,13 @@ from components.dedup.calibrate import (
     copy_similarities,
     nearest_differing,
 )
+from components.dedup.checks import (
+    CheckParams,
+    check_components,
+    check_descriptors,
+    check_edges,
+    check_manifest,
+)
 from components.dedup.copygraph import Rows, ranges, search_edges
 from components.dedup.descriptors import (
     Descriptor,
@@ -35,15 +43,17 @@ from components.dedup.descriptors import (
     learn,
     load_descriptor,
 )
-from components.dedup.edges import EDGES, EdgeParts
-from components.dedup.extract import Pool, describe, describe_pictures
+from components.dedup.edges import EdgeParts
+from components.dedup.extract import Pool, check_described, describe, describe_pictures, described_keys, gathered
 from components.dedup.fit import learning_pictures
 from components.dedup.giants import Cut, GiantParams, cut_giants
 from components.dedup.graph import Keep, component_sizes, components, size_histogram
 from components.dedup.keep import scores
+from components.dedup.recall import measure_recall
 from components.dedup.reference import RelativeParams, Touch, dropped_components, touching_parts
 from components.dedup.retrieve import Brought, RetrievalParams, Retrieved, retrieve
 from components.dedup.review import sweep_thresholds, write_review
+from components.dedup.scratch import FORMAT, described_digest, scratch_folder
 from components.dedup.sscd import SscdParams
 from components.dedup.sweep import sweep
 from components.errors import VitrailError, nearest
@@ -56,9 +66,7 @@ from components.storage import StorageParams, atomic_dir, atomic_file, publish
 from components.tracking import Run, TrackingParams
 from components.tracking import run as tracked
 
-FORMAT = 3  # of this stage's scratch files; a change makes old ones stale
 PAGE = 12  # groups on a page of pictures
-CHECKED = 1_000_000  # edges that Great Expectations looks at, of very many
 
 
 class GraphParams(Strict):
@@ -70,6 +78,8 @@ class GraphParams(Strict):
     keep: Keep = "largest"  # image of a component; ties: the smallest content hash. See keep.py
     giants: GiantParams | None = GiantParams()  # None: components are left as they are, however large
     largest_share: float = Field(0.1, gt=0, le=1)  # of the pool; a component still larger stops the stage: it chains
+    largest_least: int = Field(100, ge=1)  # images; a component of no more never stops it, whatever its share
+    labels_on_disk_from: int = Field(500_000_000, ge=1)  # images from which the components' table is a file
     part_rows: int = Field(1_000_000, ge=1)  # images, at least, a piece of the index and a part of the edges
 
 
@@ -87,6 +97,7 @@ class DedupParams(Strict):
     balance: BalanceParams | None = None  # without queries: a sample spread evenly; not beside `retrieval`
     executor: ExecutorParams = ExecutorParams(workers=0)
     chunk: int = Field(512, ge=1)  # images a unit of work
+    checks: CheckParams = CheckParams()
 
 
 def run(
@@ -115,45 +126,58 @@ def run(
     )
     with tracked("dedup", "dedup", tracking, params) as recording:
         recording.log_dataset("curated", digest[:16], str(curated), "dedup")
-        work = _work_folder(out, digest[:16])
-        descriptor, pieces = _describe_pool(params.descriptor, params, pool, work, params.windows)
-        rows = np.ascontiguousarray(pieces[:, 0])  # [N, dim] of whole images; pieces [N, R, dim] has windows too
-        described = {
-            name: describe_pictures(descriptor, map(one.images.rgb, range(len(one.keys))), params.windows)
-            for name, one in sets.items()
-        }
+        work = out.parent / f".{out.name}.work"
+        described_in, descriptor, rows_file = _describe_pool(
+            params.descriptor, params, pool, work, "descriptors", params.windows
+        )
+        pieces = rows_file.open()  # [N, R, dim] on disk: whole images, then their windows
+        rows = pieces[:, 0]
+        described = {name: _describe_set(descriptor, one, params.windows) for name, one in sets.items()}
         calibration = _calibrate(params, pool, pieces, descriptor, sets, described)
         at_self, at_relative = _thresholds(params, calibration)
 
-        rows_file = _rows_file(work / "rows.npy", pieces)
-        copies, touch, held_keys, edges, cuts = _copies(
-            params, pool, rows_file, sets, described, at_self, at_relative, work
+        held_out, held_keys = _held_out(params, sets, described, descriptor.dim)
+        copies, touch, edges, cuts = _copies(
+            params, pool, rows_file, described_in, held_out, at_self, at_relative, work
         )
+        docs = report_path.parent / "gx/dedup"
+        # Before anything is chosen of what chained.
+        check_components(copies, params.graph.largest_share, params.graph.largest_least, at_self, docs)
         found, queries, reasons, brought = _retrieve(params, pool, rows, sets, described, copies, work)
-        sampled = _balance(params, rows, copies)
+        sampled = _balance(params, rows, copies, work)
         decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons, sampled)
-        report = _report(decisions, copies, (at_self, at_relative), calibration, cuts, brought)
+        report = _report(decisions, copies, (at_self, at_relative), calibration, cuts, brought, len(held_keys))
+        report |= measure_recall(rows_file, edges, params.graph.k, at_self, params.neighbours).report()
         manifest = _manifest(pool, decisions, found)
         if not len(manifest):
             raise VitrailError(f"{curated}: dedup dropped all {len(pool)} images ({report['reasons']}); see thresholds")
         floor = _floor(params, at_self, at_relative)
+        check_edges(edges, len(pool), floor, params.checks, docs)
+        keys = described_keys(described_in)
+        check_descriptors(pool, keys, rows, descriptor, params.checks, docs)
         outcomes = sweep(
-            len(pool), edges, touch.similarity, sweep_thresholds(floor, (at_self, at_relative)), copies.labels
+            len(pool),
+            edges,
+            touch.similarity,
+            sweep_thresholds(floor, (at_self, at_relative)),
+            copies.labels,
+            params.graph.giants,
+            params.relative.within,
         )
-        docs = report_path.parent / "gx/dedup"
         with atomic_dir(out) as folder:
-            _validate(params, pool, rows, manifest, decisions, copies, touch, edges, floor, report, docs)
             write_table(folder / "manifest.parquet", manifest, MANIFEST)
             write_table(folder / "decisions.parquet", decisions, DECISIONS)
-            np.save(folder / "descriptors.npy", rows, allow_pickle=False)
-            _save_keys(folder / "keys.parquet", pool.keys)
-            np.save(folder / "to-held-out.npy", touch.similarity.astype(np.float16), allow_pickle=False)
+            check_manifest(folder, pool, pieces, held_out, at_relative, params.checks, docs)
+            _take(rows_file.path, folder / "descriptors.npy")
+            _save_keys(folder / "keys.parquet", keys)
+            np.save(folder / "to-held-out.npy", touch.similarity, allow_pickle=False)
             (folder / "edges").mkdir()
             for part in edges.parts:
-                shutil.copyfile(part, folder / "edges" / part.name)
+                _take(part, folder / "edges" / part.name)
+            _take_index(described_in / "index", folder / "index")
             _save_json(folder / "params.json", params.model_dump(mode="json"))
             if not isinstance(params.descriptor, SscdParams):
-                shutil.copyfile(work / "weights.safetensors", folder / "descriptor.safetensors")
+                shutil.copyfile(described_in / "weights.safetensors", folder / "descriptor.safetensors")
             _save_json(folder / "calibration.json", report["calibration"])
             _save_json(folder / "thresholds.json", {"self": at_self, "relative": at_relative, "floor": floor})
             _save_json(folder / "sources.json", [line._asdict() for line in brought])
@@ -162,8 +186,8 @@ def run(
         publish(storage, out, ("manifest.parquet", "decisions.parquet"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
         _save_json(report_path, report)
-        _record(recording, report, out, docs)
-        shutil.rmtree(work.parent)
+        _record(recording, report, out, docs, calibrated=calibration is not None)
+        shutil.rmtree(work)
     return report
 
 
@@ -174,7 +198,12 @@ def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
     for name in named:
         if name not in benchmarks.benchmarks:
             known = sorted(benchmarks.benchmarks)
-            raise VitrailError(f"dedup names the benchmark {name!r}, not in benchmarks.yaml{nearest(name, known)}")
+            none = "" if known else "; without benchmarks set calibration and retrieval to null, and give thresholds"
+            raise VitrailError(
+                f"dedup names the benchmark {name!r}, not in benchmarks.yaml{nearest(name, known)}{none}"
+            )
+    if params.calibration and params.calibration.benchmark not in benchmarks.scored:
+        raise VitrailError(f"calibration.benchmark {params.calibration.benchmark!r} has no labels; name one that has")
     if params.retrieval is not None:
         for name in params.retrieval.per_set:
             if name not in params.retrieval.queries:
@@ -184,20 +213,49 @@ def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
             raise VitrailError("dedup: retrieval chooses by queries and balance without; set one of them to null")
     if params.calibration is None and "calibrated" in (params.graph.threshold, params.relative.threshold):
         raise VitrailError("calibration is null, so graph.threshold and relative.threshold must be numbers (0.6, 0.45)")
+    if not benchmarks.benchmarks:
+        print(
+            "dedup: warning: benchmarks.yaml names no set, so no image is kept out of training as a copy of a held-out "
+            "one",
+            flush=True,
+        )
 
 
 def _describe_pool(
-    given: DescriptorParams, params: DedupParams, pool: Pool, work: Path, grid: Sequence[tuple[float, int]] = ()
-) -> tuple[Descriptor, NDArray[np.float16]]:
-    """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, R, dim]."""
-    weights = work / "weights.safetensors"
+    given: DescriptorParams,
+    params: DedupParams,
+    pool: Pool,
+    parent: Path,
+    kind: str,
+    grid: Sequence[tuple[float, int]] = (),
+) -> tuple[Path, Descriptor, Rows]:
+    """The descriptor, learned from the pool where its kind asks for that, and the pool's rows [N, R, dim] on disk.
+
+    Both stand in the folder returned first, which is below ``parent`` and named by all that they depend on.
+    """
+    images = [pool.rows[name].to_pylist() for name in ("key", "stored_sha256")]
+    folder = scratch_folder(parent, kind, described_digest(given, grid, params.chunk, images, pool.storage))
+    weights = folder / "weights.safetensors"
     if not isinstance(given, SscdParams) and not weights.exists():
         if isinstance(given, TrainedParams) and given.weights:
             adopt(given, weights)
         else:
-            learn(given, learning_pictures(given, pool, work, params.executor, params.chunk), weights)
-    rows = describe(pool, given, weights, work, params.executor, params.chunk, grid)
-    return load_descriptor(given, weights, pool.storage), rows
+            learn(given, learning_pictures(given, pool, folder, params.executor, params.chunk), weights)
+    rows = describe(pool, given, weights, folder, params.executor, params.chunk, grid)
+    return folder, load_descriptor(given, weights, pool.storage), rows
+
+
+def _describe_set(
+    descriptor: Descriptor,
+    one: Benchmark,
+    grid: Sequence[tuple[float, int]] = (),
+    which: NDArray[np.int64] | None = None,
+) -> NDArray[np.float16]:
+    """Descriptors [n, R, dim] of a benchmark's images, or of its rows ``which``."""
+    chosen = np.arange(len(one.keys)) if which is None else which
+    rows = describe_pictures(descriptor, (one.images.rgb(int(row)) for row in chosen), grid)
+    check_described(rows, lambda i: f"benchmark image {one.keys[chosen[i]]}")
+    return rows
 
 
 def _calibrate(
@@ -232,33 +290,37 @@ def _thresholds(params: DedupParams, calibration: Calibration | None) -> tuple[f
     return float(at_self), float(at_relative)
 
 
-def _rows_file(path: Path, rows: NDArray[np.float16]) -> Rows:
-    """``rows`` [N, R, d] in a file that workers can map."""
-    if not path.exists():
-        with atomic_file(path) as file:
-            np.save(file, rows, allow_pickle=False)
-    return Rows(path)
-
-
 def _floor(params: DedupParams, at_self: float, at_relative: float) -> float:
     return min(at_self, at_relative, params.graph.edges_from)
+
+
+def _held_out(
+    params: DedupParams, sets: Mapping[str, Benchmark], described: Mapping[str, NDArray[np.float16]], dim: int
+) -> tuple[NDArray[np.float16], list[str]]:
+    """Descriptors [M, R, dim] and keys of the images that must not be trained on; M is 0 without benchmarks."""
+    asked = {name: one.kept_out(params.relative.against) for name, one in sets.items()}
+    rows = [described[name][asked[name]] for name in sets]
+    keys = [one.keys[i] for name, one in sets.items() for i in np.flatnonzero(asked[name])]
+    return np.concatenate(rows) if rows else np.empty((0, 1, dim), np.float16), keys
 
 
 def _copies(
     params: DedupParams,
     pool: Pool,
     rows: Rows,
-    sets: Mapping[str, Benchmark],
-    described: Mapping[str, NDArray[np.float16]],
+    described_in: Path,
+    held_out: NDArray[np.float16],
     at_self: float,
     at_relative: float,
     work: Path,
-) -> tuple[decide.Copies, Touch, list[str], EdgeParts, list[Cut]]:
+) -> tuple[decide.Copies, Touch, EdgeParts, list[Cut]]:
     graph, count = params.graph, len(pool)
     parts = ranges(pool.rows["shard"].to_pylist(), graph.part_rows)
     floor = _floor(params, at_self, at_relative)
-    edges = search_edges(rows, work.name, graph.k, floor, params.neighbours, parts, work, params.executor)
-    labels = components(count, edges, at_self)
+    near, executor = params.neighbours, params.executor
+    edges = search_edges(rows, described_in.name, graph.k, floor, near, parts, described_in, executor)
+    on_disk = count >= graph.labels_on_disk_from
+    labels = components(count, edges, at_self, work / "components.bin" if on_disk else None)
     cuts: list[Cut] = []
     if graph.giants is not None:
         labels, cuts = cut_giants(labels, edges, at_self, graph.giants)
@@ -268,16 +330,32 @@ def _copies(
                 f"the largest part holds {cut.largest:,}",
                 flush=True,
             )
-    asked = {name: one.test | (params.relative.against == "all") for name, one in sets.items()}
-    held_out = np.concatenate([described[name][asked[name]] for name in sets])
-    held_keys = [one.keys[i] for name, one in sets.items() for i in np.flatnonzero(asked[name])]
-    held_file = _rows_file(work / "held-out.npy", held_out)
-    touch = touching_parts(rows, parts, held_file, at_relative, params.neighbours, params.executor)
-    tied = labels if params.relative.within == "self" else components(count, edges, at_relative)
-    merits = scores(graph.keep, pool, labels, params.executor, params.chunk)
+    touch = _touch(rows, parts, held_out, at_relative, near, executor, work / "held-out.npy")
+    tied = labels
+    if params.relative.within == "relative":
+        tied = components(count, edges, at_relative, work / "relative.bin" if on_disk else None)
+    merits = scores(graph.keep, pool, labels, executor, params.chunk)
     digests = np.array(pool.rows["stored_sha256"].to_pylist())
     copies = decide.settle(labels, dropped_components(tied, touch.touched), merits, digests)
-    return copies, touch, held_keys, edges, cuts
+    return copies, touch, edges, cuts
+
+
+def _touch(
+    rows: Rows,
+    parts: Sequence[tuple[int, int]],
+    held_out: NDArray[np.float16],
+    threshold: float,
+    near: NeighbourParams,
+    executor: ExecutorParams,
+    path: Path,
+) -> Touch:
+    """What touches the ``held_out`` images [M, R, d], which go to ``path`` for workers to map; M may be 0."""
+    count = len(rows.open())
+    if not len(held_out):
+        return Touch(np.full(count, -1), np.full(count, -np.inf, np.float32), np.zeros(count, bool))
+    with atomic_file(path) as file:  # always anew: a benchmark's pictures may change under their keys
+        np.save(file, held_out, allow_pickle=False)
+    return touching_parts(rows, parts, Rows(path), threshold, near, executor)
 
 
 def _retrieve(
@@ -298,15 +376,15 @@ def _retrieve(
     if how.descriptor is None:
         embedded = {name: described[name][training, 0] for name, training in queries.items()}
     else:
-        descriptor, pieces = _describe_pool(how.descriptor, params, pool, work / "retrieval")
-        rows = pieces[:, 0]
+        _, descriptor, described_rows = _describe_pool(how.descriptor, params, pool, work, "retrieval")
+        rows = described_rows.open()[:, 0]
         embedded = {
-            name: describe_pictures(descriptor, (sets[name].images.rgb(int(i)) for i in training))[:, 0]
-            for name, training in queries.items()
+            name: _describe_set(descriptor, sets[name], which=training)[:, 0] for name, training in queries.items()
         }
     keys = [sets[name].keys[i] for name, training in queries.items() for i in training]
     reasons = [f"retrieved:{name}" for name, training in queries.items() for _ in training]
-    found, brought = retrieve(rows[survivors], embedded, how, params.neighbours)
+    found, brought = retrieve(gathered(rows, survivors, work / "survivors.npy"), embedded, how, params.neighbours)
+    sources = {name: survivors[brought_rows] for name, brought_rows in found.sources.items()}
     times, query = np.zeros(len(pool), np.int64), np.full(len(pool), -1, np.int64)
     similarity = np.full(len(pool), np.nan, np.float32)
     times[survivors], query[survivors], similarity[survivors] = found.times, found.query, found.similarity
@@ -315,20 +393,25 @@ def _retrieve(
         whole = starts & copies.survives
         if not starts.any():
             raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see index.parquet")
-        times[whole], query[whole], similarity[whole] = np.maximum(times[whole], 1), len(keys), np.nan
+        sources[name] = np.union1d(sources.get(name, whole[:0]), np.flatnonzero(whole)).astype(np.int64)
+        whole_only = whole & (times == 0)  # what a query found as well stays with the query that explains it
+        times[whole_only], query[whole_only] = 1, len(keys)
         keys.append("")
         reasons.append(f"as-is:{name}")
         brought.append(Brought(f"{name} as is", 0, int(whole.sum()), int(whole.sum())))
-    return Retrieved(times, query, similarity), keys, reasons, brought
+    return Retrieved(times, query, similarity, sources), keys, reasons, brought
 
 
-def _balance(params: DedupParams, rows: NDArray[np.float16], copies: decide.Copies) -> NDArray[np.bool_] | None:
+def _balance(
+    params: DedupParams, rows: NDArray[np.float16], copies: decide.Copies, work: Path
+) -> NDArray[np.bool_] | None:
     """Which rows of the pool balancing samples; None where it is off."""
     survivors = np.flatnonzero(copies.survives)
     if params.balance is None or not len(survivors):
         return None
     sampled = np.zeros(len(rows), bool)
-    sampled[survivors[balance(rows[survivors], params.balance)]] = True
+    chosen = balance(gathered(rows, survivors, work / "survivors.npy"), params.balance, params.neighbours.device)
+    sampled[survivors[chosen]] = True
     return sampled
 
 
@@ -338,8 +421,14 @@ def _manifest(pool: Pool, decisions: list[dict[str, object]], found: Retrieved |
         pa.array(selected, pa.int64())
     )
     weights = [1.0 if found is None else float(found.times[row]) for row in selected]
-    return table.append_column("weight", pa.array(weights, pa.float32())).append_column(
-        "reason", pa.array([decisions[row]["reason"] for row in selected], pa.string())
+    sources: dict[int, list[str]] = {row: [] for row in selected}
+    for name, rows in found.sources.items() if found is not None else ():
+        for row in rows.tolist():
+            sources[row].append(name)
+    return (
+        table.append_column("weight", pa.array(weights, pa.float32()))
+        .append_column("reason", pa.array([decisions[row]["reason"] for row in selected], pa.string()))
+        .append_column("sources", pa.array([sources[row] for row in selected], pa.list_(pa.string())))
     )
 
 
@@ -350,6 +439,7 @@ def _report(
     calibration: Calibration | None,
     cuts: list[Cut],
     brought: list[Brought],
+    held_out: int,
 ) -> dict[str, Any]:
     sizes = component_sizes(copies.labels)
     reasons: dict[str, int] = {}
@@ -358,6 +448,7 @@ def _report(
     return {
         "images": len(decisions),
         "selected": sum(row["status"] == "selected" for row in decisions),
+        "held_out_images": held_out,
         "reasons": dict(sorted(reasons.items())),
         "components": len(sizes),
         "largest_component": int(sizes[0]),
@@ -370,67 +461,13 @@ def _report(
     }
 
 
-def _validate(
-    params: DedupParams,
-    pool: Pool,
-    rows: NDArray[np.float16],
-    manifest: pa.Table,
-    decisions: list[dict[str, object]],
-    copies: decide.Copies,
-    touch: Touch,
-    edges: EdgeParts,
-    floor: float,
-    report: dict[str, Any],
-    out: Path,
-) -> None:
-    from components.quality import validate
-    from components.quality.suites import (
-        components_suite,
-        decisions_suite,
-        descriptor_table,
-        descriptors_suite,
-        edges_suite,
-        manifest_suite,
-    )
-
-    share = report["largest_component"] / len(pool)
-    if report["largest_component"] > 2 and share > params.graph.largest_share:
-        raise VitrailError(
-            f"dedup: one component holds {report['largest_component']} of {len(pool)} images ({share:.0%}, "
-            f"graph.largest_share allows {params.graph.largest_share:.0%}); raise graph.threshold, now "
-            f"{report['threshold_self']}"
-        )
-    own = np.flatnonzero(copies.labels == np.arange(len(pool)))
-    sizes = np.bincount(copies.labels, minlength=len(pool))[own]
-    partition = pa.table({"component": own, "size": sizes, "kept": copies.kept[own]})
-    validate(partition, components_suite(len(pool), params.graph.largest_share), out)
-    validate(_some(edges), edges_suite(len(pool), floor), out)
-    forbidden = {key for key, touched in zip(pool.keys, touch.touched, strict=True) if touched}
-    validate(descriptor_table(rows, pool.keys, pool.keys), descriptors_suite(rows.shape[1], tolerance=1e-3), out)
-    validate(manifest, manifest_suite(pool.rows, forbidden), out)
-    table = pa.Table.from_pylist(decisions, schema=DECISIONS)
-    validate(table, decisions_suite(pool.rows, decide.REASONS), out)
-
-
-def _some(edges: EdgeParts) -> pa.Table:
-    """All edges, or the first :data:`CHECKED` of very many."""
-    taken: list[pa.Table] = []
-    held = 0
-    for block in edges:
-        taken.append(pa.table([pa.array(column) for column in block], schema=EDGES))
-        held += len(block.a)
-        if held >= CHECKED:
-            break
-    return pa.concat_tables(taken) if taken else EDGES.empty_table()
-
-
 def _show(
     folder: Path,
     pool: Pool,
     copies: decide.Copies,
     touch: Touch,
     sets: Mapping[str, Benchmark],
-    against: str,
+    against: Literal["test", "all"],
     calibration: Calibration | None,
     recording: Run,
 ) -> None:
@@ -443,7 +480,7 @@ def _show(
     shown = pictures.page([[pool.rgb(row, store) for row in group[:8]] for group in groups])
     pictures.save(shown, folder / "duplicates.jpg", encode_jpeg)
     recording.log_image(shown, "duplicates")
-    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.test | (against == "all"))]
+    references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.kept_out(against))]
     # The least alike first: exact copies are no news, these are where the threshold decides.
     caught = np.flatnonzero(touch.touched)
     caught = caught[np.argsort(touch.similarity[caught], kind="stable")][: PAGE * 4]
@@ -457,23 +494,29 @@ def _show(
     recording.log_image(shown, "held-out")
 
 
-def _record(recording: Run, report: dict[str, Any], out: Path, docs: Path) -> None:
+def _record(recording: Run, report: dict[str, Any], out: Path, docs: Path, calibrated: bool) -> None:
     numbers = {f"dedup.{key}": float(value) for key, value in report.items() if isinstance(value, int | float)}
     recording.log_metrics(numbers | {f"dedup.{key}": float(value) for key, value in report["reasons"].items()})
-    for name in ("calibration.json", "calibration.png", "duplicates.jpg", "held-out.jpg", "review.html"):
-        if (out / name).exists():
-            recording.log_artifacts(out / name, "dedup")
+    names = ["calibration.json", "sources.json", "duplicates.jpg", "held-out.jpg", "review.html"]
+    for name in names + ["calibration.png"] * calibrated:
+        recording.log_artifacts(out / name, "dedup")
     recording.log_artifacts(docs, "gx")
 
 
-def _work_folder(out: Path, digest: str) -> Path:
-    """The scratch folder of this input and these parameters, beside ``out``; what others left is removed."""
-    parent = out.parent / f".{out.name}.work"
-    for other in parent.iterdir() if parent.is_dir() else ():
-        if other.name != digest:
-            shutil.rmtree(other)
-    (parent / digest).mkdir(parents=True, exist_ok=True)
-    return parent / digest
+def _take(finished: Path, path: Path) -> None:
+    """``finished`` at ``path`` as well, not copied where both stand on one file system; it is never written again."""
+    try:
+        os.link(finished, path)
+    except OSError:  # no hard links there
+        shutil.copyfile(finished, path)
+
+
+def _take_index(finished: Path, folder: Path) -> None:
+    """The merged index, for ``search``, where the pool was large enough for one."""
+    if (finished / "merged/merged.json").exists():
+        (folder / "merged").mkdir(parents=True)
+        for name in ("index.json", "merged/merged.json", "merged/lists.faiss", "merged/lists.ivfdata"):
+            _take(finished / name, folder / name)
 
 
 def _save_keys(path: Path, keys: list[str]) -> None:

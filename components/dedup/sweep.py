@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from components.dedup.decide import condemned
 from components.dedup.edges import Edges
+from components.dedup.giants import GiantParams, cut_giants
 from components.dedup.graph import component_sizes, components
 from components.dedup.reference import dropped_components
 from components.storage import atomic_file
@@ -20,7 +22,7 @@ class Outcome(NamedTuple):
     """One threshold, applied to self-dedup and, beside it, to the held-out images."""
 
     threshold: float  # cosine
-    duplicates: int  # images that self-dedup would drop
+    duplicates: int  # images that self-dedup would drop: all but one of each component, giants cut as in a run
     groups: int  # components of two images and more
     largest: int  # images in the largest component
     held_out: int  # images over this cosine to a held-out image
@@ -32,29 +34,37 @@ def sweep(
     edges: Iterable[Edges],
     to_held_out: NDArray[np.floating],
     thresholds: Sequence[float],
-    labels: NDArray[np.int64],
+    labels: NDArray[np.integer[Any]],
+    giants: GiantParams | None = None,
+    within: Literal["self", "relative"] = "self",
 ) -> list[Outcome]:
-    """One outcome a threshold.
+    """One outcome a threshold, by the same rules as a run: at the thresholds in force its numbers are the run's.
 
     Args:
         count: images of the pool.
-        edges: read once for each threshold; those below the floor they were searched with are not there.
-        to_held_out: [count] cosine of each image to its nearest held-out image.
+        edges: read once for each threshold, and again while giants are cut; those below the floor they were searched
+            with are not there.
+        to_held_out: [count] cosine of each image to its nearest held-out image, fp32.
         thresholds: cosines.
         labels: [count] the components in force, which relative dedup drops whole.
+        giants: ``graph.giants``.
+        within: ``relative.within``.
     """
     found = []
     for threshold in sorted(thresholds):
-        sizes = component_sizes(components(count, edges, threshold))
+        tied = components(count, edges, threshold)
+        cut = tied if giants is None else cut_giants(tied, edges, threshold, giants)[0]
+        sizes = component_sizes(cut)
         touched = np.asarray(to_held_out, np.float32) > threshold
+        culprit = condemned(labels, dropped_components(labels if within == "self" else tied, touched))
         found.append(
             Outcome(
-                round(float(threshold), 4),
+                float(threshold),
                 int(count - len(sizes)),
                 int((sizes > 1).sum()),
                 int(sizes[0]) if len(sizes) else 0,
                 int(touched.sum()),
-                int((dropped_components(labels, touched) >= 0).sum()),
+                int((culprit >= 0).sum()),
             )
         )
     return found
@@ -65,7 +75,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
     lines = ["threshold  duplicates   groups  largest  | held-out  dropped with them"]
     for one in outcomes:
         lines.append(
-            f"{one.threshold:9.3f}  {one.duplicates:10,}  {one.groups:7,}  {one.largest:7,}  | {one.held_out:8,}  "
+            f"{one.threshold:9.4f}  {one.duplicates:10,}  {one.groups:7,}  {one.largest:7,}  | {one.held_out:8,}  "
             f"{one.dropped_with_them:17,}"
         )
     return "\n".join(lines)

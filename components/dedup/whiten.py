@@ -44,9 +44,7 @@ def fit_whitening(rows: NDArray[Any], dim: int, floor: float) -> Whitening:
 
 
 def normalise(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """``rows`` [N, d] at unit length. A zero row, the mean picture itself, becomes the first axis."""
-    rows = np.array(rows, np.float32)
+    """``rows`` [N, d] at unit length. A zero row has no direction and stays zero, for the caller to refuse."""
+    rows = np.asarray(rows, np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    zero = norms[:, 0] == 0
-    rows[zero, 0], norms[zero] = 1.0, 1.0
-    return np.asarray(rows / norms, np.float32)
+    return np.asarray(rows / np.where(norms == 0, 1, norms), np.float32)

@@ -44,13 +44,27 @@ class ParquetParams(Strict):
     group: str | None = None  # column of what belongs together (scene, patient); a probe never divides a group
 
 
-BenchmarkParams = Annotated[ElpvParams | ParquetParams, Field(discriminator="kind")]
+class QueryParams(Strict):
+    """Images without labels or held-out side: queries of retrieval (the paper's ImageNet-22k, GLDv2), nothing else."""
+
+    kind: Literal["queries"]
+    path: str
+    image: str = "image"  # as in :class:`ParquetParams`
+    key: str | None = None
+
+
+BenchmarkParams = Annotated[ElpvParams | ParquetParams | QueryParams, Field(discriminator="kind")]
 
 
 class BenchmarksFile(Strict):
     """``params/benchmarks.yaml``: a name for each benchmark, at the top level of the file."""
 
     benchmarks: dict[str, BenchmarkParams]
+
+    @property
+    def scored(self) -> dict[str, ElpvParams | ParquetParams]:
+        """Those with labels and held-out images."""
+        return {name: one for name, one in self.benchmarks.items() if not isinstance(one, QueryParams)}
 
     @model_validator(mode="before")
     @classmethod
@@ -72,7 +86,7 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A labelled set of n images."""
+    """A labelled set of n images, or one of queries only: no labels, none held out."""
 
     name: str
     keys: list[str]  # n of "name/row"
@@ -82,9 +96,10 @@ class Benchmark:
     test: npt.NDArray[np.bool_]  # [n]: held out
     digest: str = field(default="")
     groups: npt.NDArray[np.int64] | None = None  # [n]: number of the group
+    queries_only: bool = False
 
     def __post_init__(self) -> None:
-        if not self.test.any() or self.test.all():
+        if not self.queries_only and (not self.test.any() or self.test.all()):
             raise VitrailError(
                 f"benchmark {self.name}: {int(self.test.sum())} of {len(self.keys)} images are held out; "
                 "both sides need images: check its split in params/benchmarks.yaml"
@@ -99,19 +114,25 @@ class Benchmark:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
 
+    def kept_out(self, against: Literal["test", "all"]) -> npt.NDArray[np.bool_]:
+        """Which images [n] no training image may copy: the held-out ones, or all; of mere queries none."""
+        return self.test if against == "test" or self.queries_only else np.ones_like(self.test)
 
-def load_benchmark(name: str, params: ElpvParams | ParquetParams) -> Benchmark:
+
+def load_benchmark(name: str, params: ElpvParams | ParquetParams | QueryParams) -> Benchmark:
     """The benchmark that ``params`` describe, its images unread.
 
     Raises:
         VitrailError: the package or file is missing, or a column is not as described.
     """
+    if isinstance(params, QueryParams):
+        return _queries(name, params)
     return _elpv(name, params) if isinstance(params, ElpvParams) else _parquet(name, params)
 
 
 def load_named(path: Path, name: str) -> Benchmark:
-    """The benchmark ``name`` of the file ``path`` (``params/benchmarks.yaml``)."""
-    known = load_params(path, BenchmarksFile).benchmarks
+    """The benchmark ``name``, with labels, of the file ``path`` (``params/benchmarks.yaml``)."""
+    known = load_params(path, BenchmarksFile).scored
     if name not in known:
         raise VitrailError(f"{path}: no benchmark {name!r}; there are {', '.join(known)}{nearest(name, list(known))}")
     return load_benchmark(name, known[name])
@@ -187,21 +208,9 @@ def _elpv(name: str, params: ElpvParams) -> Benchmark:
 
 
 def _parquet(name: str, params: ParquetParams) -> Benchmark:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     where = f"benchmark {name}: {params.path}"
     columns = [params.image, params.split, *params.labels, *(name for name in (params.key, params.group) if name)]
-    try:
-        known = pq.read_schema(params.path).names
-        for column in columns:
-            if column not in known:
-                raise VitrailError(f"{where}: no column {column!r}{nearest(column, known)}")
-        table = pq.read_table(params.path, columns=columns, memory_map=True)
-    except FileNotFoundError:
-        raise VitrailError(f"{where}: no such file; check its path in params/benchmarks.yaml") from None
-    except pa.ArrowInvalid as fault:
-        raise VitrailError(f"{where}: not a readable Parquet file ({fault})") from None
+    table = _table(params.path, columns, where)
     labels, class_names = {}, {}
     for column in params.labels:
         values = table[column].to_pylist()
@@ -216,13 +225,50 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
         found = table[params.group].to_pylist()
         numbers = {value: number for number, value in enumerate(dict.fromkeys(found))}
         groups = np.array([numbers[value] for value in found], np.int64)
-    rows = table[params.key].to_pylist() if params.key else [f"{row:05d}" for row in range(len(table))]
     return Benchmark(
         name,
-        [f"{name}/{row}" for row in rows],
+        _keys(name, table, params.key),
         _Column(table[params.image], f"{where}, column {params.image!r}"),
         labels,
         class_names,
         np.array([value == params.test for value in table[params.split].to_pylist()], bool),
         groups=groups,
     )
+
+
+def _queries(name: str, params: QueryParams) -> Benchmark:
+    where = f"benchmark {name}: {params.path}"
+    table = _table(params.path, [params.image, *([params.key] if params.key else [])], where)
+    return Benchmark(
+        name,
+        _keys(name, table, params.key),
+        _Column(table[params.image], f"{where}, column {params.image!r}"),
+        {},
+        {},
+        np.zeros(len(table), bool),
+        queries_only=True,
+    )
+
+
+def _table(path: str, columns: list[str], where: str) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        known = pq.read_schema(path).names
+        for column in columns:
+            if column not in known:
+                raise VitrailError(f"{where}: no column {column!r}{nearest(column, known)}")
+        table = pq.read_table(path, columns=columns, memory_map=True)
+    except FileNotFoundError:
+        raise VitrailError(f"{where}: no such file; check its path in params/benchmarks.yaml") from None
+    except pa.ArrowInvalid as fault:
+        raise VitrailError(f"{where}: not a readable Parquet file ({fault})") from None
+    if not len(table):
+        raise VitrailError(f"{where}: no rows")
+    return table
+
+
+def _keys(name: str, table: Any, key: str | None) -> list[str]:
+    rows = table[key].to_pylist() if key else [f"{row:05d}" for row in range(len(table))]
+    return [f"{name}/{row}" for row in rows]

@@ -220,7 +220,7 @@ def observe(
     if params.probe.benchmark is not None:
         if benchmarks_file is None:
             raise VitrailError(f"probe.benchmark: {params.probe.benchmark} is asked for, but no --benchmarks file")
-        known = load_params(benchmarks_file, BenchmarksFile).benchmarks
+        known = load_params(benchmarks_file, BenchmarksFile).scored
         if params.probe.benchmark not in known:
             hint = nearest(params.probe.benchmark, list(known))
             raise VitrailError(f"probe.benchmark: {params.probe.benchmark!r} is not in {benchmarks_file}{hint}")

@@ -64,6 +64,7 @@ MANIFEST = pa.schema(
         ("height", pa.int32()),
         ("weight", pa.float32()),  # how often the sampler draws it, relative to 1
         ("reason", pa.string()),  # why it was selected, e.g. "retrieved:elpv" or "pool"
+        ("sources", pa.list_(pa.string())),  # every data set that brought it, by query or as is; none without retrieval
     ],
     metadata={"vitrail.table": "manifest", "vitrail.version": str(VERSION)},
 )

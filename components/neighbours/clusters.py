@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import VitrailError
+from components.neighbours import index as indexes
 from components.neighbours.checks import ROWS, check_descriptors, fp32
 
 
@@ -19,6 +20,8 @@ def kmeans(
     seed: int,
     spherical: bool = True,
     start: NDArray[np.float32] | None = None,
+    spread: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
     """k-means over all ``points`` [N, d].
 
@@ -29,6 +32,9 @@ def kmeans(
         seed: of the first centroids.
         spherical: centroids are kept at unit length and the nearest is that of largest cosine; otherwise Euclidean.
         start: first centroids [k, d]; None: drawn from the points.
+        spread: they are drawn far from each other (AFK-MC2, Bachem et al. 2016: k-means++ without its passes over all
+            points), not uniformly.
+        device: auto: every GPU that FAISS sees.
 
     Returns:
         centroids [k, d] float32, and per point [N] its cluster (int64) and its cosine to that centroid (``spherical``)
@@ -50,22 +56,28 @@ def kmeans(
         seed=seed,
         spherical=spherical,
         min_points_per_centroid=1,
+        init_method=faiss.ClusteringInitMethod_AFK_MC2 if spread else faiss.ClusteringInitMethod_RANDOM,
         max_points_per_centroid=max(1, len(points)),  # all points, not FAISS' sample: k-means means k-means
-        gpu=False,
+        gpu=indexes.gpus(device) > 0,
     )
     clusters.train(fp32(points), init_centroids=start)
     centroids = np.ascontiguousarray(clusters.centroids, np.float32)
-    assigned, score = assign(points, centroids, spherical=spherical)
+    assigned, score = assign(points, centroids, spherical=spherical, device=device)
     return centroids, assigned, score
 
 
 def assign(
-    points: NDArray[Any], centroids: NDArray[np.float32], *, spherical: bool
+    points: NDArray[Any],
+    centroids: NDArray[np.float32],
+    *,
+    spherical: bool,
+    device: Literal["auto", "cpu"] = "auto",
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The nearest of ``centroids`` [k, d] for each of ``points`` [N, d], and the score as :func:`kmeans` gives it."""
     import faiss
 
-    index = faiss.IndexFlatIP(centroids.shape[1]) if spherical else faiss.IndexFlatL2(centroids.shape[1])
+    flat = faiss.IndexFlatIP(centroids.shape[1]) if spherical else faiss.IndexFlatL2(centroids.shape[1])
+    index = indexes.to_device(flat, device)
     index.add(np.ascontiguousarray(centroids, np.float32))
     assigned = np.empty(len(points), np.int64)
     score = np.empty(len(points), np.float32)

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import VitrailError
@@ -50,7 +49,7 @@ class IndexFolder:
         Raises:
             VitrailError: bad rows, too few to train on, or a factory without inverted lists.
         """
-        factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params) > 0)
+        factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params.device) > 0)
         if not lists_of(factory):
             raise VitrailError(f"neighbours: {factory!r} has no inverted lists; only an IVF index is built in pieces")
         what = {
@@ -68,7 +67,7 @@ class IndexFolder:
             for path in self.folder.glob("piece-*"):
                 path.unlink()
             _remove_folder(self.folder / "merged")
-        index = indexes.to_device(indexes.make(factory, base.shape[1]), params)
+        index = indexes.to_device(indexes.make(factory, base.shape[1]), params.device)
         indexes.train(index, base, factory, params)
         _write(indexes.to_host(index), self.folder / "trained.faiss")
         _save(self.folder / "index.json", what | {"trained": _seal(self.folder / "trained.faiss")})
@@ -84,7 +83,7 @@ class IndexFolder:
         rows = base[start:stop]
         check_descriptors(rows, "base", start)
         _check_seal(self.folder / "trained.faiss", about["trained"])
-        index = indexes.to_device(_read(self.folder / "trained.faiss"), params)
+        index = indexes.to_device(_read(self.folder / "trained.faiss"), params.device)
         indexes.fill(index, rows, start)
         _write(indexes.to_host(index), path)
         _save(seal, _seal(path))
@@ -156,7 +155,7 @@ class IndexFolder:
             self.verify()
         index = _read(self.folder / "merged/lists.faiss", faiss.IO_FLAG_ONDISK_SAME_DIR)
         if params.lists == "memory":
-            index = indexes.to_device(indexes.in_memory(index), params)
+            index = indexes.to_device(indexes.in_memory(index), params.device)
         return Neighbours.over(base, params, index, about["factory"])
 
     def _about(self) -> dict[str, Any]:
@@ -167,15 +166,6 @@ class IndexFolder:
 
     def _merged_rows(self) -> int:
         return int(self._merged()["rows"]) if (self.folder / "merged/merged.json").exists() else 0
-
-
-def descriptor_digest(base: NDArray[Any]) -> str:
-    """SHA-256 of the descriptors' shape and bytes, read in blocks."""
-    digest = hashlib.sha256(repr((base.shape, str(base.dtype))).encode())
-    step = max(1, (1 << 26) // max(1, base[:1].nbytes))
-    for start in range(0, len(base), step):
-        digest.update(np.ascontiguousarray(base[start : start + step]).data)
-    return digest.hexdigest()
 
 
 def _match(folder: Path, about: dict[str, Any], base: NDArray[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,18 @@ from components.neighbours.checks import ROWS, fp32
 from components.neighbours.factory import training_rows
 from components.neighbours.params import NeighbourParams
 
+# A list found through an HNSW graph costs as much as so many centres in a matrix product: some 16 comparisons (FAISS'
+# wiki: 10 to 20), each about ten times as dear, being out of order.
+GRAPH_PRICE = 160
+TABLE = 1 << 28  # bytes of the scores of queries with all centres, at a time
+SHARDED = ("IndexShards", "IndexShardsIVF", "IndexReplicas")  # how FAISS spreads an index over several GPUs
 
-def gpus(params: NeighbourParams) -> int:
-    """How many GPUs FAISS sees and ``params`` allow."""
+
+def gpus(device: Literal["auto", "cpu"]) -> int:
+    """How many GPUs FAISS sees and ``device`` allows."""
     import faiss
 
-    return int(faiss.get_num_gpus()) if params.device == "auto" else 0
+    return int(faiss.get_num_gpus()) if device == "auto" else 0
 
 
 def make(factory: str, dim: int) -> Any:
@@ -67,11 +73,11 @@ def fill(index: Any, base: NDArray[Any], first: int = 0) -> None:
             index.ntotal = lists.ntotal
 
 
-def to_device(index: Any, params: NeighbourParams) -> Any:
+def to_device(index: Any, device: Literal["auto", "cpu"]) -> Any:
     """``index`` spread over the GPUs, or itself where there is none or it is of a kind that no GPU takes."""
     import faiss
 
-    if not gpus(params) or not _fits_gpu(index):
+    if not gpus(device) or not _fits_gpu(index):
         return index
     options = faiss.GpuMultipleClonerOptions()
     options.useFloat16 = True  # half-precision look-up tables: codes of 56 bytes and more need them
@@ -83,7 +89,17 @@ def to_host(index: Any) -> Any:
     """The index in main memory, to be written."""
     import faiss
 
-    return faiss.index_gpu_to_cpu(index) if "Gpu" in type(index).__name__ or _sharded(index) else index
+    return faiss.index_gpu_to_cpu(index) if on_gpu(index) else index
+
+
+def on_gpu(index: Any) -> bool:
+    """Whether ``index``, or what stands below its rotation, is on a GPU: OPQ stays on the host, its lists do not."""
+    import faiss
+
+    inner = index
+    while isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    return type(inner).__name__.startswith("Gpu") or type(inner).__name__ in SHARDED
 
 
 def in_memory(index: Any) -> Any:
@@ -122,34 +138,40 @@ def packed(index: Any) -> Any:
 
 
 class Searcher:
-    """An index with its number of visited lists set; finds candidates for blocks of fp32 queries."""
+    """An index with its number of visited lists set (0: it has none); finds candidates for blocks of fp32 queries."""
 
     def __init__(self, index: Any, probes: int) -> None:
         import faiss
 
         self.index = index
         self._probes = probes
-        self._plain = _plain_lists(index)
         lists = _lists(index)
         if lists is not None:
             lists.nprobe = probes
-        elif (probes and "Gpu" in type(index).__name__) or _sharded(index):
+        elif probes and on_gpu(index):  # goes down through rotations and shards
             faiss.GpuParameterSpace().set_index_parameter(index, "nprobe", probes)
+        by_graph = lists is not None and _plain_lists(index) is None and probes * GRAPH_PRICE < lists.nlist
+        self._lists: Any = None if lists is None or by_graph or _centre_table(lists) is None else lists
 
     def __call__(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Scores and row numbers [n, k], best first as the index sees it; -1 where there are no more."""
-        if self._plain is None:
+        if self._lists is None:
             scores, ids = self.index.search(queries, k)
             return scores, ids
-        # The lists' centres by one matrix product: with a tenth of them wanted, FAISS' own heaps cost more than the
-        # product.
+        # The lists' centres by one matrix product: with one in a hundred of them wanted and more, FAISS' own heaps or
+        # the walk through a graph cost more than the product.
+        step = max(1, TABLE // (4 * self._lists.nlist))
+        parts = [self._search(queries[start : start + step], k) for start in range(0, len(queries), step)]
+        return np.concatenate([scores for scores, _ in parts]), np.concatenate([ids for _, ids in parts])
+
+    def _search(self, queries: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         rotated = _rotated(self.index, queries)
-        nearness = rotated @ _centroids(self._plain).T
+        nearness = rotated @ _centroids(self._lists).T
         if self._probes < nearness.shape[1]:
             lists = np.argpartition(nearness, -self._probes, axis=1)[:, -self._probes :]
         else:
             lists = np.broadcast_to(np.arange(nearness.shape[1]), nearness.shape)
-        scores, ids = self._plain.search_preassigned(rotated, k, lists, np.take_along_axis(nearness, lists, axis=1))
+        scores, ids = self._lists.search_preassigned(rotated, k, lists, np.take_along_axis(nearness, lists, axis=1))
         return scores, ids
 
 
@@ -177,9 +199,19 @@ def _centroids(lists: Any) -> NDArray[np.float32]:
     """The centres [lists, d], a view of FAISS' memory."""
     import faiss
 
+    table: Any = _centre_table(lists)
+    shape = table.ntotal, table.d
+    return np.asarray(faiss.rev_swig_ptr(table.get_xb(), shape[0] * shape[1]).reshape(shape))
+
+
+def _centre_table(lists: Any) -> Any:
+    """The exact index of the centres, below a graph over them if there is one; None where they are coded."""
+    import faiss
+
     quantizer: Any = faiss.downcast_index(lists.quantizer)
-    shape = quantizer.ntotal, quantizer.d
-    return np.asarray(faiss.rev_swig_ptr(quantizer.get_xb(), shape[0] * shape[1]).reshape(shape))
+    if isinstance(quantizer, faiss.IndexHNSW):
+        quantizer = faiss.downcast_index(quantizer.storage)
+    return quantizer if isinstance(quantizer, faiss.IndexFlat) else None
 
 
 def _rotated(index: Any, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -200,8 +232,8 @@ def _fits_gpu(index: Any) -> bool:
     import faiss
 
     lists = _lists(index)
+    if lists is None:
+        return True
+    if not isinstance(faiss.downcast_index(lists.quantizer), faiss.IndexFlat):
+        return False  # a graph over the centres
     return not (isinstance(lists, faiss.IndexIVFPQ) and lists.pq.nbits != 8)
-
-
-def _sharded(index: Any) -> bool:
-    return type(index).__name__ in ("IndexShards", "IndexShardsIVF", "IndexReplicas")

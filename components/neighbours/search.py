@@ -13,6 +13,7 @@ from components.neighbours.checks import ROWS, check_descriptors, fp32
 from components.neighbours.factory import factory_for, probes_for
 from components.neighbours.params import NeighbourParams
 
+MOST = 2048  # candidates a query, unless k is more: FAISS' limit on a GPU
 FIRST_ROUND = 16  # candidates scored exactly before a query with a floor may be given up
 
 
@@ -37,6 +38,26 @@ def knn(
     return Neighbours(base, params).search(queries, k)
 
 
+def exact_knn(
+    base: NDArray[Any], queries: NDArray[Any], k: int, params: NeighbourParams
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """As :func:`knn`, exactly, reading ``base`` once in blocks: for few queries, and a base larger than memory."""
+    exact = params.model_copy(update={"factory": "Flat"})
+    similarities = np.empty((len(queries), 0), np.float32)
+    rows = np.empty((len(queries), 0), np.int64)
+    if not 1 <= k <= len(base):
+        raise VitrailError(f"neighbours: k={k} of {len(base)} descriptors; choose k between 1 and {len(base)}")
+    for start in range(0, len(base), ROWS):
+        block = base[start : start + ROWS]
+        closest, found = knn(block, queries, min(k, len(block)), exact)
+        similarities = np.concatenate([similarities, closest], axis=1)
+        rows = np.concatenate([rows, found + start], axis=1)
+        order = np.lexsort((rows, -similarities), axis=1)[:, :k]
+        similarities = np.take_along_axis(similarities, order, axis=1)
+        rows = np.take_along_axis(rows, order, axis=1)
+    return similarities, rows
+
+
 class Neighbours:
     """A filled index over ``base`` [N, d], for callers that search it block by block (see :func:`knn`)."""
 
@@ -46,7 +67,7 @@ class Neighbours:
 
     def _set(self, base: NDArray[Any], params: NeighbourParams, index: Any, factory: str) -> None:
         self._base, self._params, self._exact = base, params, factory == "Flat"
-        gpu = indexes.gpus(params) > 0
+        gpu = indexes.gpus(params.device) > 0
         self._candidates = indexes.Searcher(index, probes_for(factory, params, gpu=gpu))
 
     @classmethod
@@ -70,7 +91,7 @@ class Neighbours:
             raise VitrailError(f"neighbours: base has {base.shape[1]} dimensions, queries {queries.shape[1]}")
         if not 1 <= k <= len(base):
             raise VitrailError(f"neighbours: k={k} of {len(base)} descriptors; choose k between 1 and {len(base)}")
-        wanted = k if self._exact else min(len(base), k * params.candidates)
+        wanted = k if self._exact else min(len(base), max(k, min(k * params.candidates, MOST)))
         similarities = np.empty((len(queries), k), np.float32)
         rows = np.empty((len(queries), k), np.int64)
         for start in range(0, len(queries), params.block):
@@ -87,8 +108,8 @@ class Neighbours:
 
 def build_index(base: NDArray[Any], params: NeighbourParams) -> tuple[Any, str]:
     """A filled index over ``base`` [N, d] in memory, GPU memory where there is a GPU, and its factory string."""
-    factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params) > 0)
-    index = indexes.to_device(indexes.make(factory, base.shape[1]), params)
+    factory = factory_for(len(base), base.shape[1], params, gpu=indexes.gpus(params.device) > 0)
+    index = indexes.to_device(indexes.make(factory, base.shape[1]), params.device)
     indexes.train(index, base, factory, params)
     indexes.fill(index, base)
     return indexes.packed(index), factory

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,11 +14,15 @@ from components.neighbours import (
     IndexFolder,
     NeighbourParams,
     Neighbours,
+    exact_knn,
+    expected_recall,
     factory_for,
     kmeans,
     knn,
     probes_for,
 )
+from components.neighbours import index as indexes
+from components.neighbours.search import build_index
 
 
 def unit(rng: np.random.Generator, count: int, dim: int, dtype: type = np.float32) -> np.ndarray:
@@ -35,6 +41,17 @@ def test_flat_is_brute_force(count: int, asked: int, dim: int, seed: int, data: 
     np.testing.assert_allclose(similarities, -np.sort(-exact, axis=1)[:, :k], atol=1e-6)
     np.testing.assert_allclose(np.take_along_axis(exact, rows, axis=1), similarities, atol=1e-6)
     assert all(len(set(row)) == k for row in rows.tolist())
+
+
+def test_reading_in_blocks_finds_what_reading_at_once_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.neighbours.search.ROWS", 7)
+    rng = np.random.default_rng(0)
+    base, queries = unit(rng, 40, 6, np.float16), unit(rng, 5, 6, np.float16)
+    for k in (1, 9, 40):
+        for ours, theirs in zip(
+            exact_knn(base, queries, k, NeighbourParams()), knn(base, queries, k, NeighbourParams()), strict=True
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_equal_similarities_come_by_row() -> None:
@@ -67,10 +84,117 @@ def test_the_index_grows_with_the_set() -> None:
     rotated = NeighbourParams(flat_up_to=1000, opq_dim=256, pq_bytes=64, pq_bits=8)
     assert factory_for(10**9, 512, rotated, gpu=False) == "OPQ64_256,IVF1048576_HNSW32,PQ64"
     assert factory_for(10**9, 512, rotated, gpu=True) == "OPQ64_256,IVF1048576,PQ64"
-    assert probes_for("IVF1024,PQ64x4", params) == 103
-    assert probes_for("IVF65536_HNSW32,PQ64x4", params) == 256
+    assert probes_for("Flat", params) == 0
+    assert 95 <= probes_for("IVF1024,PQ64x4", params) <= 105  # a tenth, as measured (docs/dedup.md)
+    assert 1500 <= probes_for("IVF65536_HNSW32,PQ64x4", params) <= 1800  # a fortieth
     assert probes_for("IVF65536,PQ64", NeighbourParams(nprobe=5000), gpu=True) == 2048
     assert probes_for("IVF4,PQ64", NeighbourParams(nprobe=5000)) == 4
+
+
+@pytest.mark.parametrize(("lists", "share"), [(256, 0.1), (4096, 0.02), (4096, 0.1)])
+def test_expected_recall_is_that_of_rows_and_centres_drawn(lists: int, share: float) -> None:
+    rng = np.random.default_rng(lists)
+    centres, one, other = (unit(rng, count, 128) for count in (lists, 1000, 1000))
+    other -= (other * one).sum(1, keepdims=True) * one
+    other = 0.6 * one + 0.8 * other / np.linalg.norm(other, axis=1, keepdims=True)
+    found = np.zeros(1000, bool)
+    for a, b in ((one @ centres.T, other @ centres.T), (other @ centres.T, one @ centres.T)):
+        own = np.take_along_axis(b, a.argmax(1)[:, None], 1)  # the score with the list that the other end is in
+        found |= (b > own).sum(1) < share * lists
+    expected = expected_recall(lists, round(share * lists), 0.6)
+    assert abs(found.mean() - expected) < 0.05
+    assert expected_recall(lists, lists, 0.6) == 1
+
+
+def test_probes_grow_with_the_lists_so_that_recall_stays() -> None:
+    params = NeighbourParams()
+    for lists in (1 << 10, 1 << 16, 1 << 18, 1 << 20):
+        probes = probes_for(f"IVF{lists}_HNSW32,PQ64x4", params)
+        assert 0.95 <= expected_recall(lists, probes, 0.6) < 0.952
+        assert expected_recall(lists, probes - 1, 0.6) < 0.95
+    assert expected_recall(1 << 16, 256, 0.6) < 0.75  # what a fixed number of lists came to
+    more = params.model_copy(update={"edge_recall": 0.99})
+    assert probes_for("IVF65536,PQ64", more) > probes_for("IVF65536,PQ64", params)
+
+
+class FakeGpu:
+    """FAISS as far as components/neighbours/index.py asks it on a machine with a GPU; records what it is told."""
+
+    def __init__(self) -> None:
+        class IndexPreTransform:
+            def __init__(self, index: object) -> None:
+                self.index = index
+
+        class IndexIVF: ...
+
+        class GpuIndexIVFPQ: ...
+
+        class IndexShards: ...
+
+        self.IndexPreTransform, self.IndexIVF, self.IndexIVFPQ = IndexPreTransform, IndexIVF, IndexIVF
+        self.GpuIndexIVFPQ, self.IndexShards, self.IndexFlat = GpuIndexIVFPQ, IndexShards, IndexShards
+        self.told: list[tuple[object, str, int]] = []
+
+    def downcast_index(self, index: object) -> object:
+        return index
+
+    def GpuParameterSpace(self) -> FakeGpu:
+        return self
+
+    def set_index_parameter(self, index: object, name: str, value: int) -> None:
+        self.told.append((index, name, value))
+
+    def index_gpu_to_cpu(self, index: object) -> tuple[str, object]:
+        return "on the host", index
+
+
+def test_lists_on_a_gpu_below_a_rotation_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeGpu()
+    monkeypatch.setitem(sys.modules, "faiss", fake)
+    for inner in (fake.GpuIndexIVFPQ(), fake.IndexShards()):
+        for index in (inner, fake.IndexPreTransform(inner)):
+            indexes.Searcher(index, 77)
+            assert fake.told.pop() == (index, "nprobe", 77)
+            assert indexes.to_host(index) == ("on the host", index)
+        indexes.Searcher(inner, 0)  # no lists: nothing to set
+        assert not fake.told
+    on_host = fake.IndexPreTransform(object())
+    assert indexes.to_host(on_host) is on_host
+
+
+def test_lists_below_a_rotation_are_visited_as_asked() -> None:
+    base = unit(np.random.default_rng(0), 2000, 8)
+    index, _ = build_index(base, NeighbourParams(factory="OPQ4_8,IVF16,PQ4x4"))
+    indexes.Searcher(index, 5)
+    assert faiss.extract_index_ivf(index).nprobe == 5
+
+
+def test_a_graph_over_the_centres_is_left_where_many_lists_are_wanted() -> None:
+    base = unit(np.random.default_rng(0), 4000, 8)
+    index, _ = build_index(base, NeighbourParams(factory="IVF64_HNSW32,PQ4x4"))
+    expected = index.search  # FAISS' own, through the graph
+    faiss.extract_index_ivf(index).nprobe = 32
+    scores, rows = expected(base[:200], 10)
+    found = indexes.Searcher(index, 32)(base[:200], 10)
+    assert (found[1] == rows).mean() > 0.99  # the graph may miss a list
+    np.testing.assert_allclose(found[0][found[1] == rows], scores[found[1] == rows], atol=1e-5)
+
+
+def test_kmeans_takes_the_gpu_unless_told_not_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    real = faiss.Kmeans
+
+    def record(*args: object, gpu: bool, **kwargs: object) -> object:
+        taken.append(gpu)
+        return real(*args, gpu=False, **kwargs)
+
+    monkeypatch.setattr(faiss, "Kmeans", record)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(indexes, "to_device", lambda index, _: index)
+    points = unit(np.random.default_rng(0), 30, 4)
+    kmeans(points, 3, iterations=1, seed=0)
+    kmeans(points, 3, iterations=1, seed=0, device="cpu")
+    assert taken == [True, False]
 
 
 @pytest.mark.parametrize(

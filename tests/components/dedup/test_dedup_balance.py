@@ -44,6 +44,28 @@ def test_kmeans_is_lloyds_algorithm(count: int, k: int, seed: int) -> None:
     np.testing.assert_allclose(squared[np.arange(count), assigned], squared.min(1), atol=1e-4)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(6, 60), st.integers(1, 5), st.integers(0, 99))
+def test_spherical_kmeans_is_lloyds_algorithm_on_the_sphere(count: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    points = rng.normal(size=(count, 3)).astype(np.float32)
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    start = points[rng.choice(count, k, replace=False)]
+    centroids, assigned, cosine = kmeans(points, k, iterations=4, seed=0, spherical=True, start=start)
+    ours = start.astype(np.float64)
+    emptied = False
+    for _ in range(4):
+        nearest = (points @ ours.T).argmax(1)
+        emptied = emptied or len(np.unique(nearest)) < k
+        ours = np.stack([points[nearest == c].sum(0) if (nearest == c).any() else ours[c] for c in range(k)])
+        ours /= np.linalg.norm(ours, axis=1, keepdims=True)
+    if not emptied:
+        np.testing.assert_allclose(centroids, ours, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(centroids, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(cosine, (points @ centroids.T).max(1), atol=1e-5)
+    np.testing.assert_allclose((points * centroids[assigned]).sum(1), cosine, atol=1e-5)
+
+
 def blobs() -> tuple[np.ndarray, np.ndarray]:
     """Four groups of very different sizes."""
     rng = np.random.default_rng(0)
@@ -62,6 +84,20 @@ def test_a_balanced_sample_is_even_over_what_is_there() -> None:
     assert counts.max() <= 40  # and the largest, nine tenths of the points, got about what others got
     assert np.array_equal(balance(points, params), chosen)  # the seed decides
     assert len(balance(points, params.model_copy(update={"images": 5000}))) == 1000
+
+
+def test_resampling_spreads_the_centroids_over_the_space() -> None:
+    rng = np.random.default_rng(0)
+    dense, sparse = 0.5 * rng.normal(size=(3000, 2)), rng.uniform(-6, 6, size=(300, 2))
+    points = np.concatenate([dense, sparse]).astype(np.float32)
+    outside = []  # centroids beyond the dense tenth of the square, which holds ten elevenths of the points
+    for resampling in (0, 1, 8):
+        level = LevelParams(clusters=60, resampling=resampling, points=3)
+        (found,) = hierarchy(points, BalanceParams(images=60, levels=[level]))
+        outside.append(int((np.abs(found.centroids).max(1) > 1.7).sum()))
+    assert outside[0] < outside[1] < outside[2]
+    assert outside[0] <= 42
+    assert outside[2] >= 50  # evenly over the square: 55 of 60
 
 
 def test_the_closest_images_of_a_cluster_come_first() -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from components.dedup.checks import every_nth
 from components.dedup.copygraph import Rows, ranges, search_edges
 from components.dedup.disjoint import DisjointSet
 from components.dedup.edges import EdgeParts, Edges, part_path, write_part
@@ -172,3 +173,31 @@ def test_the_sweep_says_what_each_threshold_would_drop(tmp_path: Path) -> None:
     assert "0.850" in table(outcomes)
     write_csv(outcomes, tmp_path / "sweep.csv")
     assert (tmp_path / "sweep.csv").read_text().splitlines()[1] == "0.5,3,2,3,1,3"
+
+
+def test_a_sample_of_edges_runs_through_all_parts(tmp_path: Path) -> None:
+    parts = []
+    for start, stop in ((0, 4), (4, 5), (5, 10)):
+        rows = np.arange(start, stop)
+        made = Edges(rows, rows + 1, np.full(len(rows), 0.9, np.float32))
+        parts.append(write_part(part_path(tmp_path, start, stop), made))
+    assert every_nth(EdgeParts(parts), 10)["a"].to_pylist() == [*range(10)]
+    assert every_nth(EdgeParts(parts), 4)["a"].to_pylist() == [0, 3, 6, 9]
+    assert every_nth(EdgeParts(parts), 1)["a"].to_pylist() == [0]
+    assert every_nth(EdgeParts([]), 5).num_rows == 0
+
+
+def test_k_counts_images_whatever_number_of_windows_is_found() -> None:
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=24)
+    pool = centre + 0.3 * rng.normal(size=(40, 1, 24)) + 0.02 * rng.normal(size=(40, 12, 24))
+    pool = pool / np.linalg.norm(pool, axis=2, keepdims=True)
+    exact = np.einsum("id,jrd->ijr", pool[:, 0], pool).max(2)
+    np.fill_diagonal(exact, -1)
+    for k in (1, 5, 39):
+        nearest = np.argsort(-exact, axis=1)[:, :k]
+        truth = {(min(i, int(j)), max(i, int(j))) for i in range(40) for j in nearest[i] if exact[i, j] > 0.5}
+        blocks = [*neighbour_edges(pool, k, 0.5, NeighbourParams(), block=16)]
+        pairs = {(int(a), int(b)) for block in blocks for a, b in zip(block.a, block.b, strict=True)}
+        assert pairs == truth
+        assert len(pairs) > 10 * k**0.5

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.dedup import retrieve as retrieval
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.decide import HELD_OUT, NOT_RETRIEVED, SELF_DUPLICATE, decisions, settle
 from components.dedup.descriptors import (
@@ -19,14 +20,14 @@ from components.dedup.descriptors import (
     load_descriptor,
     thumbnail_side,
 )
-from components.dedup.extract import describe_pictures
-from components.dedup.reference import Touch, dropped_components, touching
+from components.dedup.extract import check_described, describe_pictures, gathered
+from components.dedup.reference import Touch, dropped_components, held_out_index, one_ended, touching
 from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
 from components.dedup.train_params import NetworkParams, TrainingParams
 from components.dedup.views import RGB, squash, windows
 from components.dedup.whiten import fit_whitening
 from components.errors import VitrailError
-from components.neighbours import NeighbourParams
+from components.neighbours import NeighbourParams, kmeans
 from components.storage import StorageParams
 
 STORAGE = StorageParams(root="data")
@@ -99,8 +100,10 @@ def test_all_alike_pictures_stay_alike(tmp_path: Path) -> None:
     flat = np.full((4, 96, 96, 3), 7, np.uint8)
     discriminant = DiscriminantDescriptorParams(kind="discriminant")
     learn(discriminant, flat, tmp_path / "d")
-    rows = load_descriptor(discriminant, tmp_path / "d", STORAGE).embed([squash(p, 64) for p in flat])
-    np.testing.assert_allclose(rows @ rows.T, 1, atol=1e-5)
+    rows = describe_pictures(load_descriptor(discriminant, tmp_path / "d", STORAGE), flat)
+    assert not rows.any()  # one flat colour has no direction, and is no copy of another for that
+    with pytest.raises(VitrailError, match=r"image k0: its copy descriptor is all zeros.*those of 3 others of 4"):
+        check_described(rows, "image k{}".format)
 
 
 def test_one_picture_cannot_be_learned_from(tmp_path: Path) -> None:
@@ -168,10 +171,29 @@ def test_touching_looks_at_windows_of_both_sides() -> None:
     east, north, up = np.eye(3, dtype=np.float32)
     pool = np.stack([[east, east], [north, up], [up, east]])  # whole, window
     held = np.stack([[up, north]])
-    touch = touching(pool, held, 0.5, N)
+    touch = touching(pool, held_out_index(held, 0.5, N), 0.5)
     # row 1: its whole equals the held-out image's window, its window the held-out whole; row 2 the whole
     assert touch.touched.tolist() == [False, True, True]
     assert touch.reference.tolist() == [0, 0, 0]
+
+
+def test_many_held_out_images_are_searched_by_an_index_set_for_one_end() -> None:
+    rng = np.random.default_rng(0)
+    held = unit(rng.normal(size=(4000, 2, 16)))
+    pool = unit(rng.normal(size=(300, 2, 16)))
+    pool[:100, 0] = unit(held[:100, 0] + 0.05 * rng.normal(size=(100, 16)))
+    exact = touching(pool, held_out_index(held, 0.9, N), 0.9)
+    params = NeighbourParams(exact_held_out=1000, flat_up_to=1000, pq_bytes=4)
+    found = touching(pool, held_out_index(held, 0.9, params), 0.9)
+    assert exact.touched[:100].mean() > 0.9
+    assert (found.touched & exact.touched).sum() >= 0.95 * exact.touched.sum()
+    assert not (found.touched & ~exact.touched).any()  # similarities are exact, so nothing touches that should not
+    both = found.reference == exact.reference
+    np.testing.assert_allclose(found.similarity[both], exact.similarity[both], atol=1e-5)
+    set_for = one_ended(5000, 0.45, params)
+    assert set_for.edge_cosine == 0.45
+    assert 1 - (1 - set_for.edge_recall) ** 0.5 == pytest.approx(0.95)
+    assert one_ended(1000, 0.45, params).factory == "Flat"
 
 
 def test_a_component_that_touches_is_dropped_whole() -> None:
@@ -233,6 +255,38 @@ def test_each_data_set_is_retrieved_in_its_own_way() -> None:
     assert found.times[1] == 3  # twice by x, once by y
     assert found.query[1] in (0, 1)  # as close to both of x, and x comes first
     assert found.query[4] == 3  # query numbers run through both sets
+    assert {name: rows[rows != 1].tolist() for name, rows in found.sources.items()} == {
+        "x": [],
+        "y": np.setdiff1d(np.flatnonzero(found.times), [1]).tolist(),
+    }
+    assert all(1 in rows for rows in found.sources.values())  # brought by both, credited to the closest
+
+
+def test_sets_that_ask_for_the_same_clusters_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(retrieval, "kmeans", lambda *args, **kwargs: (made.append(1), kmeans(*args, **kwargs))[1])
+    pool = unit(np.random.default_rng(0).normal(size=(60, 5)))
+    alike = ClusterParams(kind="cluster", clusters=4, hits=0, cap=20)
+    per_set = {"b": alike.model_copy(update={"cap": 3}), "c": alike.model_copy(update={"seed": 1})}
+    how = RetrievalParams(queries=["a", "b", "c"], how=alike, per_set=per_set)
+    _, brought = retrieve(pool, dict.fromkeys("abc", pool[:9]), how, N)
+    assert len(made) == 2
+    assert [line.selected for line in brought][:2] == [20, 3]
+
+
+def test_a_cosine_to_a_query_is_not_compared_with_one_to_a_centre() -> None:
+    # Image 0 is closer to its cluster's centre than to anything else, and the query by sample is closer than the one
+    # that its cluster was found by: it belongs to the query by sample.
+    pool = unit([[1, 0, 0], [1, 0.1, 0], [1, -0.1, 0], [0, 0, 1], [0, 0.1, 1]])
+    by_cluster, by_sample = unit([[1, 0.9, 0]]), unit([[1, 0.3, 0]])
+    how = RetrievalParams(
+        queries=["c", "s"],
+        how=ClusterParams(kind="cluster", clusters=2, hits=0),
+        per_set={"s": SampleParams(kind="sample", k=3)},
+    )
+    found, _ = retrieve(pool, {"c": by_cluster, "s": by_sample}, how, N)
+    assert found.query[:3].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(found.similarity[:3], pool[:3] @ by_sample[0], atol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
@@ -252,11 +306,12 @@ def test_next_neighbours_are_shared_by_nobody(count: int, asked: int, k: int, se
     cosine = queries @ pool.T
     rows = np.flatnonzero(found.times)
     np.testing.assert_allclose(found.similarity[rows], cosine[found.query[rows], rows], atol=1e-5)
-    # Nobody would rather have a free image than one of hers.
-    free = found.times == 0
+    # Stable: who is closer to an image than its owner, or wants a free one, has k images that are closer still.
+    nearness = np.where(found.times > 0, found.similarity, -np.inf)
     for query in range(asked):
         own = cosine[query, found.query == query]
-        assert not free.any() or not len(own) or cosine[query, free].max() <= own.min() + 1e-5
+        wanted = cosine[query] > nearness + 1e-5
+        assert not wanted.any() or (len(own) == k and own.min() > cosine[query, wanted].max() - 1e-5)
 
 
 def test_next_neighbours_stop_at_the_least_similarity() -> None:
@@ -277,6 +332,18 @@ def test_retrieval_by_cluster_needs_hits_and_keeps_the_cap() -> None:
     assert found.times.sum() == 10 == brought[0].found
     assert set(centre[found.times > 0].tolist()) == {0}
     assert set(found.query[found.times > 0].tolist()) <= set(range(5))
+    taken = np.flatnonzero(found.times)
+    np.testing.assert_allclose(found.similarity[taken], (pool[taken] * queries[found.query[taken]]).sum(1), atol=1e-6)
+    assert np.array_equal(found.sources["x"], taken)
     wrong = RetrievalParams(queries=["x"], how=how.model_copy(update={"clusters": 61}))
     with pytest.raises(VitrailError, match="only 60 images"):
         retrieve(pool, {"x": queries}, wrong, N)
+
+
+def test_rows_gathered_on_disk_are_the_rows_asked_for(tmp_path: Path) -> None:
+    rows = np.arange(60, dtype=np.float16).reshape(10, 2, 3)
+    which = np.array([7, 0, 3, 9, 9])
+    found = gathered(rows[:, 0], which, tmp_path / "some.npy", block=2)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, rows[which, 0])
+    assert gathered(rows, which[:0], tmp_path / "none.npy").shape == (0, 2, 3)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +19,19 @@ import pytest
 import yaml
 
 from components.dedup import stage
+from components.dedup.copygraph import Rows
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
+from components.dedup.descriptors import TrainedParams, load_descriptor
 from components.dedup.edges import EdgeParts
-from components.dedup.extract import Pool
+from components.dedup.extract import Pool, describe_pictures
 from components.dedup.keep import scores
+from components.dedup.reference import Touch
 from components.dedup.review import write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
-from components.dedup.search import search
+from components.dedup.scratch import described_digest
+from components.dedup.search import nearest, search
+from components.dedup.sscd import SscdParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.executor import ExecutorParams
@@ -64,6 +72,9 @@ def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
             row |= {
                 "key": hashlib.sha256(name.encode()).hexdigest()[:20],
                 "url": f"http://site.test/{name}.jpg",
+                "page": f"http://site.test/{name}.html",
+                "alt": f"a \x1b[31m{name}",
+                "source": "crawl.warc.gz",
                 "status": "kept",
                 "sha256": digest,
                 "stored_sha256": digest,
@@ -75,7 +86,7 @@ def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
                 "shard": "0.tar",
                 "offset": member.offset_data,
                 "length": member.size,
-                "source_offset": -1,
+                "source_offset": 7000 + len(rows),
             }
             rows.append(row)
     write_table(folder / "index.parquet", rows, INDEX)
@@ -90,6 +101,7 @@ def pictures() -> dict[str, bytes]:
     made |= {f"jpeg{i:02d}": encode_jpeg(picture(i), 40) for i in range(4)}
     made |= {f"crop{i:02d}": encode_jpeg(picture(i)[8:88, 8:88], 85) for i in range(4, 8)}
     made |= {f"test{i:02d}": encode_jpeg(picture(i), 60) for i in range(100, 104)}
+    made |= {"again100": encode_jpeg(picture(100), 50)}
     return made
 
 
@@ -117,13 +129,52 @@ def params(**changes: object) -> stage.DedupParams:
     return parse_params(content | changes, stage.DedupParams, "test")
 
 
-@pytest.fixture(autouse=True)
-def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextlib.contextmanager
-    def nowhere(*_: object, **__: object) -> Iterator[Run]:
-        yield Run()
+class Recorder(Run):
+    """Remembers what was logged."""
 
-    monkeypatch.setattr(stage, "tracked", nowhere)
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
+        self.images: list[str] = []
+        self.artifacts: list[str] = []
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self.metrics |= metrics
+
+    def log_image(self, image: np.ndarray, key: str, step: int = 0) -> None:
+        assert image.dtype == np.uint8
+        self.images.append(key)
+
+    def log_artifacts(self, path: Path, folder: str = "") -> None:
+        assert path.exists()
+        self.artifacts.append(f"{folder}/{path.name}")
+
+
+@pytest.fixture(autouse=True)
+def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    made = Recorder()
+
+    @contextlib.contextmanager
+    def here(*_: object, **__: object) -> Iterator[Run]:
+        yield made
+
+    monkeypatch.setattr(stage, "tracked", here)
+    return made
+
+
+def only(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
+    """Let Great Expectations look at one table only: each suite takes it about a second."""
+    from components import quality
+
+    honest = quality.validate
+    monkeypatch.setattr(quality, "validate", lambda t, suite, out: suite.table == table and honest(t, suite, out))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without Great Expectations."""
+    monkeypatch.setattr(
+        "components.quality.validate", lambda _, suite, out: (out / suite.table).mkdir(parents=True, exist_ok=True)
+    )
 
 
 def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.DedupParams) -> dict[str, object]:
@@ -131,7 +182,7 @@ def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.De
 
 
 def test_planted_copies_end_where_they_should(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, recorder: Recorder
 ) -> None:
     curated = curate(tmp_path / "curate", pictures)
     report = run(tmp_path, curated, benchmarks, params())
@@ -164,9 +215,27 @@ def test_planted_copies_end_where_they_should(
     assert [(line["name"], line["queries"], line["selected"]) for line in sources] == [("mine", 30, 30)]
     assert sum(block.a.size for block in EdgeParts.of(out / "edges")) >= 12  # the planted pairs
 
-    page = (out / "review.html").read_text()
-    assert page.count("<img") > 20
-    assert "http://site.test/crop04.jpg" in page
+    numbers = {"dedup.images": len(pictures), "dedup.held_out_images": 10.0, "dedup.self-duplicate": 8.0}
+    assert numbers.items() <= recorder.metrics.items()
+    assert recorder.images == ["calibration", "duplicates", "held-out"]
+    assert {"dedup/review.html", "dedup/duplicates.jpg", "dedup/held-out.jpg", "dedup/calibration.png", "gx/dedup"} <= {
+        *recorder.artifacts
+    }
+
+    _, thresholds, groups, caught, retrieved = (out / "review.html").read_text().split("<h2>")
+    assert thresholds.count("<td class=in-force>") == 5
+    pair = next(group for group in groups.split("<div class=group>") if "/crop04.jpg" in group)
+    assert pair.index("/plain04.jpg") < pair.index("/crop04.jpg")  # the kept one first
+    assert "Dropped whole" not in pair
+    whole = next(group for group in groups.split("<div class=group>") if "/again100.jpg" in group)
+    assert "Dropped whole" in whole
+    assert "/test100.jpg" in whole
+    for i in range(100, 104):
+        assert re.search(rf"<div class=group>(?:(?!<div).)*/test{i}.jpg(?:(?!<div).)*mine/{i - 70:05d}", caught)
+    assert "/plain" not in caught
+    assert retrieved.count("<div class=group>") == 24
+    assert retrieved.count("<img") == 48
+    assert "mine/00009" in retrieved or "mine/00010" in retrieved
     words = revisit(curated, out, benchmarks, STORAGE, tmp_path / "again.html", [0.6, 0.99], 3)
     assert "0.600" in words
     assert (tmp_path / "again.csv").read_text().count("\n") == 3
@@ -187,6 +256,129 @@ def test_planted_copies_end_where_they_should(
     (tmp_path / "ask.jpg").write_bytes(pictures["plain00"])
     with pytest.raises(VitrailError, match="another pool"):
         search(tmp_path / "ask.jpg", other, out, 3, STORAGE)
+
+
+def test_search_finds_crops_as_the_copy_graph_does_with_an_index_and_without(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    made = {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(200, 264)}
+    made |= {"crop299": encode_jpeg(picture(299)[8:88, 8:88], 85)}
+    curated = curate(tmp_path / "curate", made)
+    # Lists, so that an index is built of 65 images with 10 windows each; exact in its candidates all the same.
+    near = {"flat_up_to": 100, "factory": "IVF4,PQ16x4", "nprobe": 4, "candidates": 8}
+    given = plain(windows=[[0.85, 3]], neighbours=near, graph={"threshold": 0.7})
+    run(tmp_path, curated, BenchmarksFile(benchmarks={}), given)
+    out = tmp_path / "dedup"
+    rows = np.load(out / "descriptors.npy")
+    assert rows.shape[:2] == (65, 10)
+    assert (out / "index/merged/lists.faiss").exists()
+    asked = {"part.png": picture(207)[8:88, 8:88], "larger.png": picture(299), "new.png": picture(777)}
+    first = {}
+    for name, pixels in asked.items():
+        (tmp_path / name).write_bytes(encode_jpeg(pixels, 95))
+        first[name] = search(tmp_path / name, curated, out, 3, STORAGE)
+    lines = {name: text.splitlines() for name, text in first.items()}
+    assert lines["part.png"][0].split() == ["cosine", "copy", "decision", "key", "url", "page", "alt", "source"]
+    key = hashlib.sha256(b"plain207").hexdigest()[:20]
+    urls = ["http://site.test/plain207.jpg", "http://site.test/plain207.html"]
+    # The crop is found by a window of the pool's image, the larger picture by a window of its own.
+    best = lines["part.png"][1].split()
+    assert best[1:6] == ["yes", "pool", key, *urls]
+    assert lines["part.png"][1].endswith(f'"a \\u001b[31mplain207"  crawl.warc.gz at {7000 + 7}')
+    assert "\x1b" not in first["part.png"]  # nothing from the crawl that a terminal would obey
+    assert " yes " in lines["larger.png"][1]
+    assert "crop299.jpg" in lines["larger.png"][1]
+    assert [" no " in line for line in lines["new.png"][1:]] == [True] * 3
+    # Whole images alone would have missed both.
+    descriptor = load_descriptor(given.descriptor, out / "descriptor.safetensors", STORAGE)
+    for name in ("part.png", "larger.png"):
+        query = describe_pictures(descriptor, [asked[name]])[0]
+        score, _ = nearest(rows[:, :1], query, 1, np.arange(65))
+        assert score[0] < 0.7 < float(lines[name][1].split()[0])
+    shutil.rmtree(out / "index")
+    for name in asked:
+        assert search(tmp_path / name, curated, out, 3, STORAGE).splitlines()[:2] == lines[name][:2]
+    np.save(out / "descriptors.npy", rows[:-1])
+    with pytest.raises(VitrailError, match=r"descriptors \[64, 10, 64\] do not match 65 images"):
+        search(tmp_path / "part.png", curated, out, 3, STORAGE)
+
+
+def test_the_sweep_at_the_thresholds_in_force_is_the_run(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    begin, end = picture(800).astype(float), picture(801).astype(float)
+    chain = {f"chain{i:02d}": (begin * (1 - i / 12) + end * i / 12).astype(np.uint8) for i in range(13)}
+    near = {f"near{i}": (picture(100 + i) * 0.6 + picture(810 + i) * 0.4).astype(np.uint8) for i in range(8)}
+    made = {name: encode_jpeg(pixels, 95) for name, pixels in (chain | near).items()}
+    curated = curate(tmp_path / "curate", pictures | made)
+    graph = {"threshold": 0.87654321, "giants": {"over": 5, "step": 0.01, "ceiling": 0.999}, "edges_from": 0.5}
+    at = 0.6
+    for _ in range(2):
+        relative = {"threshold": at, "within": "relative"}
+        report = run(tmp_path, curated, benchmarks, plain(graph=graph, relative=relative))
+        out = tmp_path / "dedup"
+        revisit(curated, out, benchmarks, STORAGE, tmp_path / "page.html", None, 2)
+        with open(tmp_path / "page.csv") as file:
+            rows = {float(row["threshold"]): row for row in csv.DictReader(file)}
+        of_self, of_relative = rows[0.87654321], rows[at]
+        assert len(report["giants"]) == 1  # type: ignore[arg-type]
+        assert report["largest_component"] <= 5  # type: ignore[operator]
+        assert int(of_self["duplicates"]) == report["images"] - report["components"]  # type: ignore[operator]
+        assert int(of_self["largest"]) == report["largest_component"]
+        decided = read_table(out / "decisions.parquet", DECISIONS)
+        held_out = sum(match.startswith("mine/") for match in decided["match"].to_pylist())
+        assert int(of_relative["held_out"]) == held_out > 5
+        assert int(of_relative["dropped_with_them"]) == report["reasons"]["held-out"]  # type: ignore[index]
+        # Again, at a threshold so close below an image's cosine that half precision would put it on the other side.
+        cosine = np.load(out / "to-held-out.npy")
+        assert cosine.dtype == np.float32
+        close = cosine[(cosine > 0.5) & (cosine.astype(np.float16) < cosine - 2e-5)]
+        at = float(close.min()) - 1e-5
+
+
+def test_checks_do_not_believe_the_decisions(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    curated = curate(tmp_path / "curate", {name: pictures[name] for name in ("plain00", "plain01", "test100")})
+    with monkeypatch.context() as patch:
+        only(patch, "manifest")
+        nothing = Touch(np.full(3, -1), np.zeros(3, np.float32), np.zeros(3, bool))
+        patch.setattr(stage, "touching_parts", lambda *_: nothing)
+        key = hashlib.sha256(b"test100").hexdigest()[:20]
+        with pytest.raises(VitrailError, match=rf"no image copies a held-out image.*1 of 3 rows \(key {key}"):
+            run(tmp_path, curated, benchmarks, plain())
+    honest = stage.describe
+
+    def swapped(*given: Any) -> Rows:
+        rows = honest(*given)
+        table = np.load(rows.path)
+        np.save(rows.path, table[[1, 0, 2]])
+        return rows
+
+    for name, instead in (("describe", swapped), ("described_keys", lambda _: ["x", "y", "z"])):
+        with monkeypatch.context() as patch:
+            only(patch, "descriptors")
+            patch.setattr(stage, name, instead)
+            with pytest.raises(VitrailError, match="row i describes the image of row i"):
+                run(tmp_path, curated, benchmarks, plain())
+        shutil.rmtree(tmp_path / ".dedup.work")
+    assert not (tmp_path / "dedup").exists()
+
+
+def test_two_processes_decide_as_one(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    curated = curate(tmp_path / "curate", pictures)
+    found = []
+    for workers in (0, 2):
+        # And the components' table in a file is the one in memory.
+        graph = {"labels_on_disk_from": 10 if workers else 1000}
+        given = plain(windows=[[0.85, 2]], executor={"workers": workers}, graph=graph)
+        run(tmp_path, curated, benchmarks, given)
+        decisions = read_table(tmp_path / "dedup/decisions.parquet", DECISIONS)
+        found.append((decisions.to_pylist(), np.load(tmp_path / "dedup/descriptors.npy").tobytes()))
+    assert str(found[0]) == str(found[1])  # by their text: NaN is not equal to itself
+    assert len({row["component"] for row in found[0][0]}) < len(pictures)
 
 
 def test_an_even_sample_instead_of_queries(
@@ -233,6 +425,8 @@ def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
     table = pool.rows.set_column(pool.rows.schema.get_field_index("source"), "source", pa.array(["b", "a", "a"]))
     table = table.set_column(table.schema.get_field_index("source_offset"), "source_offset", pa.array([0, 7, 3]))
     assert scores("oldest", Pool(curated, STORAGE, table), labels, executor, 1).tolist() == [-2, -1, 0]
+    with pytest.raises(VitrailError, match=r"0.tar at \d+: index and shards do not match: no image for key"):
+        scores("sharpest", pool, np.zeros(3, np.int64), executor, 1)
 
 
 def test_the_plan_is_counts_times_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +474,7 @@ def test_finished_chunks_are_kept(
     shutil.rmtree(curated / "shards")  # nothing needs to be read for descriptors again, only for calibration
     with pytest.raises(VitrailError, match="no such file"):
         run(tmp_path, curated, benchmarks, params())
-    chunks = list((tmp_path / ".dedup.work").rglob("descriptor-*.npy"))
+    chunks = list((tmp_path / ".dedup.work").rglob("described-*.txt"))
     assert len(chunks) == 3
 
 
@@ -314,17 +508,111 @@ def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], bench
     assert not (tmp_path / "dedup").exists()
 
 
-def test_all_alike_is_one_component_and_stops_the_stage(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
+def plain(**changes: object) -> stage.DedupParams:
+    """No network, no windows, thresholds given, nothing retrieved: what is left is the stage's own doing."""
+    content = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None, windows=[]).model_dump()
+    content["graph"] |= {"threshold": 0.9} | changes.pop("graph", {})  # type: ignore[operator]
+    content["relative"] |= {"threshold": 0.9} | changes.pop("relative", {})  # type: ignore[operator]
+    return parse_params(content | changes, stage.DedupParams, "test")
+
+
+def test_all_alike_is_one_component_of_which_one_is_kept_or_is_refused(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alike = curate(tmp_path / "alike", {f"plain{i:02d}": pictures["plain00"] for i in range(6)})
-    given = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None)
-    content = given.model_dump()
-    content["graph"] |= {"threshold": 0.9}
-    content["relative"] |= {"threshold": 0.999}
-    content["windows"] = []
-    with pytest.raises(VitrailError, match=r"one component holds 6 of 6|dropped all 6"):
-        run(tmp_path, alike, benchmarks, parse_params(content, stage.DedupParams, "test"))
+    only(monkeypatch, "components")
+    alike = curate(tmp_path / "alike", {f"other{i:02d}": encode_jpeg(picture(900), 90) for i in range(70)})
+    report = run(tmp_path, alike, benchmarks, plain())
+    assert (report["components"], report["largest_component"], report["selected"]) == (1, 70, 1)
+    assert report["reasons"] == {"pool": 1, "self-duplicate": 69}
+    shutil.rmtree(tmp_path / "dedup")
+    with pytest.raises(VitrailError, match=r"one component holds 70 of 70 images \(100%.*raise graph.threshold"):
+        run(tmp_path, alike, benchmarks, plain(graph={"largest_least": 69}))
+    assert not (tmp_path / "dedup").exists()
+    broken = json.loads((tmp_path / "gx/dedup/components/result.json").read_text())  # the page of the very case
+    assert not broken["success"]
+    run(tmp_path, alike, benchmarks, plain(graph={"largest_least": 69, "largest_share": 1.0}))
+
+
+def test_one_image_and_no_benchmark(
+    tmp_path: Path, pictures: dict[str, bytes], unchecked: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = curate(tmp_path / "one", {"plain00": pictures["plain00"]})
+    none = BenchmarksFile(benchmarks={})
+    report = run(tmp_path, one, none, plain())
+    assert report["reasons"] == {"pool": 1}
+    assert report["held_out_images"] == 0
+    assert "benchmarks.yaml names no set" in capsys.readouterr().out
+    assert np.load(tmp_path / "dedup/to-held-out.npy").tolist() == [-np.inf]
+    with pytest.raises(VitrailError, match=r"'mine', not in benchmarks.yaml; without benchmarks set calibration and"):
+        run(tmp_path, one, none, params())
+
+
+def test_descriptors_that_say_nothing_are_named(
+    tmp_path: Path, benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.dedup.descriptors import Thumbnail
+
+    curated = curate(tmp_path / "c", {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(20)})
+    key = hashlib.sha256(b"plain18").hexdigest()[:20]
+    honest = Thumbnail.embed
+    for value, words in ((np.nan, "holds NaN or infinity"), (0.0, "is all zeros")):
+
+        def broken(self: Thumbnail, given: list[np.ndarray], value: float = value) -> np.ndarray:
+            rows = honest(self, given)
+            if len(given) == 4:  # the second chunk
+                rows[2] = value
+            return rows
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Thumbnail, "embed", broken)
+            with pytest.raises(VitrailError, match=rf"image {key} \(0.tar at \d+\): its copy descriptor {words}"):
+                run(tmp_path, curated, benchmarks, plain())
+        assert not (tmp_path / "dedup").exists()
+        (work,) = (tmp_path / ".dedup.work").glob("descriptors-*")
+        assert len([*work.glob("described-*.txt")]) == 1  # the broken chunk is not taken for a finished one
+    with monkeypatch.context() as patch:
+        patch.setattr(Thumbnail, "embed", lambda self, given: honest(self, given) * (len(given) < 40))
+        shutil.rmtree(tmp_path / ".dedup.work")
+        with pytest.raises(VitrailError, match="benchmark image mine/00000: its copy descriptor is all zeros"):
+            run(tmp_path, curated, benchmarks, plain())
+
+
+def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file_nothing(
+    tmp_path: Path,
+    pictures: dict[str, bytes],
+    benchmarks: BenchmarksFile,
+    unchecked: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    curated = curate(tmp_path / "curate", pictures)
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "check_components", lambda *_: (_ for _ in ()).throw(VitrailError("it chains")))
+        with pytest.raises(VitrailError, match="it chains"):
+            run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.7}))
+
+    def no_work(*_: object) -> None:
+        raise AssertionError("done before")
+
+    work = tmp_path / ".dedup.work"
+    with monkeypatch.context() as patch:
+        patch.setattr("components.dedup.extract._descriptor_chunk", no_work)
+        patch.setattr("components.dedup.copygraph._part", no_work)
+        report = run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))
+        assert not work.exists()
+    shutil.rmtree(tmp_path / "dedup")
+    assert run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))["reasons"] == report["reasons"]
+
+    images, weights = [["k"], ["sha"]], tmp_path / "w.safetensors"
+    given = parse_params({"kind": "trained", "weights": str(weights)}, TrainedParams, "test")
+    found = []
+    for data in (b"one", b"two", b"one"):
+        weights.write_bytes(data)
+        found.append(described_digest(given, [], 512, images, STORAGE))
+    assert found[0] == found[2] != found[1]
+    official = SscdParams(kind="sscd", path=str(weights))
+    before = described_digest(official, [], 512, images, STORAGE)
+    weights.write_bytes(b"two")
+    assert described_digest(official, [], 512, images, STORAGE) != before
 
 
 def test_the_shipped_parameters_load_and_a_typo_is_named(capsys: pytest.CaptureFixture[str]) -> None:

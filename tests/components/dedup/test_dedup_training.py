@@ -132,6 +132,7 @@ def test_the_train_command_writes_what_the_stage_adopts(tmp_path: Path, capsys: 
         ]
         assert main(arguments) == 0
         assert f"a descriptor of 9 images -> {out}" in capsys.readouterr().out
+        assert not [*tmp_path.glob(".*.work")]
         adopt(given.model_copy(update={"weights": str(out)}), tmp_path / "copy")
         written.append(safetensors.numpy.load_file(out))
     for name, value in written[0].items():  # where the pictures are kept changes nothing

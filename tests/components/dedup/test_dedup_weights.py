@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
+from components.dedup import fit
 from components.dedup.descriptors import SscdParams, load_descriptor
 from components.dedup.network import CopyNet
+from components.dedup.sscd import WhiteningParams, load_sscd
 from components.dedup.train_params import NetworkParams
 from components.errors import VitrailError
 from components.storage import StorageParams, open_store
@@ -86,6 +89,77 @@ def test_squashed_and_safetensors_as_well(small: Path) -> None:
         script = describe(small / "sscd.torchscript.pt", squash=squash)
         for name in ("sscd.torchvision.pt", "sscd.safetensors"):
             np.testing.assert_allclose(describe(small / name, squash=squash), script, atol=2e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 100), (90, 151), (40, 30)])
+def test_pictures_are_resized_by_an_averaging_bilinear_filter(small: Path, height: int, width: int) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    for squash, size in (
+        (False, (64 * height // min(height, width), 64 * width // min(height, width))),
+        (True, (64, 64)),
+    ):
+        params = SscdParams(kind="sscd", path=str(small / "sscd.torchscript.pt"), side=64, squash=squash)
+        found = load_descriptor(params, Path(), STORAGE).prepare(rgb)
+        tensor = torch.from_numpy(rgb).permute(2, 0, 1)[None].float()
+        expected = torch.nn.functional.interpolate(tensor, size, mode="bilinear", antialias=True)
+        np.testing.assert_allclose(found, expected[0].permute(1, 2, 0).numpy(), atol=1.01)
+
+
+def test_pictures_of_many_shapes_are_described_as_each_alone(small: Path) -> None:
+    generator = np.random.default_rng(0)
+    shapes = [(64, 80), (64, 64), (64, 80), (96, 64), (64, 80), (64, 64)]
+    pictures = [generator.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
+    params = SscdParams(kind="sscd", path=str(small / "sscd.torchscript.pt"), side=64, batch=2)
+    descriptor = load_descriptor(params, Path(), STORAGE)
+    alone = np.concatenate([descriptor.embed([picture]) for picture in pictures])
+    np.testing.assert_allclose(descriptor.embed(pictures), alone, atol=1e-5)
+
+
+def test_whitening_is_fitted_on_a_background_and_pinned(small: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    params = SscdParams(kind="sscd", path=str(small / "sscd.torchscript.pt"), side=32)
+    pool = FakePool([generator.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(60)])
+    out = tmp_path / "whitening.safetensors"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("components.dedup.fit.Pool", pool)
+        with pytest.raises(VitrailError, match="9 directions of 8 images"):
+            fit.whiten(params, folder, out, STORAGE, 9, 8, 0.0)
+        digest = fit.whiten(params, folder, out, STORAGE, 4, 50, 0.0)
+        with pytest.raises(VitrailError, match="there already"):
+            fit.whiten(params, folder, out, STORAGE, 4, 50, 0.0)
+    plain = load_descriptor(params, Path(), STORAGE)
+    pinned = params.model_copy(update={"whitening": WhiteningParams(path=str(out), sha256=digest)})
+    whitened = load_descriptor(pinned, Path(), STORAGE)
+    assert (plain.dim, whitened.dim) == (32, 4)
+    prepared = [plain.prepare(picture) for picture in pool.pictures]
+    tensors = load_safetensors(out.read_bytes())
+    expected = (plain.embed(prepared) - tensors["whitening.mean"]) @ tensors["whitening.projection"]
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(whitened.embed(prepared), expected, atol=1e-4)
+    out.write_bytes(out.read_bytes() + b" ")
+    load_sscd.cache_clear()
+    with pytest.raises(VitrailError, match="its SHA-256 is"):
+        load_descriptor(pinned, Path(), STORAGE)
+
+
+class FakePool:
+    """A pool of pictures in memory."""
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self.pictures = pictures
+
+    def load(self, *_: object) -> FakePool:
+        return self
+
+    def store(self) -> None: ...
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def rgb(self, row: int, _: object) -> np.ndarray:
+        return self.pictures[row]
 
 
 def test_the_digest_is_checked(small: Path) -> None:

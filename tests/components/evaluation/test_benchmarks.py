@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, ElpvParams, ParquetParams, load_benchmark
+from components.evaluation.benchmarks import BenchmarksFile, ElpvParams, ParquetParams, QueryParams, load_benchmark
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -104,3 +104,25 @@ def test_a_parquet_of_real_photographs_loads(shared_data: Path) -> None:
     ours = load_benchmark("cifar", params)
     assert (len(ours.keys), int(ours.test.sum())) == (24000, 4000)
     assert ours.images.rgb(23999).shape == (32, 32, 3)
+
+
+def test_queries_need_no_labels_and_are_no_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "queries.parquet"
+    pq.write_table(pa.table({"image": [png(i) for i in range(3)], "id": ["x", "y", "z"]}), path)
+    file = parse_params(
+        {"q": {"kind": "queries", "path": str(path), "key": "id"}, "elpv": {"kind": "elpv"}}, BenchmarksFile, "here"
+    )
+    assert list(file.scored) == ["elpv"]
+    ours = load_benchmark("q", file.benchmarks["q"])
+    assert ours.keys == ["q/x", "q/y", "q/z"]
+    assert ours.images.rgb(2).mean() == 2
+    assert not ours.test.any()
+    assert not ours.kept_out("all").any()
+    elpv = load_benchmark("elpv", file.benchmarks["elpv"])
+    assert elpv.kept_out("all").all()
+    assert (elpv.kept_out("test") == elpv.test).all()
+    with pytest.raises(VitrailError, match="no column 'ids'; did you mean 'id'"):
+        load_benchmark("q", QueryParams(kind="queries", path=str(path), key="ids"))
+    pq.write_table(pa.table({"image": pa.array([], pa.binary())}), path)
+    with pytest.raises(VitrailError, match="no rows"):
+        load_benchmark("q", QueryParams(kind="queries", path=str(path)))

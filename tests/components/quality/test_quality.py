@@ -221,8 +221,8 @@ def test_faults_of_edges_and_components_are_named(tmp_path: Path) -> None:
         assert words in str(fault.value), words
     partition = {"component": [0, 1, 4], "size": [5, 1, 1], "kept": [0, 1, 1]}
     with pytest.raises(QualityError) as fault:
-        validate(pd.DataFrame(partition), components_suite(8, 0.5), tmp_path)
+        validate(pd.DataFrame(partition), components_suite(8, 4), tmp_path)
     for words in ("largest share' fails in 1", "every image once' fails", "two components' fails in 2"):
         assert words in str(fault.value), words
     partition = {"component": [0, 1, 4], "size": [4, 1, 3], "kept": [0, 1, 4]}
-    assert validate(pd.DataFrame(partition), components_suite(8, 0.5), tmp_path)["success"]
+    assert validate(pd.DataFrame(partition), components_suite(8, 4), tmp_path)["success"]
