@@ -23,6 +23,7 @@ import components.learning.engine as engine_module
 from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops
 from components.learning.distributed import World, gather_shards, join, pick_device
+from components.learning.engine import EngineParams
 from components.learning.objective import HeadsParams, Network, build_network
 from components.learning.schedules import Schedules
 from components.learning.session import gather_average
@@ -222,6 +223,8 @@ def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
     before = masters(resumed)
     result["bad gradient"] = advance(resumed, world, range(2, 3), "gradient")
     result["bad loss"] = advance(resumed, world, range(2, 3), "loss")
+    if precision == "fp16":  # the overflow lowered the loss scale, and does not count
+        advance(resumed, world, range(2, 3), "loss")
     try:
         result["bad loss only"] = advance(resumed, world, range(2, 3), "finite gradient")
         result["stopped"] = ""
@@ -231,6 +234,7 @@ def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
 
     if world.size == 2 and precision == "fp16":
         result["gradients"] = {kind: reduced_gradients(world, precision, reduce_dtype=kind) for kind in REDUCTIONS}
+        result |= overflowing(world)
     if world.size == 1 and precision == "fp32":
         result["refused"] = {}
         for zero in ({"zero_quantized_weights": True}, {"zero_hpz_partitions": 2}):
@@ -244,6 +248,22 @@ def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
         result["hpz rows"] = advance(method, world, range(step, STEPS))
         result["hpz"] = masters(method)
     return result
+
+
+def overflowing(world: World) -> dict[str, Any]:
+    """fp16 gradients that overflow step after step, at the default scale and limit, and from the largest scale."""
+    own = EngineParams()
+    fixed = {"loss_scale_power": own.loss_scale_power, "max_skipped": own.max_skipped}
+    ended, method, scales = "", learner(world, "fp16", **fixed), []
+    while not ended and len(scales) < 100:
+        try:
+            scales += [row["scale"] for row in advance(method, world, range(1), "gradient")]
+        except engine_module.VitrailError as fault:
+            ended = str(fault)
+    high = learner(world, "fp16", loss_scale_power=32, max_skipped=own.max_skipped)
+    for _ in range(own.max_skipped + 5):
+        advance(high, world, range(1), "gradient")
+    return {"overflowing": {"ended": ended, "scales": scales, "after": advance(high, world, range(1))}}
 
 
 REDUCTIONS = ("heads_fp32", "same", "fp32")

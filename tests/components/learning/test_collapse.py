@@ -25,6 +25,9 @@ def test_rank_and_spread_of_known_clouds() -> None:
     assert point["feature_rank"].shape == point["feature_std"].shape == ()
     assert float(point["feature_rank"]) == 0
     assert float(point["feature_std"]) < 1e-3
+    for odd in (math.nan, math.inf):  # of a step that is skipped: no reason to end the run
+        ball[3, 2] = odd
+        assert all(math.isnan(float(value)) for value in feature_figures(ball).values())
 
 
 @settings(deadline=None, max_examples=30)
@@ -68,6 +71,7 @@ def test_one_healthy_point_begins_the_wait_anew_and_a_skipped_one_does_not() -> 
     for step in (30, 40):
         assert detector.look(step, ill) == ""
     assert detector.look(45, ill | {"feature_std": float("nan")}) == ""
+    assert detector.look(47, {}) == ""  # the logged step was skipped: it has no figures at all
     with pytest.raises(VitrailError, match="since step 30"):
         detector.look(50, ill)
 

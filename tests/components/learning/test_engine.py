@@ -233,7 +233,7 @@ def test_what_is_not_finite_on_one_rank_skips_the_step_on_all_and_many_stop_the_
         rows = [*result["bad gradient"], *result["bad loss"]]
         assert [(row["skipped"], row["bad"]) for row in rows] == [(True, 0), (True, 1)]
         assert result["unharmed"]
-        # the third in a row, a loss that is infinite although its gradients are not
+        # the third that counts, a loss that is infinite although its gradients are not
         assert "3 steps in a row had non-finite losses or gradients" in result["stopped"]
 
 
@@ -243,6 +243,18 @@ def test_an_overflow_halves_the_scale_and_a_bad_loss_leaves_it(results: Results,
     before = result["resumed_rows"][-1]["scale"]
     assert result["bad gradient"][0]["scale"] == before / 2
     assert result["bad loss"][0]["scale"] == before / 2
+
+
+def test_overflow_after_overflow_ends_the_run_in_one_line_and_a_warm_down_of_the_scale_does_not(
+    results: Results,
+) -> None:
+    for result in results[2, "fp16"]:
+        found = result["overflowing"]
+        # 2**16 and its halves; then, at the smallest scale, as many as the limit; the last of them ended the run
+        assert found["scales"] == [2.0**power for power in range(15, -1, -1)] + [1.0] * 19
+        assert found["ended"].startswith("20 steps in a row had non-finite losses or gradients (loss scale 1); lower ")
+        assert "\n" not in found["ended"]
+        assert [(row["skipped"], row["scale"]) for row in found["after"]] == [(False, 2.0**7)]
 
 
 def test_masters_start_from_the_unrounded_weights(results: Results) -> None:

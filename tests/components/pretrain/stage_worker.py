@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
@@ -29,6 +30,8 @@ from components.evaluation.online import Recorder
 from components.images.decode import encode_jpeg
 from components.images.shards import ShardWriter
 from components.images.tables import MANIFEST, Shards, write_table
+from components.learning import loop
+from components.learning.collate import Crops
 from components.learning.command import Paths
 from components.learning.training import TrainingParams
 from components.pretrain.method import Pretraining
@@ -217,6 +220,21 @@ def main(folder: Path) -> None:
     Pretraining.losses = poisoned  # type: ignore[method-assign]
     record = folder / "scratch-h" / "skipped" / "pretrain-model-rank-00000.jsonl"
     facts["skipped"] = [json.loads(line) for line in record.read_text().splitlines()]
+
+    normalized = loop.normalize_crops
+
+    def bad_pixels(*args: Any) -> Crops:
+        crops = normalized(*args)
+        seen["micro"] += 1
+        return crops._replace(globals=crops.globals * float("nan")) if seen["micro"] - 1 in BAD else crops
+
+    seen["micro"] = 0
+    loop.normalize_crops = bad_pixels
+    run("bad pixels", "k/model")
+    loop.normalize_crops = normalized
+    with safe_open(folder / "scratch-k/model/step-00000006/rank-00000.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith("whole/")]  # noqa: SIM118 - not a mapping
+        facts["centers"] = {name: bool(torch.isfinite(file.get_tensor(name)).all()) for name in names}
 
     learning = {
         "run.iterations": 90, "run.batch": 8, "run.log_every": 5, "run.checkpoint_every": 1000, "probe.benchmark": None,

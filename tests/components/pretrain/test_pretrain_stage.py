@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -128,6 +129,19 @@ def test_bad_losses_are_skipped_with_the_keys_of_their_images_until_there_are_to
     first = next(line for line in facts["bad losses"]["printed"].splitlines() if line.startswith("step 2, rank 0"))
     assert "non-finite loss, step skipped" in first
     assert all(key in first for key in facts["skipped"][0]["keys"])
+
+
+def test_a_batch_of_pixels_that_are_no_numbers_costs_its_step_and_nothing_after_it(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, facts = runs
+    assert facts["bad pixels"]["raised"] == ""
+    assert "step 2, rank 0: non-finite dino_global" in facts["bad pixels"]["printed"]
+    assert facts["centers"] == {"whole/dino": True, "whole/ibot": True}
+    curve = json.loads((folder / "k/model/curve.json").read_text())
+    assert curve["skipped"] == 3  # of steps 2 (which is logged, too), 3 and 4
+    last = curve["points"][-1]
+    assert all(math.isfinite(last[name]) and last[name] > 0 for name in ("loss", "dino_global", "ibot", "feature_rank"))
 
 
 def test_a_collapsed_run_is_stopped_with_the_sign_and_a_healthy_one_is_not(runs: tuple[Path, dict[str, Any]]) -> None:
