@@ -12,10 +12,13 @@ from components.learning.capability import (
     count_parameters,
     flops_per_step,
     memory_per_rank,
+    on_gpu,
     require,
+    sixteen_bit,
     this_machine,
     tokens_per_rank,
 )
+from components.learning.launch import processes
 from components.learning.training import TrainingParams
 from components.progress import duration
 
@@ -42,12 +45,14 @@ def check(path: Path, params: TrainingParams) -> str:
     Raises:
         VitrailError: it does not fit.
     """
-    require(path, params)
     machine = this_machine()
-    ranks = max(1, machine.gpus)
-    need = sum(memory_per_rank(params, ranks, machine.gpus > 0).values())
+    ranks = processes(params, machine)
+    require(path, params, ranks, here=ranks)
+    gpu = on_gpu(params, machine)
+    need = sum(memory_per_rank(params, ranks, sixteen_bit(params, gpu)).values())
     count = sum(count_parameters(params).values())
-    return f"{path}: fits: {count / 1e6:.1f} M parameters, about {need / GB:.1f} GB a process; found {machine}"
+    each = "a process" if ranks == 1 else f"in each of the {ranks} processes that run starts here"
+    return f"{path}: fits: {count / 1e6:.1f} M parameters, about {need / GB:.1f} GB {each}; found {machine}"
 
 
 CLUSTERS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numbers of GPUs that are tried

@@ -18,12 +18,13 @@ from components.learning.capability import (
     require,
     states_per_rank,
 )
+from components.learning.launch import processes
 from components.learning.objective import build_network
 from components.learning.schedules import Schedules
 from components.learning.training import TrainingParams
 from components.params import load_params
 from components.pretrain import run
-from components.pretrain.check import plan
+from components.pretrain.check import check, plan
 
 PRESETS = Path(__file__).resolve().parents[3] / "params" / "pretrain"
 LAPTOP = Machine(gpus=0, gpu_bytes=0, gpu_name="", cores=2, memory=23 * 10**9)
@@ -228,7 +229,43 @@ def test_what_fits_where() -> None:
     assert fitting(presets, NODE, 8) == ["vitt", "vits", "vitb", "vitl", "vitg"]
     assert "needs CUDA GPUs" in misfit(presets["vitg"], LAPTOP)
     tiny_gpu = Machine(gpus=1, gpu_bytes=6 * 10**9, gpu_name="T", cores=2, memory=10**10)
-    assert "(this run has 1)" in misfit(presets["vitl"], tiny_gpu)
+    assert "(this run has 1 process)" in misfit(presets["vitl"], tiny_gpu)
+
+
+def test_one_process_on_eight_gpus_is_not_taken_for_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Machine(gpus=8, gpu_bytes=40 * 10**9, gpu_name="A100", cores=128, memory=10**12)
+    giant, tiny = preset("vitg"), preset("vitt")
+    assert misfit(giant, node, 8) == ""
+    line = misfit(giant, node, 1)
+    assert line.startswith("needs CUDA GPUs: one of ")
+    assert line.endswith("a process on each of the 8 GPUs here has room: run.processes: auto, or torchrun")
+    assert [processes(params, machine) for params in (giant, tiny) for machine in (node, LAPTOP)] == [8, 1, 8, 1]
+    assert processes(preset("vitg", "run.processes=4"), node) == 4
+    monkeypatch.setattr("components.pretrain.check.this_machine", lambda: node)
+    monkeypatch.setattr("components.learning.capability.this_machine", lambda: node)
+    assert "GB in each of the 8 processes that run starts here; found 8 x A100" in check(PRESETS / "vitg.yaml", giant)
+    with pytest.raises(VitrailError, match=r"this run has 1 process\); a process on each of the 8 GPUs"):
+        check(PRESETS / "vitg.yaml", preset("vitg", "run.processes=1"))
+
+
+def test_processes_on_one_machine_share_its_memory() -> None:
+    small = Machine(gpus=0, gpu_bytes=0, gpu_name="", cores=2, memory=25 * 10**8)
+    tiny = preset("vitt", "engine.device=cpu")
+    need = sum(memory_per_rank(tiny, 2, sixteen_bit=False).values())
+    assert need < 0.9 * small.memory < 2 * need
+    assert misfit(tiny, small, 2, here=1) == ""
+    assert misfit(tiny, small, 2) == f"needs about {need / 1e9:.1f} GB of memory in each of 2 processes"
+
+
+def test_fp16_on_a_cpu_is_refused_before_anything_is_read() -> None:
+    for change in (["engine.precision=fp16"], ["engine.precision=fp16", "engine.device=cpu"]):
+        line = misfit(preset("vitt", *change), LAPTOP)
+        assert line == "engine.precision is fp16, which needs a CUDA GPU; on a CPU use fp32, bf16 or auto"
+    assert misfit(preset("vitt", "engine.precision=fp16"), NODE) == ""
+    missing = ["--curated", "x", "--manifest", "x", "--out", "x", "--report", "x", "--set", "engine.precision=fp16"]
+    command = ["--params", str(PRESETS / "vitt.yaml"), *missing, "--set", "engine.device=cpu"]
+    with pytest.raises(VitrailError, match=r"vitt\.yaml: engine\.precision is fp16, which needs a CUDA GPU"):
+        run.main(["run", *command])
 
 
 def test_misfit_names_need_find_and_a_preset_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
