@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -66,6 +66,14 @@ class Detector:
         self._after = first + iterations_of(params.after, total)
         self._since: dict[str, int] = {}  # figure -> first step of the present stretch
         self._warned: set[str] = set()
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: which signs hold since when, and of which it was told."""
+        return {"since": dict(self._since), "warned": sorted(self._warned)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self._since, self._warned = dict(state["since"]), set(state["warned"])
 
     def look(self, step: int, point: Mapping[str, float]) -> str:
         """Take the figures of ``step``; returns a line to print, "" when there is nothing to say.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -74,6 +75,20 @@ def test_one_healthy_point_begins_the_wait_anew_and_a_skipped_one_does_not() -> 
     assert detector.look(47, {}) == ""  # the logged step was skipped: it has no figures at all
     with pytest.raises(VitrailError, match="since step 30"):
         detector.look(50, ill)
+
+
+def test_a_resumed_detector_has_not_forgotten_since_when_it_waits() -> None:
+    ill, params = HEALTHY | {"feature_rank": 1.0}, CollapseParams(action="warn", after=0, patience=20)
+    whole, before, after = (Detector(params, total=100) for _ in range(3))
+    said = [whole.look(step, ill) for step in (0, 10, 20, 30)]
+    assert said[:2] == [before.look(step, ill) for step in (0, 10)]
+    after.load(json.loads(json.dumps(before.state())))
+    assert said[2:] == [after.look(step, ill) for step in (20, 30)]
+    assert "since step 0" in said[2]
+    assert said[3] == ""  # told already
+    again = Detector(params, total=100)
+    again.load(json.loads(json.dumps(after.state())))
+    assert again.look(40, ill) == ""
 
 
 def test_warns_once_a_stretch_or_keeps_silent() -> None:

@@ -128,7 +128,9 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
                 stage.pretrain(TrainingParams.model_validate(content), paths, StorageParams(root=str(data)))
             except VitrailError as fault:
                 raised = f"{type(fault).__name__}: {fault}"
-        facts[name] = {"raised": raised, "printed": printed.getvalue(), "files": digests(out / to / "model")}
+        curve = out / to / "model" / "curve.json"
+        facts[name] = {"raised": raised, "printed": printed.getvalue(), "files": digests(curve.parent)}
+        facts[name]["curve"] = json.loads(curve.read_text()) if curve.exists() else None
 
     point = Recorder.point
 

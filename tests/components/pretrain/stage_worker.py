@@ -164,6 +164,7 @@ def main(folder: Path) -> None:
 
     run("unbroken", "a/model")
     facts["unbroken files"] = digests(folder / "a/model")
+    facts["unbroken curve"] = json.loads((folder / "a/model/curve.json").read_text())
     run("unprobed", "u/model", {"probe": {"pictures": 0}})
     facts["unprobed files"] = digests(folder / "u/model")
 
@@ -190,6 +191,25 @@ def main(folder: Path) -> None:
     facts["resumed files"] = digests(folder / "b/model")
     facts["record resumed"] = record_of(store)
 
+    # A checkpoint between two points of the curves, SIGTERM in the very step that is to be probed.
+    apart = {"run.log_every": 4}
+    run("other points", "l/model", apart)
+    seed_step = Pretraining.seed_step
+
+    def terminating(self: Pretraining, seed: int) -> None:
+        seed_step(self, seed)
+        seen["micro"] += 1
+        if seen["micro"] == 5:  # of two a step: in the third
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    seen = {"micro": 0}
+    Pretraining.seed_step = terminating  # type: ignore[method-assign]
+    run("stopped at a probe", "m/model", apart)
+    Pretraining.seed_step = seed_step  # type: ignore[method-assign]
+    manifest = json.loads((folder / "scratch-m/model/step-00000003/manifest.json").read_text())
+    facts["probed before the stop"] = [point["step"] for point in manifest["shared"]["curves"]["probes"]]
+    run("resumed at a probe", "m/model", apart)
+
     def fill_at(step: int) -> None:
         def filling(self: Recorder, at: int, figures: Mapping[str, float]) -> None:
             point(self, at, figures)
@@ -214,7 +234,7 @@ def main(folder: Path) -> None:
         seen["micro"] += 1
         return found._replace(total=total), figures
 
-    seen = {"micro": 0}
+    seen["micro"] = 0
     Pretraining.losses = bad_loss  # type: ignore[method-assign]
     run("bad losses", "h/model", {"engine.max_skipped": 2})
     Pretraining.losses = poisoned  # type: ignore[method-assign]
@@ -250,6 +270,7 @@ def main(folder: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:100])
     run("damaged", "a/model")
     facts["damaged files"] = digests(folder / "a/model")
+    facts["damaged curve"] = json.loads((folder / "a/model/curve.json").read_text())
     run("refused", "a/model", {"run.on_mismatch": "refuse", "run.seed": 1})
     run("fresh", "a/model", {"run.seed": 1, "run.keep_state": False, "run.iterations": 2})
     facts["state_removed"] = not (folder / "scratch-a" / "model").exists()

@@ -32,6 +32,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     return folder, json.loads((folder / "facts.json").read_text())
 
 
+def timeless(curve: dict[str, Any]) -> dict[str, Any]:
+    """A ``curve.json`` without what a clock measured."""
+    del curve["seconds"]
+    for point in curve["points"]:
+        del point["images_per_second"]
+    return curve
+
+
 def test_exports_a_model_with_curves_and_a_report(runs: tuple[Path, dict[str, Any]]) -> None:
     folder, facts = runs
     assert facts["unbroken"]["raised"] == ""
@@ -82,6 +90,31 @@ def test_a_resumed_run_goes_on_in_the_mlflow_run_that_was_stopped(runs: tuple[Pa
     assert (resumed["status"], resumed["error"]) == ("FINISHED", "")
     assert resumed["steps"] == [2, 4, 6]
     assert resumed["models"] == ["model-step3", "model-step6"]
+
+
+def test_curves_of_a_resumed_run_are_those_of_the_unbroken_one_but_for_times(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    unbroken, damaged, resumed, other, apart = (
+        timeless(curve)
+        for curve in (
+            runs[1]["unbroken curve"],
+            runs[1]["damaged curve"],
+            *(json.loads((runs[0] / name / "model/curve.json").read_text()) for name in ("b", "l", "m")),
+        )
+    )
+    assert [point["step"] for point in unbroken["points"]] == [2, 4, 6]
+    assert [point["step"] for point in other["points"]] == [4, 6]
+    assert resumed == damaged == unbroken
+    assert apart == other  # stopped between two points
+
+
+def test_a_signal_goes_before_a_probe_which_the_next_start_makes_up_for(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert facts["stopped at a probe"]["raised"].startswith("Stopped: pretrain model: stopped by SIGTERM after step 3")
+    assert facts["probed before the stop"] == [0]
+    curve = json.loads((runs[0] / "m/model/curve.json").read_text())
+    assert [probe["step"] for probe in curve["probes"]] == [0, 3, 6]
 
 
 def test_probes_change_no_weight(runs: tuple[Path, dict[str, Any]]) -> None:
