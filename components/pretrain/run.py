@@ -52,7 +52,8 @@ def main(argv: Sequence[str]) -> int:
                 raise VitrailError(f"--{name} {value}: must be more than 0")
         for phase in params.phases():
             print(f"{phase.name} phase:\n" if phase.name else "", end="")
-            print(plan(args.params, phase.params, args.gpus, args.gpu, args.utilisation, args.rate, args.price))
+            cluster = (args.gpus, args.gpu, args.utilisation, args.rate, args.price)
+            print(plan(args.params, phase.params, *cluster, first=phase.first))
     else:
         from components.learning.capability import require, this_machine
         from components.learning.distributed import place
