@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from components.learning.capability import Machine, on_gpu
+from components.learning.capability import Machine, on_gpu, this_machine
 from components.learning.distributed import place
 from components.learning.training import TrainingParams
 
@@ -31,6 +31,14 @@ def launched() -> bool:
         VitrailError: see :func:`components.learning.distributed.place`.
     """
     return place().size > 1 or "WORLD_SIZE" in os.environ
+
+
+def start_ranks(module: str, argv: Sequence[str], params: TrainingParams) -> None:
+    """Nothing for a rank, or where one process is wanted; else this process goes on as torchrun."""
+    if not launched():
+        count = processes(params, this_machine())
+        if count > 1:
+            relaunch(module, argv, count)
 
 
 def relaunch(module: str, argv: Sequence[str], count: int) -> NoReturn:

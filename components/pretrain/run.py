@@ -57,13 +57,12 @@ def main(argv: Sequence[str]) -> int:
     else:
         from components.learning.capability import require, this_machine
         from components.learning.distributed import place
-        from components.learning.launch import launched, processes, relaunch
+        from components.learning.launch import launched, processes, start_ranks
 
-        count = 0 if launched() else processes(params, this_machine())
+        count = None if launched() else processes(params, this_machine())
         for phase in params.phases():  # before the imports and the data: seconds, not minutes
-            require(args.params, phase.params, count or place().size, here=count or None)
-        if count > 1:
-            relaunch("components.pretrain", argv, count)
+            require(args.params, phase.params, count or place().size, here=count)
+        start_ranks("components.pretrain", argv, params)
         from components.pretrain.stage import pretrain
         from components.storage import StorageParams
 

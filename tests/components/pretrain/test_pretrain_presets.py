@@ -17,7 +17,7 @@ from components.learning.capability import (
     require,
     states_per_rank,
 )
-from components.learning.launch import processes
+from components.learning.launch import processes, start_ranks
 from components.learning.objective import build_network
 from components.learning.schedules import Schedules
 from components.learning.training import TrainingParams
@@ -298,6 +298,24 @@ def test_one_process_on_eight_gpus_is_not_taken_for_eight(monkeypatch: pytest.Mo
     assert "GB in each of the 8 processes that run starts here; found 8 x A100" in check(PRESETS / "vitg.yaml", giant)
     with pytest.raises(VitrailError, match=r"this run has 1 process\); a process on each of the 8 GPUs"):
         check(PRESETS / "vitg.yaml", preset("vitg", "run.processes=1"))
+
+
+def test_run_becomes_torchrun_where_it_was_started_alone_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    began: list[list[str]] = []
+    monkeypatch.setattr("components.learning.launch.os.execv", lambda _, command: began.append(command))
+    argv, tiny = ["run", "--params", "x.yaml"], preset("vitt")
+    for machine in (NODE, LAPTOP):
+        monkeypatch.setattr("components.learning.launch.this_machine", lambda found=machine: found)
+        start_ranks("components.distill", argv, tiny)
+    [command] = began  # the laptop has no GPU: one process, which is there already
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8"]
+    assert command[-5:] == ["-m", "components.distill", *argv]
+    monkeypatch.setenv("WORLD_SIZE", "1")  # a rank, if only one
+    monkeypatch.setattr("components.learning.launch.this_machine", lambda: NODE)
+    start_ranks("components.distill", argv, tiny)
+    assert len(began) == 1
 
 
 def test_processes_on_one_machine_share_its_memory() -> None:
