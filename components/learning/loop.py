@@ -125,7 +125,8 @@ def train(
         first: steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin.
         curves: of the earlier phase, to go on from.
         until: end, with a checkpoint, after this step already, for another call to go on.
-        total: steps of the whole run, for the progress line; those of this phase's end when left out.
+        total: steps of the whole run, which the progress line counts to, and before which a signal ends it; those of
+            this phase's end when left out.
 
     Raises:
         Stopped: a signal came; a checkpoint was written first.
@@ -135,6 +136,7 @@ def train(
     images = run.batch * world.size * params.engine.accumulation  # a step
     schedules = Schedules(params.schedule, run.iterations, images)
     last = min(first + run.iterations, until or first + run.iterations)
+    total = total or first + run.iterations
     probes = {first + at for at in params.probe.steps(run.iterations)}
     window, detector = _Window(world, params), Detector(params.collapse, run.iterations, first)
     curves, step, due = _resume(learner, loader, checkpoints, world, curves or Curves(), first, window, detector)
@@ -144,9 +146,7 @@ def train(
         _note(curves, step, observer.probe(step))
         if step == last:  # nothing is saved any more that would hold its scores
             _save(learner, loader, checkpoints, curves, step, images, window, detector)
-    progress = Progress(
-        label, total or first + run.iterations, unit="steps", out=None if world.main else io.StringIO(), start=step
-    )
+    progress = Progress(label, total, unit="steps", out=None if world.main else io.StringIO(), start=step)
     window.begin(step)
     skips = scratch / "skipped" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}-rank-{world.rank:05d}.jsonl"
     saved = step
@@ -204,7 +204,7 @@ def train(
             if stop or step % run.checkpoint_every == 0 or step == last:
                 _save(learner, loader, checkpoints, curves, step, images, window, detector, due)
                 saved = step
-            if stop and (due or step < last):
+            if stop and (due or step < total):
                 by = signals.name or "a signal to another rank"
                 raise Stopped(
                     f"{label}: stopped by {by} after step {saved}; the checkpoint is in {checkpoints.folder}: "

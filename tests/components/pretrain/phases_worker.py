@@ -152,6 +152,8 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
     if earlier is None:  # one rank: enough for what does not depend on their number
         terminate_at(4)
         run("stopped in the first", "b")
+        terminate_at(6)
+        run("stopped between them", "b")
     terminate_at(8)
     run("stopped in the second", "b")
     terminate_at(None)
