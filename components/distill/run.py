@@ -1,6 +1,6 @@
 """python -m components.distill run --params params/distill/vitxt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --teacher data/pretrain/vitt --out data/distill/vitxt --report reports/distill-vitxt.json
 
-Under torchrun or Slurm the same command trains on all ranks.
+``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
     from components.distill.method import DistillParams
-    from components.distill.stage import distill
+    from components.learning.launch import start_ranks
     from components.params import load_params
-    from components.storage import StorageParams
 
     params = load_params(args.params, DistillParams, args.set)
+    start_ranks("components.distill", argv, params)
+    from components.distill.stage import distill
+    from components.storage import StorageParams
+
     distill(params, paths(args), args.teacher, load_params(args.storage, StorageParams))
     return 0

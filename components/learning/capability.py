@@ -10,8 +10,9 @@ from pathlib import Path
 
 from components.errors import VitrailError
 from components.learning.blocks import swiglu_hidden
+from components.learning.distributed import place
 from components.learning.heads import HeadConfig
-from components.learning.memory import LIVE, memory_per_rank, states_per_rank, tokens_per_rank
+from components.learning.memory import memory_per_rank, states_per_rank, tokens_per_rank
 from components.learning.training import TrainingParams
 from components.learning.vit import ViTConfig
 from components.params import load_params
@@ -86,70 +87,56 @@ def count_parameters(params: TrainingParams) -> dict[str, int]:
     return counts
 
 
-def misfit(params: TrainingParams, machine: Machine, ranks: int = 1, teacher: int = 0) -> str:
-    """Why ``params`` cannot be trained on ``machine`` with ``ranks`` processes; "" when they can."""
-    on_gpu = params.engine.device.startswith("cuda") or (params.engine.device == "auto" and machine.gpus > 0)
-    sixteen = params.engine.precision in ("fp16", "bf16") or (params.engine.precision == "auto" and on_gpu)
-    need = sum(memory_per_rank(params, ranks, sixteen, teacher).values())
-    if not on_gpu:
-        return "" if need <= 0.9 * machine.memory else f"needs about {need / GB:.1f} GB of memory"
-    alone, eight = (sum(memory_per_rank(params, n, sixteen, teacher).values()) / GB for n in (1, 8))
+def on_gpu(params: TrainingParams, machine: Machine) -> bool:
+    """Whether the run is to be on CUDA devices."""
+    return params.engine.device.startswith("cuda") or (params.engine.device == "auto" and machine.gpus > 0)
+
+
+def sixteen_bit(params: TrainingParams, gpu: bool) -> bool:
+    """Whether weights are held in 16 bits."""
+    return params.engine.precision in ("fp16", "bf16") or (params.engine.precision == "auto" and gpu)
+
+
+def misfit(params: TrainingParams, machine: Machine, ranks: int = 1, teacher: int = 0, here: int | None = None) -> str:
+    """Why ``ranks`` processes, ``here`` of them (all) on ``machine``, cannot train ``params``; "" if they can."""
+    gpu, here = on_gpu(params, machine), here or ranks
+    if not gpu and params.engine.precision == "fp16":
+        return "engine.precision is fp16, which needs a CUDA GPU; on a CPU use fp32, bf16 or auto"
+    sixteen = sixteen_bit(params, gpu)
+    need = sum(memory_per_rank(params, ranks, sixteen, teacher, gpu).values())
+    if not gpu:
+        each = f" in each of {here} processes" if here > 1 else ""
+        return "" if here * need <= 0.9 * machine.memory else f"needs about {need / GB:.1f} GB of memory{each}"
+    alone, eight = (sum(memory_per_rank(params, n, sixteen, teacher, gpu).values()) / GB for n in (1, 8))
     wanted = f"needs CUDA GPUs: one of {alone:.0f} GB, or {eight:.0f} GB on each of 8"
     if not machine.gpus:
         return wanted
-    return "" if need <= 0.95 * machine.gpu_bytes else f"{wanted} (this run has {ranks})"
+    if need <= 0.95 * machine.gpu_bytes:
+        return ""
+    hint = ""
+    if here < machine.gpus and not misfit(params, machine, ranks // here * machine.gpus, teacher, machine.gpus):
+        hint = f"; a process on each of the {machine.gpus} GPUs here has room: run.processes: auto, or torchrun"
+    return f"{wanted} (this run has {ranks} {'process' if ranks == 1 else 'processes'}){hint}"
 
 
 def fitting(presets: Mapping[str, TrainingParams], machine: Machine, ranks: int = 1) -> list[str]:
-    """Names of the presets that can be trained on ``machine``."""
+    """Names of the presets that can be trained on ``machine`` by ``ranks`` processes."""
     return [name for name, params in presets.items() if not misfit(params, machine, ranks)]
 
 
-def require(path: Path, params: TrainingParams, ranks: int = 1, teacher: int = 0) -> None:
-    """Nothing when this machine can train the preset ``params`` of file ``path``.
+def require(path: Path, params: TrainingParams, ranks: int = 1, teacher: int = 0, here: int | None = None) -> None:
+    """Nothing when ``ranks`` processes on machines like this one can train the preset ``params`` of file ``path``.
 
     Args:
         teacher: parameters of a frozen teacher.
+        here: processes on this machine; as the launcher says when left out.
 
     Raises:
-        VitrailError: it cannot; the line says what is needed, what was found and which presets beside ``path`` fit.
+        VitrailError: they cannot; the line says what is needed, what was found and which presets beside ``path`` fit.
     """
     machine = this_machine()
-    ranks = max(ranks, machine.gpus, 1)
-    fault = misfit(params, machine, ranks, teacher)
+    fault = misfit(params, machine, ranks, teacher, here or min(ranks, place().local_size))
     if fault:
         presets = {p.stem: load_params(p, type(params)) for p in sorted(path.parent.glob("*.yaml"))}
         fits = ", ".join(fitting(presets, machine, ranks)) or "none"
         raise VitrailError(f"{path}: {fault}; found {machine}; presets that fit here: {fits}")
-
-
-def bytes_moved(params: TrainingParams, ranks: int, sixteen_bit: bool = True) -> float:
-    """Bytes that a rank sends (and receives as many) in a step, about.
-
-    Every micro-batch gathers the teacher once, the student once, and once more for backward where it is larger than
-    what ZeRO-3 keeps; gradients are cut and summed, those of the heads in fp32; Sinkhorn-Knopp sums prototypes.
-    """
-    counts, width = count_parameters(params), 2 if sixteen_bit else 4
-    total = sum(counts.values())
-    gathers = 2 if total <= LIVE else 3
-    heads = total - counts["backbone"]
-    exact = {"heads_fp32": (width, 4), "same": (width, width), "fp32": (4, 4)}[params.engine.reduce_dtype]
-    weights = gathers * width * total + exact[0] * counts["backbone"] + exact[1] * heads
-    prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
-    rounds = 2 * params.objective.sinkhorn_iterations if params.objective.centering == "sinkhorn" else 1
-    return params.engine.accumulation * (weights + 2 * 4 * rounds * prototypes) * (ranks - 1) / ranks
-
-
-def flops_per_step(params: TrainingParams, ranks: int) -> float:
-    """Floating-point operations of a step on all ranks: student forward and backward, teacher forward, heads."""
-    vit, crops, batch = params.vit, params.augment, params.run.batch
-    per_token = 2.0 * (count_backbone(vit) - vit.embed_dim * (crops.global_size // vit.patch_size) ** 2)
-
-    def forward(size: int) -> float:
-        tokens = 1 + vit.registers + (size // vit.patch_size) ** 2
-        return tokens * per_token + 4.0 * vit.depth * vit.embed_dim * tokens**2
-
-    student = batch * (2 * forward(crops.global_size) + crops.locals * forward(crops.local_size))
-    teacher = batch * 2 * forward(crops.global_size)
-    head = 2.0 * count_head(vit.embed_dim, params.heads.dino) * batch * (2 + crops.locals)
-    return ranks * params.engine.accumulation * (3 * (student * (1 - vit.drop_path) + head) + teacher + head / 3)

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 VERSION = 1
+DAMAGED = "damaged-"  # before the name of a checkpoint whose files are not what was written
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Checkpoints:
     Args:
         folder: e.g. ``scratch/pretrain/vitt``.
         fingerprint: of params and data; a checkpoint under another is not resumed.
-        keep: newest checkpoints kept.
+        keep: newest checkpoints kept, at least 1.
         keep_every: those whose step is a multiple of this are kept for good; 0: none.
     """
 
@@ -103,7 +104,7 @@ class Checkpoints:
             shutil.rmtree(target, ignore_errors=True)
             os.replace(aside, target)
             _sync(self.folder)
-            self._prune()
+            self._prune(state.step)
 
         self._together(state.step, aside, prepare, main_only=True)
         entries = self._together(state.step, aside, write)
@@ -133,11 +134,26 @@ class Checkpoints:
             )
         return [result for result, _ in found]
 
-    def _prune(self) -> None:
-        found = self.found()
-        for path in found[: -self.keep] if self.keep else found:
+    def _prune(self, step: int) -> None:
+        """Keep ``step``, just written, the newest before it and every m-th.
+
+        One of a later step is of another history than this run's and takes nobody's place; what was set aside as
+        damaged goes when the run is past its step.
+        """
+        own = [path for path in self.found() if _step(path) <= step]
+        for path in own[: -self.keep]:
             if not (self.keep_every and _step(path) % self.keep_every == 0):
                 shutil.rmtree(path)
+        for path in self.folder.glob(f"{DAMAGED}step-*"):
+            if int(path.name.rpartition("-")[2]) <= step:
+                shutil.rmtree(path)
+
+    def _set_aside(self, damaged: list[Path]) -> None:
+        """Rename ``damaged``, so that they are neither read nor counted again."""
+        for path in damaged:
+            aside = path.with_name(DAMAGED + path.name)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
 
     def remove(self) -> None:
         """Delete the whole folder (its run has been exported)."""
@@ -197,13 +213,16 @@ class Checkpoints:
     def load(self, lengths: Mapping[str, int]) -> Checkpoint | None:
         """The newest undamaged checkpoint, cut for this number of ranks; None when there is none.
 
+        Damaged ones that are newer are renamed: they lie ahead of where the run goes on, and would pass for its newest.
+
         Args:
             lengths: elements of this rank's shard, by parameter name.
 
         Raises:
             VitrailError: there are checkpoints, but none whose files are whole.
         """
-        found = self.found()
+        found = gather_objects(self.found())[0]
+        damaged: list[Path] = []
         for path in reversed(found):
             manifest = _manifest(path)
             # each rank reads a share of the files, all must agree
@@ -213,9 +232,12 @@ class Checkpoints:
                 if index % self.world.size == self.world.rank
             )
             if agree(good, self.world.device) and manifest is not None:
+                if self.world.main:
+                    self._set_aside(damaged)
                 return self._read(path, manifest, lengths)
             if self.world.main:
                 print(f"{path}: damaged, trying the one before", flush=True)
+            damaged.append(path)
         if found:
             raise VitrailError(f"{self.folder}: every checkpoint is damaged; remove the folder to start anew")
         return None

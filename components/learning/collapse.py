@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -67,6 +67,14 @@ class Detector:
         self._since: dict[str, int] = {}  # figure -> first step of the present stretch
         self._warned: set[str] = set()
 
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint: which signs hold since when, and of which it was told."""
+        return {"since": dict(self._since), "warned": sorted(self._warned)}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave."""
+        self._since, self._warned = dict(state["since"]), set(state["warned"])
+
     def look(self, step: int, point: Mapping[str, float]) -> str:
         """Take the figures of ``step``; returns a line to print, "" when there is nothing to say.
 
@@ -77,9 +85,9 @@ class Detector:
             return ""
         for sign in SIGNS:
             limit, value = getattr(self.params, sign.figure), point.get(sign.figure)
-            if value is not None and not math.isfinite(value):
-                continue  # skipped steps are another fault
-            if limit is None or value is None or (value < limit if sign.above else value > limit):
+            if limit is None or value is None or not math.isfinite(value):
+                continue  # not asked for, or nothing known: skipped steps are another fault
+            if value < limit if sign.above else value > limit:
                 self._since.pop(sign.figure, None)
                 self._warned.discard(sign.figure)
                 continue
@@ -107,7 +115,7 @@ def feature_figures(cls: Tensor, group: dist.ProcessGroup | None = None) -> dict
     ``feature_rank``: effective rank of the centred tokens, ``exp`` of the entropy of their singular values (Roy and
     Vetterli 2007; arXiv 2210.02885): 1 on a line, D when all directions carry as much, 0 when all tokens are equal.
     ``feature_std``: mean standard deviation of the L2-normalised tokens' entries times ``sqrt(D)``: near 1 when
-    directions are used evenly, 0 when all tokens point one way.
+    directions are used evenly, 0 when all tokens point one way. Both are nan where tokens are not finite.
 
     Args:
         cls: ``[B, D]`` of this rank.
@@ -122,11 +130,14 @@ def feature_figures(cls: Tensor, group: dist.ProcessGroup | None = None) -> dict
     count = count[0]
     mean = total / count
     covariance = moments.view(dim, dim) / count - torch.outer(mean, mean)
-    spectrum = torch.linalg.eigvalsh(covariance).clamp_min(0)
+    # tokens of a step that is going to be skipped may hold nan, of which eigenvalues cannot be had
+    known = torch.isfinite(covariance).all()
+    spectrum = torch.linalg.eigvalsh(covariance.where(known, covariance.new_zeros(()))).clamp_min(0)
     # what is left of equal tokens by rounding has a spectrum, too, but no meaning
     noise = torch.finfo(rows.dtype).eps * 10 * moments.view(dim, dim).diagonal().sum() / count
     values = spectrum.sqrt()  # singular values of the centred tokens, up to a factor
     share = values / values.sum().clamp_min(torch.finfo(rows.dtype).tiny)
     rank = torch.where(spectrum.sum() > noise, torch.special.entr(share).sum().exp(), spectrum.new_zeros(()))
+    rank = rank.where(known, rank.new_tensor(math.nan))
     variance = (unit_squares / count - (unit_sum / count).square()).clamp_min(0) * (count / (count - 1).clamp_min(1))
     return {"feature_rank": rank.float(), "feature_std": (variance.sqrt().mean() * dim**0.5).float()}

@@ -1,14 +1,17 @@
 """Which rank this is, and the few collectives that training needs, for one process and for many alike.
 
-A process started alone needs no environment, no port and no launcher; torchrun's and Slurm's variables are obeyed.
+A process started alone needs no environment, no port and no launcher; torchrun's variables are obeyed, and Slurm's in
+the tasks that ``srun`` starts.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -32,6 +35,46 @@ class World:
         return self.rank == 0
 
 
+class Place(NamedTuple):
+    """Where a launcher put this process."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int  # ranks on this machine
+    meeting: tuple[str, int] | None = None  # host of rank 0 and port, where the launcher does not name them itself
+
+
+def place(env: Mapping[str, str] = os.environ) -> Place:
+    """What torchrun's variables say, or those of a Slurm step; alone without either.
+
+    Raises:
+        VitrailError: Slurm's job has several tasks, but this process is none of them: all would start the same run.
+    """
+    if "WORLD_SIZE" in env:
+        rank, size, local = (int(env.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return Place(rank, size, local, int(env.get("LOCAL_WORLD_SIZE", size)))
+    tasks = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
+    if tasks == 1 or "SLURM_PROCID" not in env:  # a shell that salloc opened is no task
+        return Place(0, 1, 0, 1)
+    if "SLURM_STEP_NUM_TASKS" not in env or "SLURM_STEP_NODELIST" not in env:
+        raise VitrailError(
+            f"Slurm: the job has {tasks} tasks, but this process was not started as one of them; begin the command "
+            "with srun or torchrun (see infra/slurm/pretrain.sbatch), or ask for --ntasks=1"
+        )
+    here = [int(count) for count in re.findall(r"(?:^|,)(\d+)", env.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)))]
+    # below the ports that systems hand out by themselves; other steps of the machine meet elsewhere
+    port = 10_000 + (int(env.get("SLURM_JOB_ID", "0")) + int(env.get("SLURM_STEP_ID", "0"))) % 20_000
+    meeting = (first_host(env["SLURM_STEP_NODELIST"]), port)
+    return Place(int(env["SLURM_PROCID"]), tasks, int(env.get("SLURM_LOCALID", "0")), max(here), meeting)
+
+
+def first_host(nodes: str) -> str:
+    """The first of Slurm's list of hosts: ``gpu[07-09,12],login`` begins with ``gpu07``."""
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first[0] if first else nodes)
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """``"auto"`` is CUDA where there is one, else the CPU.
 
@@ -51,18 +94,21 @@ def join(device: torch.device, timeout_minutes: float = 30.0) -> World:
     Raises:
         VitrailError: the other ranks did not come, or there are more ranks on this machine than GPUs.
     """
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    local_rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")))
+    rank, size, local_rank, _, meeting = place()
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise VitrailError(
-                f"rank {rank}: local rank {local_rank}, {torch.cuda.device_count()} CUDA devices; start a process a GPU"
+                f"rank {rank}: local rank {local_rank}, {torch.cuda.device_count()} CUDA devices; start a process a "
+                "GPU, each of which sees all of its machine (Slurm: --gpus-per-node)"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        # DeepSpeed reads these; a lone process gets them so that nothing goes looking for an MPI.
-        for name, value in (("RANK", rank), ("WORLD_SIZE", size), ("LOCAL_RANK", local_rank)):
+        # torch and DeepSpeed read these; a lone process gets them so that nothing goes looking for an MPI.
+        found: dict[str, object] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank}
+        if meeting is not None:
+            found |= {"MASTER_ADDR": meeting[0], "MASTER_PORT": meeting[1]}
+        for name, value in found.items():
             os.environ.setdefault(name, str(value))
         backend = "nccl" if device.type == "cuda" else "gloo"
         timeout = timedelta(minutes=timeout_minutes)

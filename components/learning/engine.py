@@ -36,7 +36,9 @@ class EngineParams(Strict):
     clip: float = Field(3.0, ge=0)  # gradient norm of each sub-module on its own (DINOv2's code); 0: none
     loss_scale_power: int = Field(16, ge=0, le=32)  # fp16: the first loss scale is 2**this
     loss_scale_window: int = Field(1000, ge=1)  # fp16: steps without overflow before the scale doubles
-    max_skipped: int = Field(20, ge=1)  # non-finite steps in a row before the run stops
+    # Non-finite steps in a row before the run stops. fp16 overflows that still lower the loss scale do not count: from
+    # 2**32 a healthy run may need more of them until its gradients fit
+    max_skipped: int = Field(20, ge=1)
     # Type of gradients on the wire: the weights' own but fp32 for the heads (DINOv2's), the weights' own, or fp32
     reduce_dtype: Literal["heads_fp32", "same", "fp32"] = "heads_fp32"
     zero: dict[str, Any] = Field(default_factory=dict)  # passed to DeepSpeed's zero_optimization (ZeRO++ among it)
@@ -143,6 +145,9 @@ class Engine:
         )
         self.student = self._initialize(student, optimizer)
         self._zero = self.student.optimizer
+        # At the smallest scale it would raise an exception of its own; here max_skipped is what ends a run.
+        if hasattr(self._zero.loss_scaler, "raise_error_at_min_scale"):
+            self._zero.loss_scaler.raise_error_at_min_scale = False
         self._parameters = dict(self.student.module.named_parameters())
         self._masters = {name: self._zero.get_local_fp32_param(p) for name, p in self._parameters.items()}
         if params.reduce_dtype == "heads_fp32" and self.precision != "fp32":
@@ -287,11 +292,14 @@ class Engine:
         if bad:
             for key, value in before.items():
                 setattr(scaler, key, value)
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+        if not skipped:
+            self._skipped_in_a_row = 0
+        elif float(self._zero.loss_scale) == scale:  # else: an overflow, and the next scale is worth a try
+            self._skipped_in_a_row += 1
         return StepReport(norms, skipped, float(self._zero.loss_scale), bad)
 
     def require_progress(self) -> None:
-        """Nothing, unless the last ``max_skipped`` steps were all skipped.
+        """Nothing, unless ``max_skipped`` steps in a row were skipped, besides those that lowered the loss scale.
 
         Raises:
             VitrailError: they were.

@@ -28,7 +28,7 @@ from components.images.loader import Loader
 from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collapse import Detector
 from components.learning.collate import Crops, normalize_crops
-from components.learning.distributed import World, anywhere, sum_
+from components.learning.distributed import World, anywhere, gather_objects, sum_
 from components.learning.engine import Engine, StepReport
 from components.learning.gram import GramTeacher
 from components.learning.objective import Centering, Losses
@@ -115,6 +115,7 @@ def train(
     first: int = 0,
     curves: Curves | None = None,
     until: int | None = None,
+    total: int | None = None,
 ) -> Curves:
     """Train for ``params.run.iterations`` steps, from the newest good checkpoint if there is one.
 
@@ -124,6 +125,8 @@ def train(
         first: steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin.
         curves: of the earlier phase, to go on from.
         until: end, with a checkpoint, after this step already, for another call to go on.
+        total: steps of the whole run, which the progress line counts to, and before which a signal ends it; those of
+            this phase's end when left out.
 
     Raises:
         Stopped: a signal came; a checkpoint was written first.
@@ -132,14 +135,19 @@ def train(
     run, engine = params.run, learner.engine
     images = run.batch * world.size * params.engine.accumulation  # a step
     schedules = Schedules(params.schedule, run.iterations, images)
-    curves, step = _resume(learner, loader, checkpoints, world, curves or Curves(), first)
     last = min(first + run.iterations, until or first + run.iterations)
+    total = total or first + run.iterations
     probes = {first + at for at in params.probe.steps(run.iterations)}
+    window, detector = _Window(world, params), Detector(params.collapse, run.iterations, first)
+    curves, step, due = _resume(learner, loader, checkpoints, world, curves or Curves(), first, window, detector)
     if step == 0 and probes:
         _note(curves, step, observer.begin())
-    progress = Progress(label, last, unit="steps", out=None if world.main else io.StringIO(), start=step)
-    window = _Window(world, params)
-    detector = Detector(params.collapse, run.iterations, first)
+    if due:  # the stop came before it
+        _note(curves, step, observer.probe(step))
+        if step == last:  # nothing is saved any more that would hold its scores
+            _save(learner, loader, checkpoints, curves, step, images, window, detector)
+    progress = Progress(label, total, unit="steps", out=None if world.main else io.StringIO(), start=step)
+    window.begin(step)
     skips = scratch / "skipped" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}-rank-{world.rank:05d}.jsonl"
     saved = step
     # Closed before anything is said of a stop: what the loader's workers print on their way out comes first.
@@ -186,15 +194,17 @@ def train(
                 if line and world.main:
                     print(line, file=sys.stderr, flush=True)
             progress.advance(1, window.note)
-            if step in probes:
+            # A probe takes minutes that whoever asked for the end may not give: it is left to the next start.
+            due, stop = step in probes, anywhere(bool(signals.name), world.device)
+            if due and not stop:
                 asked = time.monotonic()
                 _note(curves, step, observer.probe(step))
                 window.leave_out(time.monotonic() - asked)
-            stop = anywhere(bool(signals.name), world.device)
+                due, stop = False, anywhere(bool(signals.name), world.device)
             if stop or step % run.checkpoint_every == 0 or step == last:
-                _save(learner, loader, checkpoints, curves, step, images)
+                _save(learner, loader, checkpoints, curves, step, images, window, detector, due)
                 saved = step
-            if stop and step < last:
+            if stop and (due or step < total):
                 by = signals.name or "a signal to another rank"
                 raise Stopped(
                     f"{label}: stopped by {by} after step {saved}; the checkpoint is in {checkpoints.folder}: "
@@ -210,25 +220,43 @@ def _note(curves: Curves, step: int, scores: Mapping[str, float]) -> None:
 
 
 def _resume(
-    learner: Learner, loader: Loader, checkpoints: Checkpoints, world: World, curves: Curves, first: int
-) -> tuple[Curves, int]:
+    learner: Learner,
+    loader: Loader,
+    checkpoints: Checkpoints,
+    world: World,
+    curves: Curves,
+    first: int,
+    window: _Window,
+    detector: Detector,
+) -> tuple[Curves, int, bool]:
+    """The curves and the step to go on from, and whether that step's probe is still to be made."""
     lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
     state = checkpoints.load(lengths)
     if state is None:
-        return curves, first
+        return curves, first, False
     learner.engine.load(state.shards, state.shared["engine"])
     if learner.gram is not None:
         learner.gram.load(state.shards)
     loader.load_state_dict(state.shared["loader"])
     for name, center in state.whole.items():
         learner.centering.centers[name] = center.to(world.device)
+    window.load(state.shared.get("window", window.state()))  # older checkpoints have none of these
+    detector.load(state.shared.get("collapse", detector.state()))
     if world.main:
         print(f"resuming after step {state.step} from {checkpoints.folder}", file=sys.stderr, flush=True)
-    return Curves(**state.shared["curves"]), state.step
+    return Curves(**state.shared["curves"]), state.step, bool(state.shared.get("probe_due"))
 
 
 def _save(
-    learner: Learner, loader: Loader, checkpoints: Checkpoints, curves: Curves, step: int, global_batch: int
+    learner: Learner,
+    loader: Loader,
+    checkpoints: Checkpoints,
+    curves: Curves,
+    step: int,
+    global_batch: int,
+    window: _Window,
+    detector: Detector,
+    probe_due: bool = False,
 ) -> None:
     shards, rest = learner.engine.state()
     if learner.gram is not None:
@@ -238,6 +266,9 @@ def _save(
         "loader": loader.state_dict(),
         "curves": vars(curves),
         "global_batch": global_batch,  # images a step
+        "window": window.state(),
+        "collapse": detector.state(),
+        "probe_due": probe_due,
     }
     checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
 
@@ -279,9 +310,27 @@ class _Window:
         self._world = world
         self._sums: dict[str, Tensor] = {}
         self._micro = 0
-        self._steps_from = 0
-        self._since = time.monotonic()
         self._figures: dict[str, Tensor] = {}
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Rates count from here on, ``step`` steps into the run."""
+        self._steps_from, self._since = step, time.monotonic()
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint between two points: every rank's sums, and of how many micro-batches. A collective."""
+        sums = {name: float(value) for name, value in self._sums.items()}
+        return {"sums": gather_objects(sums), "micro": self._micro}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` gave; ranks of another number share what there was."""
+        ranks, size = state["sums"], self._world.size
+        if len(ranks) == size:
+            own = ranks[self._world.rank]
+        else:
+            own = {name: math.fsum(sums[name] for sums in ranks) / len(ranks) for name in ranks[0]}
+        self._sums = {name: torch.tensor(value, device=self._world.device) for name, value in own.items()}
+        self._micro = int(state["micro"])
 
     def add(self, step: list[Losses], figures: Mapping[str, Tensor]) -> None:
         """Take a step's losses, one a micro-batch, and the figures of its last micro-batch."""

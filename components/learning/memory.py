@@ -78,35 +78,43 @@ def states_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool) -> di
 
 def tokens_per_rank(params: TrainingParams) -> int:
     """Tokens of the student's crops in a micro-batch."""
-    return sum(samples * tokens for samples, tokens in _groups(params))
+    return sum(samples * tokens for samples, tokens in crop_groups(params))
 
 
-def memory_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool, teacher: int = 0) -> dict[str, float]:
-    """Bytes at the peak of a step by part: states exactly, the rest by count; 16 bits are taken to mean a GPU.
+def memory_per_rank(
+    params: TrainingParams, ranks: int, sixteen_bit: bool, teacher: int = 0, gpu: bool | None = None
+) -> dict[str, float]:
+    """Bytes at the peak of a step by part: states exactly, the rest by count.
 
     The peak lies where backward begins, with all activations and logits alive, or, where a rank holds many parameters
     and few images, in the optimizer's step; what that needs beyond the other is a part of its own.
 
     Args:
         teacher: parameters of a frozen teacher, which is held besides the moving average.
+        gpu: whether ranks are on GPUs; 16 bits are taken to mean that.
     """
+    gpu = sixteen_bit if gpu is None else gpu
     sizes, states = network_sizes(params.vit, params.heads), states_per_rank(params, ranks, sixteen_bit)
     width = 2 if sixteen_bit else 4
     mixed = sixteen_bit and params.engine.reduce_dtype != "same"
-    bucket = BUCKET[sixteen_bit] * (4 if params.engine.reduce_dtype == "fp32" else width + (4 if mixed else 0))
-    # One process's shards are the weights. Several keep gathered what is used again soon, up to LIVE elements.
-    gathered = 0 if ranks == 1 else min(2 * sizes.total, LIVE + max(sizes.pieces) + PREFETCH)
+    bucket = BUCKET[gpu] * (4 if params.engine.reduce_dtype == "fp32" else width + (4 if mixed else 0))
+    # One process's shards are the weights. Several keep of the student what is used again soon, up to LIVE elements;
+    # the teacher has let go of its own by then (perf/gathers.py). A gram teacher's pass comes while the student waits.
+    gathered = 0 if ranks == 1 else min(sizes.total, LIVE + max(sizes.pieces) + PREFETCH)
+    if params.gram is not None and ranks > 1:
+        gathered += min(sizes.backbone, 2 * max(sizes.pieces) + PREFETCH)
     step = {
         "images": _images(params, width),
         "activations": _activations(params, width),
         "prototypes' logits": _heads(params, width),
         "patch similarities": _similarities(params),
+        "gram teacher's pass": _gram_pass(params, width),
     }
     if params.gram is not None:
         teacher += sizes.backbone
     # Later, activations are gone: gradients are laid out to be cut and summed, then copied flat; AdamW makes square
     # roots and quotients where it is not fused into one kernel.
-    later = max(min(width * sizes.total, bucket), states["gradients"] * (1 if sixteen_bit else 3))
+    later = max(min(width * sizes.total, bucket), states["gradients"] * (1 if gpu else 3))
     return {
         "student": states["student"],
         "teacher": states["teacher"],
@@ -120,17 +128,30 @@ def memory_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool, teach
         "buffers": bucket + (min(width * sizes.total, bucket) if ranks > 1 else 0),
         **step,
         "reduction and optimizer, beyond these": max(0.0, later - sum(step.values())),
-        "process": CUDA_CONTEXT if sixteen_bit else CPU_PROCESS,
+        "process": CUDA_CONTEXT if gpu else CPU_PROCESS,
     }
 
 
-def _groups(params: TrainingParams) -> list[tuple[int, int]]:
+def crop_groups(params: TrainingParams) -> list[tuple[int, int]]:
     """(samples, tokens a sample) of the student's global and local crops in a micro-batch."""
     extra, patch, crops = 1 + params.vit.registers, params.vit.patch_size, params.augment
     found = [(2 * params.run.batch, extra + (crops.global_size // patch) ** 2)]
     if crops.locals:
         found.append((crops.locals * params.run.batch, extra + (crops.local_size // patch) ** 2))
     return found
+
+
+def hidden_patches(params: TrainingParams) -> float:
+    """Patches of a micro-batch that masks hide, in the mean: the rows of the iBOT loss."""
+    masks, grid = params.masks, (params.augment.global_size // params.vit.patch_size) ** 2
+    return 2 * params.run.batch * masks.probability * (masks.ratio_min + masks.ratio_max) / 2 * grid
+
+
+def feed_forward_width(vit: ViTConfig) -> int:
+    """Hidden features of a block's feed-forward part."""
+    from components.learning.blocks import swiglu_hidden
+
+    return swiglu_hidden(vit.embed_dim, vit.mlp_ratio) if vit.ffn == "swiglu" else int(vit.embed_dim * vit.mlp_ratio)
 
 
 def _images(params: TrainingParams, width: int) -> float:
@@ -146,15 +167,12 @@ def _activations(params: TrainingParams, width: int) -> float:
     Attention's branch: the stream that its norm reads, the norm's output, q, k, v, attention's output (twice: crops of
     two sizes are joined again), the projection's output for LayerScale. Feed-forward: stream, norm, layers, output.
     """
-    from components.learning.blocks import swiglu_hidden
-
     vit = params.vit
     scaled = 0 if vit.layerscale_init is None else 1
-    hidden = swiglu_hidden(vit.embed_dim, vit.mlp_ratio) if vit.ffn == "swiglu" else int(vit.embed_dim * vit.mlp_ratio)
-    feed_forward = (4 if vit.ffn == "swiglu" else 2) * hidden / vit.embed_dim
+    feed_forward = (4 if vit.ffn == "swiglu" else 2) * feed_forward_width(vit) / vit.embed_dim
     attention = 1 + 1 + 3 + 1 + (1 if params.augment.locals else 0) + scaled
     block = attention + 1 + 1 + feed_forward + scaled
-    groups, tokens = _groups(params), tokens_per_rank(params)
+    groups, tokens = crop_groups(params), tokens_per_rank(params)
     kept = tokens
     if vit.drop_path:
         kept = sum(kept_samples(samples, vit.drop_path) * length for samples, length in groups)
@@ -176,9 +194,19 @@ def _similarities(params: TrainingParams) -> float:
     return 4 * 4 * 2 * params.run.batch * (params.augment.global_size // params.vit.patch_size) ** 4
 
 
+def _gram_pass(params: TrainingParams, width: int) -> float:
+    """Its crops, and the widest of its layers, of which nothing is kept: norm, features twice, output and stream."""
+    if params.gram is None:
+        return 0.0
+    size = params.gram.size or params.augment.global_size
+    tokens = 2 * params.run.batch * (1 + params.vit.registers + (size // params.vit.patch_size) ** 2)
+    layer = tokens * (3 * params.vit.embed_dim + 2 * feed_forward_width(params.vit)) * width
+    crops = 2 * params.run.batch * 3 * size**2 * (1 + 4 + 2 * width) if params.gram.size else 0
+    return crops + layer
+
+
 def _heads(params: TrainingParams, width: int) -> float:
-    batch, grid = params.run.batch, (params.augment.global_size // params.vit.patch_size) ** 2
-    masked = 2 * batch * params.masks.probability * (params.masks.ratio_min + params.masks.ratio_max) / 2 * grid
+    batch, masked = params.run.batch, hidden_patches(params)
     local = params.augment.locals * batch
     dino, ibot = params.heads.dino, params.heads.ibot
     if ibot is None:

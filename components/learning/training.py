@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -26,8 +26,12 @@ class RunParams(Strict):
 
     iterations: int = Field(ge=1)  # optimizer steps
     batch: int = Field(ge=1)  # images a rank and micro-batch; the global batch is this x ranks x engine.accumulation
+    # images a step that rates, momentum and length were chosen for: `plan` says so where ranks make another; null: any
+    recipe_batch: int | None = Field(None, ge=1)
     # of a run resumed on other ranks: keep the images a step (batch changes, and must come out whole), or the batch
     global_batch: Literal["keep", "follow"] = "keep"
+    # that `run` starts on this machine where neither torchrun nor srun did; auto: one a GPU, one on a CPU
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     seed: int = 0
     log_every: int = Field(10, ge=1)  # steps between two points of the curves
     checkpoint_every: int = Field(1000, ge=1)  # steps
@@ -142,6 +146,8 @@ class Phase(NamedTuple):
 
 VOLATILE = {
     "run": (
+        "processes",
+        "recipe_batch",
         "global_batch",
         "log_every",
         "checkpoint_every",

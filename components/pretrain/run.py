@@ -1,7 +1,7 @@
 """python -m components.pretrain run --params params/pretrain/vitt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --out data/pretrain/vitt --report reports/pretrain-vitt.json
 
 Also ``check --params ...`` (does this machine fit the preset?) and ``plan --params ... --gpus 96 --gpu h100-80gb``.
-Under torchrun or Slurm the same command trains on all ranks.
+``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
@@ -52,12 +52,17 @@ def main(argv: Sequence[str]) -> int:
                 raise VitrailError(f"--{name} {value}: must be more than 0")
         for phase in params.phases():
             print(f"{phase.name} phase:\n" if phase.name else "", end="")
-            print(plan(args.params, phase.params, args.gpus, args.gpu, args.utilisation, args.rate, args.price))
+            cluster = (args.gpus, args.gpu, args.utilisation, args.rate, args.price)
+            print(plan(args.params, phase.params, *cluster, first=phase.first))
     else:
-        from components.learning.capability import require
+        from components.learning.capability import require, this_machine
+        from components.learning.distributed import place
+        from components.learning.launch import launched, processes, start_ranks
 
-        for phase in params.phases():
-            require(args.params, phase.params)  # before the imports and the data: seconds, not minutes
+        count = None if launched() else processes(params, this_machine())
+        for phase in params.phases():  # before the imports and the data: seconds, not minutes
+            require(args.params, phase.params, count or place().size, here=count)
+        start_ranks("components.pretrain", argv, params)
         from components.pretrain.stage import pretrain
         from components.storage import StorageParams
 

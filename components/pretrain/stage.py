@@ -69,7 +69,9 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
                 if number > begun and part == 0:
                     curves = _enter(phases[number - 1], stores[number - 1], phase, learner, loader, world)
                 where = (label, paths.scratch, phase.first)
-                curves = train(learner, loader, phase.params, saved, observer, world, *where, curves, until)
+                curves = train(
+                    learner, loader, phase.params, saved, observer, world, *where, curves, until, phases[-1].last
+                )
         model_id = observer.register(phase.last)
         export_average(
             paths.out,

@@ -103,7 +103,9 @@ def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platfo
     assert "Flow run finished successfully" in done.text
     assert re.search(r"\b10/10\b", done.text), "the stage's own lines are shown"
     artifacts = {entry["key"] for entry in platform.api("artifacts/filter", {})}
-    assert {"pretrain-vitt-metrics", "pretrain-vitt-mlflow"} <= artifacts
+    assert {"pretrain-vitt-progress", "pretrain-vitt-metrics", "pretrain-vitt-mlflow"} <= artifacts
+    bar = next(a for a in platform.api("artifacts/filter", {}) if a["key"] == "pretrain-vitt-progress")
+    assert bar["data"] == 100.0
     assert (platform.root / "data/pretrain/vitt/model.json").is_file()
     # The run in MLflow names the flow run, and the flow run links the run in MLflow.
     flow_run = re.search(r"UUID: (\S+)", done.text)

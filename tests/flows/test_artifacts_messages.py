@@ -6,6 +6,7 @@ import io
 import json
 import re
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import State, StateType
@@ -13,7 +14,7 @@ from prefect.client.schemas.objects import State, StateType
 from components.errors import VitrailError
 from components.progress import Progress
 from flows import artifacts, launch
-from flows.artifacts import artifact_key, flatten, percent_done, publish_outcome, tracking_link
+from flows.artifacts import ProgressArtifact, artifact_key, flatten, percent_done, publish_outcome, tracking_link
 from flows.tasks import as_flow_state, failure_message, is_busy, stage_environment
 
 
@@ -22,6 +23,42 @@ def test_percentages_come_from_the_lines_that_progress_prints() -> None:
     progress = Progress("pretrain", 1200, unit="steps", every=0.0, out=out)
     progress.advance(300, "loss 7.1, lr 1/2")
     assert percent_done(out.getvalue()) == 25.0
+
+
+def test_the_progress_bar_follows_a_stages_lines_and_is_full_only_when_it_ends_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[tuple[object, ...]] = []
+    made, now = uuid4(), 1000.0
+
+    def create(progress: float, key: str, description: str) -> UUID:
+        sent.append(("create", key, progress, description))
+        return made
+
+    def update(artifact_id: UUID, progress: float, description: str) -> None:
+        sent.append(("update", artifact_id, progress, description))
+
+    monkeypatch.setattr(artifacts, "create_progress_artifact", create)
+    monkeypatch.setattr(artifacts, "update_progress_artifact", update)
+    monkeypatch.setattr(artifacts.time, "monotonic", lambda: now)
+    bar = ProgressArtifact("pretrain@vitt")
+    bar.line("resuming after step 100 from scratch/pretrain/vitt")
+    assert sent == []
+    bar.line("pretrain vitt: 150/600 steps, 3/s, 2 min 30 s left | loss 7.1")
+    now += 1
+    bar.line("pretrain vitt: 160/600 steps, 3/s")  # too soon: each is a request to the server
+    now += 60
+    bar.line("pretrain vitt, high-resolution: 1,200/2,400 steps, 3/s")
+    bar.close(done=False)
+    expected = [
+        ("create", "pretrain-vitt-progress", 25.0, "pretrain vitt: 150/600 steps, 3/s, 2 min 30 s left | loss 7.1"),
+        ("update", made, 50.0, "pretrain vitt, high-resolution: 1,200/2,400 steps, 3/s"),
+    ]
+    assert sent == expected
+    bar.close(done=True)
+    assert sent == [*expected, ("update", made, 100.0, "pretrain@vitt: done")]
+    ProgressArtifact("dedup").close(done=True)  # it never showed a bar
+    assert len(sent) == 3
 
 
 @pytest.mark.parametrize("line", ["", "no count", "read data/3/4.tar", "crawl: 12 pages, 3/s", "x: 1/0 things"])

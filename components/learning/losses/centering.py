@@ -22,7 +22,8 @@ def update_center(
     """The centre after a batch: ``momentum * center + (1 - momentum) * mean of the logits of all ranks``.
 
     The state is the caller's; nothing is changed in place. Ranks count by their rows, so the mean over hidden patches
-    is that of all patches together.
+    is that of all patches together. A mean that is not finite leaves the centre as it is, on all ranks alike: its step
+    is skipped, but a centre once lost would make every later one so, too.
 
     Args:
         center: fp32 ``[K]`` or ``[1, K]``.
@@ -35,4 +36,5 @@ def update_center(
     total = sum_over(torch.cat([rows.sum(0), count]), group)
     if total[-1] == 0:
         return center.clone()
-    return center * momentum + (total[:-1] / total[-1]).view_as(center) * (1 - momentum)
+    mean = (total[:-1] / total[-1]).view_as(center)
+    return torch.where(torch.isfinite(mean).all(), center * momentum + mean * (1 - momentum), center)

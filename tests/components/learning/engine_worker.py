@@ -23,6 +23,7 @@ import components.learning.engine as engine_module
 from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops
 from components.learning.distributed import World, gather_shards, join, pick_device
+from components.learning.engine import EngineParams
 from components.learning.objective import HeadsParams, Network, build_network
 from components.learning.schedules import Schedules
 from components.learning.session import gather_average
@@ -32,10 +33,18 @@ from components.pretrain import method as method_module
 from components.pretrain.method import Pretraining
 
 STEPS, BATCH = 4, 8
+MICROS = 2  # micro-batches of a step, where there are several
 SAVED = 2  # the step of the checkpoint
-PRECISIONS = {1: ("fp32",), 2: ("fp32", "fp16"), 4: ("fp32", "fp16")}  # by number of ranks
+PRECISIONS = {1: ("fp32",), 2: ("fp32", "fp16", "bf16"), 4: ("fp32", "fp16")}  # by number of ranks
 # (number of ranks, precision) -> numbers of ranks whose checkpoints are gone on from
-ELASTIC = {(1, "fp32"): (2,), (2, "fp32"): (1, 4), (2, "fp16"): (4,), (4, "fp32"): (2,), (4, "fp16"): (2,)}
+ELASTIC = {
+    (1, "fp32"): (2,),
+    (2, "fp32"): (1, 4),
+    (2, "fp16"): (4,),
+    (2, "bf16"): (),
+    (4, "fp32"): (2,),
+    (4, "fp16"): (2,),
+}
 
 PARAMS = TrainingParams.model_validate(
     {
@@ -82,10 +91,11 @@ def global_batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
     return globals_, locals_, masks
 
 
-def own(part: Tensor, world: World) -> Tensor:
-    """This rank's images of [views, B, ...], flattened view by view."""
-    size = BATCH // world.size
-    return part[:, world.rank * size : (world.rank + 1) * size].flatten(0, 1)
+def own(part: Tensor, world: World, micro: int = 0, micros: int = 1) -> Tensor:
+    """This rank's images of a micro-batch of [views, B, ...], flattened view by view."""
+    size = BATCH // world.size // micros
+    first = (micro * world.size + world.rank) * size
+    return part[:, first : first + size].flatten(0, 1)
 
 
 def learner(world: World, precision: str, **engine: Any) -> Pretraining:
@@ -222,6 +232,8 @@ def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
     before = masters(resumed)
     result["bad gradient"] = advance(resumed, world, range(2, 3), "gradient")
     result["bad loss"] = advance(resumed, world, range(2, 3), "loss")
+    if precision == "fp16":  # the overflow lowered the loss scale, and does not count
+        advance(resumed, world, range(2, 3), "loss")
     try:
         result["bad loss only"] = advance(resumed, world, range(2, 3), "finite gradient")
         result["stopped"] = ""
@@ -231,6 +243,9 @@ def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
 
     if world.size == 2 and precision == "fp16":
         result["gradients"] = {kind: reduced_gradients(world, precision, reduce_dtype=kind) for kind in REDUCTIONS}
+        result |= overflowing(world)
+    if world.size == 2 and precision == "fp32":
+        result |= accumulated(world) | {"full": fills_up(world, place)}
     if world.size == 1 and precision == "fp32":
         result["refused"] = {}
         for zero in ({"zero_quantized_weights": True}, {"zero_hpz_partitions": 2}):
@@ -244,6 +259,72 @@ def run(folder: Path, world: World, precision: str) -> dict[str, Any]:
         result["hpz rows"] = advance(method, world, range(step, STEPS))
         result["hpz"] = masters(method)
     return result
+
+
+def accumulated(world: World) -> dict[str, Any]:
+    """A step of two micro-batches that hold different halves of the global batch."""
+    method = learner(world, "fp32", accumulation=MICROS)
+    schedules, rows = Schedules(PARAMS.schedule, STEPS, BATCH), []
+    for step in range(STEPS):
+        values = schedules.at(step)
+        method.engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
+        loss = 0.0
+        for micro in range(MICROS):
+            globals_, locals_, masks = (own(part, world, micro, MICROS) for part in global_batch(step))
+            found, _ = method.masked_losses(Crops(globals_, locals_), masks, values)
+            method.engine.backward(found.total)
+            loss += float(found.total.detach()) / MICROS
+            if micro + 1 < MICROS:
+                method.engine.micro_step()
+        rows.append({"loss": loss} | method.engine.step().norms)
+        method.engine.ema.update(values.momentum)
+    return {"accumulated": {"rows": rows, "masters": masters(method), "ema": gather_average(method.engine)}}
+
+
+def fills_up(world: World, place: Path) -> dict[str, Any]:
+    """The disk of the second rank is full when a checkpoint is written, and has room again for the next."""
+    import safetensors.torch
+
+    save, store, said = safetensors.torch.save_file, Checkpoints(place.with_name("full"), "f", world), ""
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def state(step: int) -> Checkpoint:
+        return Checkpoint(step, {"ema/w": torch.full((3,), float(step + world.rank))}, {})
+
+    store.save(state(1))
+    if world.rank == 1:
+        safetensors.torch.save_file = full
+    try:
+        store.save(state(2))
+    except engine_module.VitrailError as fault:
+        said = str(fault)
+    safetensors.torch.save_file = save
+    dist.barrier()
+    left = sorted(path.name for path in store.folder.iterdir())
+    found = store.load({"w": 3})
+    assert found is not None
+    dist.barrier()
+    store.save(state(3))
+    after = sorted(path.name for path in store.folder.iterdir())
+    return {"said": said, "left": left, "step": found.step, "after": after}
+
+
+def overflowing(world: World) -> dict[str, Any]:
+    """fp16 gradients that overflow step after step, at the default scale and limit, and from the largest scale."""
+    own = EngineParams()
+    fixed = {"loss_scale_power": own.loss_scale_power, "max_skipped": own.max_skipped}
+    ended, method, scales = "", learner(world, "fp16", **fixed), []
+    while not ended and len(scales) < 100:
+        try:
+            scales += [row["scale"] for row in advance(method, world, range(1), "gradient")]
+        except engine_module.VitrailError as fault:
+            ended = str(fault)
+    high = learner(world, "fp16", loss_scale_power=32, max_skipped=own.max_skipped)
+    for _ in range(own.max_skipped + 5):
+        advance(high, world, range(1), "gradient")
+    return {"overflowing": {"ended": ended, "scales": scales, "after": advance(high, world, range(1))}}
 
 
 REDUCTIONS = ("heads_fp32", "same", "fp32")

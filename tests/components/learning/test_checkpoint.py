@@ -74,6 +74,36 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
     assert "step-00000002: damaged, trying the one before" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_what_is_saved_after_falling_back_past_damaged_ones_stays(tmp_path: Path, keep: int) -> None:
+    before = Checkpoints(tmp_path / "run", "p", ALONE, keep=3)
+    for step in (100, 200, 300):
+        path = before.save(state(step))
+        if step > 100:
+            (path / "rank-00000.safetensors").write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path / "run", "p", ALONE, keep=keep)
+    found = checkpoints.load({"a.b": 5})
+    assert found is not None
+    assert found.step == 100
+    newest = checkpoints.save(state(150))
+    assert newest in checkpoints.found()
+    assert [path.name for path in checkpoints.found()] == ["step-00000100", "step-00000150"][-keep:]
+    again = Checkpoints(tmp_path / "run", "p", ALONE, keep=keep).load({"a.b": 5})
+    assert again is not None
+    assert (again.step, float(again.shards["master/a.b"][0])) == (150, 150.0)
+    aside = ["damaged-step-00000200", "damaged-step-00000300"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("damaged-*")) == aside
+    checkpoints.save(state(200))  # past it: nobody will want it any more
+    assert [path.name for path in (tmp_path / "run").glob("damaged-*")] == aside[1:]
+
+
+def test_one_of_a_later_step_never_pushes_out_the_one_just_written(checkpoints: Checkpoints) -> None:
+    for step in (200, 300):
+        checkpoints.save(state(step))
+    checkpoints.save(state(150))  # without having looked at the others
+    assert [path.name for path in checkpoints.found()] == ["step-00000150", "step-00000200", "step-00000300"]
+
+
 def test_only_damaged_ones_are_an_error(checkpoints: Checkpoints) -> None:
     path = checkpoints.save(state(1))
     (path / "rank-00000.safetensors").write_bytes(b"")

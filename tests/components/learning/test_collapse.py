@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -25,6 +26,9 @@ def test_rank_and_spread_of_known_clouds() -> None:
     assert point["feature_rank"].shape == point["feature_std"].shape == ()
     assert float(point["feature_rank"]) == 0
     assert float(point["feature_std"]) < 1e-3
+    for odd in (math.nan, math.inf):  # of a step that is skipped: no reason to end the run
+        ball[3, 2] = odd
+        assert all(math.isnan(float(value)) for value in feature_figures(ball).values())
 
 
 @settings(deadline=None, max_examples=30)
@@ -68,8 +72,23 @@ def test_one_healthy_point_begins_the_wait_anew_and_a_skipped_one_does_not() -> 
     for step in (30, 40):
         assert detector.look(step, ill) == ""
     assert detector.look(45, ill | {"feature_std": float("nan")}) == ""
+    assert detector.look(47, {}) == ""  # the logged step was skipped: it has no figures at all
     with pytest.raises(VitrailError, match="since step 30"):
         detector.look(50, ill)
+
+
+def test_a_resumed_detector_has_not_forgotten_since_when_it_waits() -> None:
+    ill, params = HEALTHY | {"feature_rank": 1.0}, CollapseParams(action="warn", after=0, patience=20)
+    whole, before, after = (Detector(params, total=100) for _ in range(3))
+    said = [whole.look(step, ill) for step in (0, 10, 20, 30)]
+    assert said[:2] == [before.look(step, ill) for step in (0, 10)]
+    after.load(json.loads(json.dumps(before.state())))
+    assert said[2:] == [after.look(step, ill) for step in (20, 30)]
+    assert "since step 0" in said[2]
+    assert said[3] == ""  # told already
+    again = Detector(params, total=100)
+    again.load(json.loads(json.dumps(after.state())))
+    assert again.look(40, ill) == ""
 
 
 def test_warns_once_a_stretch_or_keeps_silent() -> None:

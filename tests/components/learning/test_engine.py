@@ -1,4 +1,4 @@
-"""ZeRO-3 on one, two and four gloo ranks against a plain PyTorch loop, in fp32 and fp16; resumption, faults, bytes."""
+"""ZeRO-3 on one, two and four gloo ranks against a plain PyTorch loop, in three precisions; resumption, faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_worker import BATCH, ELASTIC, PARAMS, PRECISIONS, SAVED, STEPS, global_batch, lively_network
+from engine_worker import BATCH, ELASTIC, MICROS, PARAMS, PRECISIONS, SAVED, STEPS, global_batch, lively_network
 from torch import Tensor, nn
 
 from components.errors import VitrailError
@@ -71,10 +71,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
 def plain() -> dict[str, Any]:
     """The plain loop in both precisions, computed once."""
     torch.set_num_threads(1)
-    return {"fp32": plain_loop(torch.float32), "fp16": plain_loop(torch.float16)}
+    found = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return {name: plain_loop(dtype) for name, dtype in found.items()}
 
 
-def plain_loop(dtype: torch.dtype, together: bool = False) -> dict[str, Any]:
+def plain_loop(dtype: torch.dtype, micros: int = 1, together: bool = False) -> dict[str, Any]:
     """The whole batch through ordinary modules, AdamW, torch's own clipping and a loop over the average.
 
     With ``together`` gradients are clipped to the limit as one vector, not sub-module by sub-module.
@@ -88,17 +89,22 @@ def plain_loop(dtype: torch.dtype, together: bool = False) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999))
     centering = Centering(PARAMS.objective, PARAMS.heads, torch.device("cpu"))
     schedules, rows = Schedules(PARAMS.schedule, STEPS, BATCH), []
-    scale = 1.0 if dtype == torch.float32 else 2.0**PARAMS.engine.loss_scale_power
+    scale = 2.0**PARAMS.engine.loss_scale_power if dtype == torch.float16 else 1.0
     for step in range(STEPS):
         values = schedules.at(step)
-        globals_, locals_, masks = (part.flatten(0, 1) for part in global_batch(step))
-        crops, hidden = Crops(globals_.to(dtype), locals_.to(dtype)), masked_patches(masks)
-        with torch.no_grad():
-            targets = centering.targets(teacher(crops.globals, patches=hidden.positions), values.teacher_temperature)
-        output = student(crops.globals, crops.locals, masks, hidden.positions)
-        found = losses(output, targets, hidden.weights, PARAMS.objective)
         student.zero_grad()
-        (found.total * scale).backward()
+        loss, size = 0.0, BATCH // micros
+        for micro in range(micros):
+            part = (whole[:, micro * size : (micro + 1) * size].flatten(0, 1) for whole in global_batch(step))
+            globals_, locals_, masks = part
+            crops, hidden = Crops(globals_.to(dtype), locals_.to(dtype)), masked_patches(masks)
+            with torch.no_grad():
+                taught = teacher(crops.globals, patches=hidden.positions)
+                targets = centering.targets(taught, values.teacher_temperature)
+            output = student(crops.globals, crops.locals, masks, hidden.positions)
+            found = losses(output, targets, hidden.weights, PARAMS.objective)
+            (found.total * scale / micros).backward()
+            loss += float(found.total.detach()) / micros
         for master, value in zip(masters.parameters(), student.parameters(), strict=True):
             assert value.grad is not None
             master.grad = value.grad.float() / scale
@@ -118,7 +124,7 @@ def plain_loop(dtype: torch.dtype, together: bool = False) -> dict[str, Any]:
                 mean.mul_(values.momentum).add_(value, alpha=1 - values.momentum)
         student.load_state_dict(masters.state_dict())
         teacher.load_state_dict(average.state_dict())
-        rows.append({"loss": float(found.total.detach()), **norms})
+        rows.append({"loss": loss, **norms})
     ema = dict(average.named_parameters())
     return {"rows": rows, "start": start, "masters": dict(masters.named_parameters()), "ema": ema}
 
@@ -158,22 +164,39 @@ def test_fp32_equals_the_plain_loop_to_rounding(results: Results, plain: dict[st
     assert_close(found[0]["ema"], expected["ema"], 1e-5)
 
 
-@pytest.mark.parametrize("ranks", HALF)
-def test_fp16_equals_the_plain_half_precision_loop_within_its_own(
-    results: Results, plain: dict[str, Any], ranks: int
+def test_micro_batches_of_different_halves_add_up_to_a_step_of_the_plain_loop(
+    results: Results, plain: dict[str, Any]
 ) -> None:
-    found, expected = results[ranks, "fp16"], plain["fp16"]
+    found, expected = [result["accumulated"] for result in results[2, "fp32"]], plain_loop(torch.float32, MICROS)
+    for step, row in enumerate(expected["rows"]):
+        assert (found[0]["rows"][step]["loss"] + found[1]["rows"][step]["loss"]) / 2 == pytest.approx(row["loss"], 2e-4)
+        for name in ("backbone", "dino_head", "ibot_head"):
+            assert found[0]["rows"][step][name] == pytest.approx(row[name], rel=2e-4)
+    assert_close(found[0]["masters"], expected["masters"], 1e-5)
+    assert_close(found[0]["ema"], expected["ema"], 1e-5)
+    # the whole batch at once is another computation: targets are balanced and neighbours sought within a micro-batch
+    assert expected["rows"][0]["loss"] != pytest.approx(plain["fp32"]["rows"][0]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "precision"), [(ranks, precision) for ranks, precision in BOTH if precision != "fp32"]
+)
+def test_sixteen_bits_equal_the_plain_loop_in_them_within_their_own(
+    results: Results, plain: dict[str, Any], ranks: int, precision: str
+) -> None:
+    found, expected = results[ranks, precision], plain[precision]
+    near = 5e-3 if precision == "fp16" else 4e-2  # bf16 has three bits less
     assert not any(row["skipped"] for row in found[0]["rows"])
     for step, row in enumerate(expected["rows"]):
         mean = sum(result["rows"][step]["loss"] for result in found) / ranks
-        assert mean == pytest.approx(row["loss"], rel=5e-3)
+        assert mean == pytest.approx(row["loss"], rel=near)
     # AdamW divides by the gradient's size: what is small is moved by the sign of its rounding, so weights are
     # compared as a whole. The two precisions of the plain loop are that far apart, too.
     ours, theirs = change(found[0]["masters"], expected["start"]), change(expected["masters"], expected["start"])
     exact = change(plain["fp32"]["masters"], expected["start"])
     assert (ours - theirs).norm() < 1.5 * (theirs - exact).norm()
-    assert (ours - theirs).norm() < 0.1 * theirs.norm()
-    assert (found[0]["rows"][0]["backbone"]) == pytest.approx(expected["rows"][0]["backbone"], rel=0.02)
+    assert (ours - theirs).norm() < 20 * near * theirs.norm()
+    assert (found[0]["rows"][0]["backbone"]) == pytest.approx(expected["rows"][0]["backbone"], rel=4 * near)
 
 
 def test_every_module_is_clipped_by_a_factor_of_its_own(plain: dict[str, Any]) -> None:
@@ -241,7 +264,7 @@ def test_what_is_not_finite_on_one_rank_skips_the_step_on_all_and_many_stop_the_
         rows = [*result["bad gradient"], *result["bad loss"]]
         assert [(row["skipped"], row["bad"]) for row in rows] == [(True, 0), (True, 1)]
         assert result["unharmed"]
-        # the third in a row, a loss that is infinite although its gradients are not
+        # the third that counts, a loss that is infinite although its gradients are not
         assert "3 steps in a row had non-finite losses or gradients" in result["stopped"]
 
 
@@ -251,6 +274,28 @@ def test_an_overflow_halves_the_scale_and_a_bad_loss_leaves_it(results: Results,
     before = result["resumed_rows"][-1]["scale"]
     assert result["bad gradient"][0]["scale"] == before / 2
     assert result["bad loss"][0]["scale"] == before / 2
+
+
+def test_overflow_after_overflow_ends_the_run_in_one_line_and_a_warm_down_of_the_scale_does_not(
+    results: Results,
+) -> None:
+    for result in results[2, "fp16"]:
+        found = result["overflowing"]
+        # 2**16 and its halves; then, at the smallest scale, as many as the limit; the last of them ended the run
+        assert found["scales"] == [2.0**power for power in range(15, -1, -1)] + [1.0] * 19
+        assert found["ended"].startswith("20 steps in a row had non-finite losses or gradients (loss scale 1); lower ")
+        assert "\n" not in found["ended"]
+        assert [(row["skipped"], row["scale"]) for row in found["after"]] == [(False, 2.0**7)]
+
+
+def test_a_full_disk_on_one_rank_ends_the_checkpoint_on_all_and_costs_nothing(results: Results) -> None:
+    for result in results[2, "fp32"]:
+        found = result["full"]
+        assert found["said"].startswith("checkpoint of step 2 not written: rank 1: ")
+        assert "No space left on device" in found["said"]
+        assert "\n" not in found["said"]
+        assert (found["left"], found["step"]) == (["step-00000001"], 1)  # nothing half-written stays
+        assert found["after"] == ["step-00000001", "step-00000003"]
 
 
 def test_masters_start_from_the_unrounded_weights(results: Results) -> None:
@@ -289,7 +334,7 @@ def test_options_of_zero_reach_deepspeed_which_refuses_some_in_one_line(results:
 
 @pytest.mark.parametrize(("ranks", "precision"), BOTH)
 def test_predicted_states_are_those_held_to_the_byte(results: Results, ranks: int, precision: str) -> None:
-    predicted = states_per_rank(PARAMS, ranks, sixteen_bit=precision == "fp16")
+    predicted = states_per_rank(PARAMS, ranks, sixteen_bit=precision != "fp32")
     for result in results[ranks, precision]:
         assert result["bytes"] == predicted
 

@@ -65,19 +65,25 @@ def rank(folder: Path) -> None:
     os._exit(0)  # the process group cannot be taken down in order: a partner is gone
 
 
+def unused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) != 0
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("watch")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = next(port for port in range(10_000 + os.getpid() % 10_000, 30_000) if unused(port))
+    kept = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")}
     processes = [
         subprocess.Popen(
             [sys.executable, __file__, str(folder)],
             cwd=ROOT,
-            env=os.environ
-            | {"PYTHONPATH": str(ROOT), "RANK": str(number), "WORLD_SIZE": "3", "LOCAL_RANK": str(number)}
-            | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"},
+            # as tasks of a Slurm step; the port where they meet follows from the job's number
+            env=kept
+            | {"PYTHONPATH": str(ROOT), "SLURM_PROCID": str(number), "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3"}
+            | {"SLURM_LOCALID": str(number), "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": str(port - 10_000)}
+            | {"OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

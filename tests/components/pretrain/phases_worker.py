@@ -128,7 +128,9 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
                 stage.pretrain(TrainingParams.model_validate(content), paths, StorageParams(root=str(data)))
             except VitrailError as fault:
                 raised = f"{type(fault).__name__}: {fault}"
-        facts[name] = {"raised": raised, "printed": printed.getvalue(), "files": digests(out / to / "model")}
+        curve = out / to / "model" / "curve.json"
+        facts[name] = {"raised": raised, "printed": printed.getvalue(), "files": digests(curve.parent)}
+        facts[name]["curve"] = json.loads(curve.read_text()) if curve.exists() else None
 
     point = Recorder.point
 
@@ -150,6 +152,8 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
     if earlier is None:  # one rank: enough for what does not depend on their number
         terminate_at(4)
         run("stopped in the first", "b")
+        terminate_at(6)
+        run("stopped between them", "b")
     terminate_at(8)
     run("stopped in the second", "b")
     terminate_at(None)

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
@@ -30,6 +31,8 @@ from components.evaluation.online import Recorder
 from components.images.decode import encode_jpeg
 from components.images.shards import ShardWriter
 from components.images.tables import MANIFEST, Shards, write_table
+from components.learning import loop
+from components.learning.collate import Crops
 from components.learning.command import Paths
 from components.learning.objective import Network
 from components.learning.training import TrainingParams
@@ -196,6 +199,7 @@ def main(folder: Path) -> None:
 
     run("unbroken", "a/model")
     facts["unbroken files"] = digests(folder / "a/model")
+    facts["unbroken curve"] = json.loads((folder / "a/model/curve.json").read_text())
     run("unprobed", "u/model", {"probe": {"pictures": 0}})
     facts["unprobed files"] = digests(folder / "u/model")
 
@@ -222,6 +226,25 @@ def main(folder: Path) -> None:
     facts["resumed files"] = digests(folder / "b/model")
     facts["record resumed"] = record_of(store)
 
+    # A checkpoint between two points of the curves, SIGTERM in the very step that is to be probed.
+    apart = {"run.log_every": 4}
+    run("other points", "l/model", apart)
+    seed_step = Pretraining.seed_step
+
+    def terminating(self: Pretraining, seed: int) -> None:
+        seed_step(self, seed)
+        seen["micro"] += 1
+        if seen["micro"] == 5:  # of two a step: in the third
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    seen = {"micro": 0}
+    Pretraining.seed_step = terminating  # type: ignore[method-assign]
+    run("stopped at a probe", "m/model", apart)
+    Pretraining.seed_step = seed_step  # type: ignore[method-assign]
+    manifest = json.loads((folder / "scratch-m/model/step-00000003/manifest.json").read_text())
+    facts["probed before the stop"] = [point["step"] for point in manifest["shared"]["curves"]["probes"]]
+    run("resumed at a probe", "m/model", apart)
+
     def fill_at(step: int) -> None:
         def filling(self: Recorder, at: int, figures: Mapping[str, float]) -> None:
             point(self, at, figures)
@@ -246,12 +269,27 @@ def main(folder: Path) -> None:
         seen["micro"] += 1
         return found._replace(total=total), figures
 
-    seen = {"micro": 0}
+    seen["micro"] = 0
     Pretraining.losses = bad_loss  # type: ignore[method-assign]
     run("bad losses", "h/model", {"engine.max_skipped": 2})
     Pretraining.losses = poisoned  # type: ignore[method-assign]
     record = folder / "scratch-h" / "skipped" / "pretrain-model-rank-00000.jsonl"
     facts["skipped"] = [json.loads(line) for line in record.read_text().splitlines()]
+
+    normalized = loop.normalize_crops
+
+    def bad_pixels(*args: Any) -> Crops:
+        crops = normalized(*args)
+        seen["micro"] += 1
+        return crops._replace(globals=crops.globals * float("nan")) if seen["micro"] - 1 in BAD else crops
+
+    seen["micro"] = 0
+    loop.normalize_crops = bad_pixels
+    run("bad pixels", "k/model")
+    loop.normalize_crops = normalized
+    with safe_open(folder / "scratch-k/model/step-00000006/rank-00000.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith("whole/")]  # noqa: SIM118 - not a mapping
+        facts["centers"] = {name: bool(torch.isfinite(file.get_tensor(name)).all()) for name in names}
 
     learning = {
         "run.iterations": 90, "run.batch": 8, "run.log_every": 5, "run.checkpoint_every": 1000, "probe.benchmark": None,
@@ -267,6 +305,7 @@ def main(folder: Path) -> None:
     newest.write_bytes(newest.read_bytes()[:100])
     run("damaged", "a/model")
     facts["damaged files"] = digests(folder / "a/model")
+    facts["damaged curve"] = json.loads((folder / "a/model/curve.json").read_text())
     run("refused", "a/model", {"run.on_mismatch": "refuse", "run.seed": 1})
     run("fresh", "a/model", {"run.seed": 1, "run.keep_state": False, "run.iterations": 2})
     facts["state_removed"] = not (folder / "scratch-a" / "model").exists()

@@ -1,14 +1,16 @@
-"""The command itself: two ranks under torchrun, one of them killed, and SIGTERM to a real process."""
+"""The command itself: ranks that torchrun or the command starts; one, the first or the launcher killed; SIGTERM."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -96,18 +98,82 @@ def test_a_killed_rank_is_named_the_other_leaves_and_one_process_carries_on(tmp_
     assert (report["ranks"], report["images_seen"]) == (1, 60 * 16)
 
 
-def test_two_ranks_under_torchrun_export_one_model(tmp_path: Path) -> None:
+def start_and_wait(folder: Path, more: Sequence[str]) -> subprocess.Popen[str]:
+    """The command on its way, when it has written a checkpoint that was not there before."""
+    before = set((folder / "scratch").glob("model/step-*"))
+    process = subprocess.Popen(
+        [sys.executable, *command(folder, *more)],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not set((folder / "scratch").glob("model/step-*")) - before and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
+def errors_of(process: subprocess.Popen[str], ranks: Sequence[psutil.Process]) -> list[str]:
+    """The one-line faults of a run that ends now; none of its processes is left."""
+    _, text = process.communicate(timeout=90)
+    assert process.returncode != 0
+    assert psutil.wait_procs(ranks, timeout=60)[1] == []
+    assert "]: Traceback" not in text  # which begins with [rank0] or [rank1]
+    return [line for line in text.splitlines() if line.startswith("error: ")]
+
+
+def test_ranks_that_run_starts_itself_obey_sigterm_outlive_no_loss_and_export_one_model(tmp_path: Path) -> None:
     curate(tmp_path)
+    more = ("--set", "run.processes=2", "--set", "run.iterations=150")
+    often = (*more, "--set", "run.checkpoint_every=1")
+
+    process = start_and_wait(tmp_path, often)
+    launcher = psutil.Process(process.pid)  # the command became torchrun
+    ranks = [rank_process(launcher, rank) for rank in (0, 1)]
+    asked = time.monotonic()
+    launcher.terminate()
+    lines = errors_of(process, ranks)
+    assert time.monotonic() - asked < 30  # the grace period of the flows
+    assert all(line.startswith("error: pretrain model: stopped by SIGTERM after step ") for line in lines)
+    assert all(line.endswith("run the same command again to resume") for line in lines)
+    assert lines
+
+    process = start_and_wait(tmp_path, often)
+    ranks = [rank_process(psutil.Process(process.pid), rank) for rank in (0, 1)]
+    ranks[0].kill()
+    [line] = errors_of(process, ranks)
+    assert line.startswith("error: rank 1 leaves in step ")
+    assert f"rank 0 (process {ranks[0].pid} on {socket.gethostname()}) ended without a word" in line
+
+    process = start_and_wait(tmp_path, often)
+    ranks = [rank_process(psutil.Process(process.pid), rank) for rank in (0, 1)]
+    process.kill()
+    lines = errors_of(process, ranks)
+    assert all(re.search(r"^error: rank [01] leaves in step \d+: ", line) for line in lines)
+    assert lines
+
     done = subprocess.run(
-        torchrun(2) + command(tmp_path), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300
+        [sys.executable, *command(tmp_path, *more, "--set", "run.checkpoint_every=50")],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads((tmp_path / "report.json").read_text())["ranks"] == 2
-    assert load_backbone(tmp_path / "model")[1].step == 6
-    probes = json.loads((tmp_path / "model/curve.json").read_text())["probes"]
-    assert [point["step"] for point in probes] == [0, 3, 6]  # every rank helps, one scores
-    assert all("probe/toy/kind-mosaic/miou" in point for point in probes)
-    assert done.stderr.count("pretrain model: 6/6 steps") == 1  # one rank talks
+    assert done.stderr.count("resuming after step") == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["ranks"], report["images_seen"]) == (2, 150 * 16)
+    assert load_backbone(tmp_path / "model")[1].step == 150
+    curve = json.loads((tmp_path / "model/curve.json").read_text())
+    assert [point["step"] for point in curve["points"]] == list(range(2, 151, 2))
+    assert [point["step"] for point in curve["probes"]] == [0, 75, 150]  # every rank helps, one scores
+    assert all("probe/toy/kind-mosaic/miou" in point for point in curve["probes"])
+    assert done.stderr.count("pretrain model: 150/150 steps") == 1  # one rank talks
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from stage_worker import STUDENT, curate
+from test_pretrain_stage import timeless
 
 from components.distill.method import DistillParams
 from components.errors import VitrailError
@@ -73,12 +75,20 @@ def test_resumed_in_either_phase_equals_the_unbroken_run_byte_by_byte(
 ) -> None:
     facts = runs[1][ranks - 1][0]
     assert ranks == 2 or "stopped by SIGTERM after step 4" in facts["stopped in the first"]["raised"]
+    # in the last step of the first, before that step's probe: neither the signal nor the probe is lost
+    assert ranks == 2 or "stopped by SIGTERM after step 6" in facts["stopped between them"]["raised"]
     assert "model, high-resolution: stopped by SIGTERM after step 8" in facts["stopped in the second"]["raised"]
     assert not facts["stopped in the second"]["files"]
     assert "resuming after step 8" in facts["resumed"]["printed"]
     assert "pretrain model: " not in facts["resumed"]["printed"]  # the first phase is not entered again
     assert len(facts["unbroken"]["files"]) == 2
     assert facts["resumed"]["files"] == facts["unbroken"]["files"]
+    assert timeless(facts["resumed"]["curve"]) == timeless(facts["unbroken"]["curve"])
+    # the count goes on to the end of the run, where its loader changes and where its size does
+    counts = re.findall(
+        r"^pretrain model(?:, high-resolution)?: (\d+/\d+) steps in", facts["unbroken"]["printed"], re.M
+    )
+    assert counts == ["3/11", "6/11", "11/11"]
 
 
 def test_another_number_of_ranks_takes_over_between_the_phases(runs: tuple[Path, list[list[dict[str, Any]]]]) -> None:

@@ -9,7 +9,6 @@ import torch
 from components.errors import VitrailError
 from components.learning.capability import (
     Machine,
-    bytes_moved,
     count_head,
     count_parameters,
     fitting,
@@ -18,12 +17,14 @@ from components.learning.capability import (
     require,
     states_per_rank,
 )
+from components.learning.launch import processes, start_ranks
 from components.learning.objective import build_network
 from components.learning.schedules import Schedules
 from components.learning.training import TrainingParams
+from components.learning.work import bytes_moved, flops_per_step
 from components.params import load_params
 from components.pretrain import run
-from components.pretrain.check import plan
+from components.pretrain.check import check, plan
 
 PRESETS = Path(__file__).resolve().parents[3] / "params" / "pretrain"
 LAPTOP = Machine(gpus=0, gpu_bytes=0, gpu_name="", cores=2, memory=23 * 10**9)
@@ -55,7 +56,7 @@ SHORT: dict[str, Any] = {
     "augment.local_size": 96, "objective.centering": "softmax", "objective.center_momentum": 0.9,
     "schedule.learning_rate.peak": 4e-3, "schedule.learning_rate.warmup": 10 * 1250,
     "schedule.weight_decay.peak": 0.04, "schedule.weight_decay.end": 0.4, "schedule.momentum.peak": 0.992,
-    "groups.layer_decay": 0.9, "run.iterations": 100 * 1250, "run.batch": 64,
+    "groups.layer_decay": 0.9, "run.iterations": 100 * 1250, "run.batch": 64, "run.recipe_batch": 2048,
 }  # fmt: skip
 LONG: dict[str, Any] = {
     "vit.patch_size": 14, "vit.ffn": "swiglu", "vit.drop_path": 0.4,
@@ -64,7 +65,7 @@ LONG: dict[str, Any] = {
     "augment.local_size": 98, "objective.centering": "sinkhorn", "objective.sinkhorn_iterations": 3,
     "schedule.learning_rate.peak": 2e-4, "schedule.learning_rate.warmup": 80 * 1250,
     "schedule.weight_decay.peak": 0.04, "schedule.weight_decay.end": 0.2, "schedule.momentum.peak": 0.994,
-    "groups.layer_decay": 1.0, "run.iterations": 500 * 1250,
+    "groups.layer_decay": 1.0, "run.iterations": 500 * 1250, "run.recipe_batch": 3072,
 }  # fmt: skip
 BOTH: dict[str, Any] = {
     "vit.image_size": 224, "vit.layerscale_init": 1e-5, "vit.registers": 0, "vit.interpolation": "offset",
@@ -134,6 +135,7 @@ def flat(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 SMALL_BATCH = {
     "schedule.learning_rate.warmup": 0.1, "schedule.momentum.peak": 0.999, "schedule.freeze_last_layer": 0.01,
     "schedule.teacher_temperature.warmup": 0.3, "run.iterations": 500_000, "run.keep_every": 50_000,
+    "run.recipe_batch": 256,
 }  # fmt: skip
 
 
@@ -231,8 +233,59 @@ def test_traffic_is_that_of_the_gathers_and_of_the_reductions() -> None:
     # two gathers in fp16, the backbone's gradients in fp16 and the heads' in fp32; a centre of K numbers
     prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
     expected = 2 * 2 * sum(counts.values()) + 2 * counts["backbone"] + 4 * heads + 8 * prototypes
-    assert bytes_moved(params, 8) == pytest.approx(expected * 7 / 8)
-    assert bytes_moved(params, 1) == 0
+    assert sum(bytes_moved(params, 8).values()) == pytest.approx(expected * 7 / 8)
+    assert sum(bytes_moved(params, 1).values()) == 0
+    assert sum(bytes_moved(params, 8, sixteen_bit=False).values()) > 1.9 * expected * 7 / 8 - 4 * heads
+    giant, total = preset("vitg"), sum(count_parameters(preset("vitg")).values())
+    again = bytes_moved(giant, 256)["student's weights again in backward"]
+    assert again == pytest.approx(2 * (total - 10**9) * 255 / 256)
+    gram = bytes_moved(preset("vitl_gram"), 96)["gram teacher's weights"]
+    assert gram == pytest.approx(2 * count_parameters(preset("vitl"))["backbone"] * 95 / 96)
+
+
+# ViT-S/16 by hand, in multiplications. A block's products: 3 D^2 + D^2 + 2 x 4 D^2 = 12 x 384^2 = 1,769,472 a token,
+# and 2 D T^2 of attention; a patch of 16 x 16 x 3 becomes a token by 768 x 384 = 294,912. Crops have 197 and 37 tokens.
+GLOBAL_BLOCKS = 12 * (197 * 1_769_472 + 2 * 384 * 197**2)
+LOCAL_BLOCKS = 12 * (37 * 1_769_472 + 2 * 384 * 37**2)
+# the head: 384 -> 2048 -> 2048 -> 256 -> 65,536
+HEAD = 786_432 + 4_194_304 + 524_288 + 16_777_216
+# Of 64 images: 128 global and 512 local crops, 89 and 358 of which a residual of rate 0.3 is computed on;
+# half of the global crops have 0.3 of 196 patches hidden in the mean
+HIDDEN = 64 * 0.3 * 196
+VITS_MULTIPLICATIONS = {
+    "student": 3 * (89 * GLOBAL_BLOCKS + 358 * LOCAL_BLOCKS + (128 * 196 + 512 * 36) * 294_912),
+    "teacher": 128 * (GLOBAL_BLOCKS + 196 * 294_912),
+    "DINO head": (3 * 640 + 128) * HEAD,
+    "iBOT head": 4 * HIDDEN * HEAD,
+}
+
+
+def test_operations_of_vits_are_those_counted_by_hand() -> None:
+    found = flops_per_step(preset("vits"), 32)
+    assert found == pytest.approx({name: 2 * 32 * count for name, count in VITS_MULTIPLICATIONS.items()})
+    assert found["iBOT head"] / sum(found.values()) == pytest.approx(0.109, abs=0.001)
+    assert pytest.approx(9.2e9, rel=1e-3) == 2 * (GLOBAL_BLOCKS + 196 * 294_912)  # 4.6 G multiplications, as published
+
+
+def test_what_else_is_computed_counts() -> None:
+    plain = flops_per_step(preset("vits"), 1)
+    again = flops_per_step(preset("vits", "run.activation_checkpointing=true", "engine.accumulation=2"), 1)
+    assert again.pop("blocks again in backward") == 2 * 2 * (89 * GLOBAL_BLOCKS + 358 * LOCAL_BLOCKS)
+    assert again == pytest.approx({name: 2 * count for name, count in plain.items()})
+    large, gram = preset("vitl"), preset("vitl_gram")
+    before, after = flops_per_step(large, 96), flops_per_step(gram, 96)
+    own = after.pop("gram teacher")
+    assert after == before
+    # crops of twice the side: four times the patches, and attention grows by their square
+    assert 4 < own / before["teacher"] < 5
+
+
+def test_memory_of_a_gram_teacher_and_of_a_gather() -> None:
+    plain, gram = (memory_per_rank(preset(name), 8, sixteen_bit=True) for name in ("vitl", "vitl_gram"))
+    assert plain["gram teacher's pass"] == 0
+    assert gram["gram teacher's pass"] > 2 * 32 * 3 * 448**2  # its crops' bytes alone
+    assert gram["gathered layers"] > plain["gathered layers"] == 2 * sum(count_parameters(preset("vitl")).values())
+    assert memory_per_rank(preset("vitl"), 1, sixteen_bit=True)["gathered layers"] == 0
 
 
 def test_what_fits_where() -> None:
@@ -241,7 +294,61 @@ def test_what_fits_where() -> None:
     assert fitting(presets, NODE, 8) == ["vitt", "vits", "vitb", "vitl", "vitg"]
     assert "needs CUDA GPUs" in misfit(presets["vitg"], LAPTOP)
     tiny_gpu = Machine(gpus=1, gpu_bytes=6 * 10**9, gpu_name="T", cores=2, memory=10**10)
-    assert "(this run has 1)" in misfit(presets["vitl"], tiny_gpu)
+    assert "(this run has 1 process)" in misfit(presets["vitl"], tiny_gpu)
+
+
+def test_one_process_on_eight_gpus_is_not_taken_for_eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Machine(gpus=8, gpu_bytes=40 * 10**9, gpu_name="A100", cores=128, memory=10**12)
+    giant, tiny = preset("vitg"), preset("vitt")
+    assert misfit(giant, node, 8) == ""
+    line = misfit(giant, node, 1)
+    assert line.startswith("needs CUDA GPUs: one of ")
+    assert line.endswith("a process on each of the 8 GPUs here has room: run.processes: auto, or torchrun")
+    assert [processes(params, machine) for params in (giant, tiny) for machine in (node, LAPTOP)] == [8, 1, 8, 1]
+    assert processes(preset("vitg", "run.processes=4"), node) == 4
+    monkeypatch.setattr("components.pretrain.check.this_machine", lambda: node)
+    monkeypatch.setattr("components.learning.capability.this_machine", lambda: node)
+    assert "GB in each of the 8 processes that run starts here; found 8 x A100" in check(PRESETS / "vitg.yaml", giant)
+    with pytest.raises(VitrailError, match=r"this run has 1 process\); a process on each of the 8 GPUs"):
+        check(PRESETS / "vitg.yaml", preset("vitg", "run.processes=1"))
+
+
+def test_run_becomes_torchrun_where_it_was_started_alone_on_several_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    began: list[list[str]] = []
+    monkeypatch.setattr("components.learning.launch.os.execv", lambda _, command: began.append(command))
+    argv, tiny = ["run", "--params", "x.yaml"], preset("vitt")
+    for machine in (NODE, LAPTOP):
+        monkeypatch.setattr("components.learning.launch.this_machine", lambda found=machine: found)
+        start_ranks("components.distill", argv, tiny)
+    [command] = began  # the laptop has no GPU: one process, which is there already
+    assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8"]
+    assert command[-5:] == ["-m", "components.distill", *argv]
+    monkeypatch.setenv("WORLD_SIZE", "1")  # a rank, if only one
+    monkeypatch.setattr("components.learning.launch.this_machine", lambda: NODE)
+    start_ranks("components.distill", argv, tiny)
+    assert len(began) == 1
+
+
+def test_processes_on_one_machine_share_its_memory() -> None:
+    small = Machine(gpus=0, gpu_bytes=0, gpu_name="", cores=2, memory=25 * 10**8)
+    tiny = preset("vitt", "engine.device=cpu")
+    need = sum(memory_per_rank(tiny, 2, sixteen_bit=False).values())
+    assert need < 0.9 * small.memory < 2 * need
+    assert misfit(tiny, small, 2, here=1) == ""
+    assert misfit(tiny, small, 2) == f"needs about {need / 1e9:.1f} GB of memory in each of 2 processes"
+
+
+def test_fp16_on_a_cpu_is_refused_before_anything_is_read() -> None:
+    for change in (["engine.precision=fp16"], ["engine.precision=fp16", "engine.device=cpu"]):
+        line = misfit(preset("vitt", *change), LAPTOP)
+        assert line == "engine.precision is fp16, which needs a CUDA GPU; on a CPU use fp32, bf16 or auto"
+    assert misfit(preset("vitt", "engine.precision=fp16"), NODE) == ""
+    missing = ["--curated", "x", "--manifest", "x", "--out", "x", "--report", "x", "--set", "engine.precision=fp16"]
+    command = ["--params", str(PRESETS / "vitt.yaml"), *missing, "--set", "engine.device=cpu"]
+    with pytest.raises(VitrailError, match=r"vitt\.yaml: engine\.precision is fp16, which needs a CUDA GPU"):
+        run.main(["run", *command])
 
 
 def test_misfit_names_need_find_and_a_preset_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,15 +371,60 @@ def test_check_command(capsys: pytest.CaptureFixture[str]) -> None:
             run.main(["run", "--params", str(PRESETS / "vitg.yaml"), *missing])
 
 
+def hours(text: str) -> float:
+    line = next(row for row in text.splitlines() if row.startswith("the run"))
+    return float(line.split(" GPU-hours")[0].split(", ")[-1].replace(",", ""))
+
+
+def test_plan_of_vits_adds_up_to_what_was_counted_by_hand() -> None:
+    text = plan(PRESETS / "vits.yaml", preset("vits"), 32, "a100-40gb", 0.5, price=2)
+    seconds = 2 * sum(VITS_MULTIPLICATIONS.values()) / (312e12 * 0.5)
+    assert f"a step: {32 * 2 * sum(VITS_MULTIPLICATIONS.values()) / 1e12:.1f} TFLOP, about {seconds:.2f} s" in text
+    assert hours(text) == round(125_000 * 32 * seconds / 3600)
+    assert f"{2 * 125_000 * 32 * seconds / 3600:,.0f} at 2 a GPU-hour" in text
+    assert "global batch: 2,048 images (32 GPUs x run.batch 64 x engine.accumulation 1), " in text
+    assert "NOT THE RECIPE'S" not in text
+
+
 def test_plan_of_the_giant_is_near_what_it_took() -> None:
     text = plan(PRESETS / "vitg.yaml", preset("vitg"), 256, "a100-40gb", 0.35)
-    assert "global batch: 3072 images" in text
+    assert "global batch: 3,072 images" in text
     assert "DOES NOT FIT" not in text
-    line = next(row for row in text.splitlines() if row.startswith("the run"))
-    hours = float(line.split(" GPU-hours")[0].split(", ")[-1].replace(",", ""))
-    assert 15_000 < hours < 35_000  # 22,016 A100-40GB hours were reported (arXiv 2304.07193, table 14)
+    assert "--price of a GPU-hour gives the cost" in text
+    assert hours(text) == pytest.approx(22_016, rel=0.25)  # A100-40GB hours reported (arXiv 2304.07193, table 14)
     with pytest.raises(VitrailError, match="did you mean 'h100-80gb'"):
         plan(PRESETS / "vitg.yaml", preset("vitg"), 8, "h100", 0.35)
+
+
+def test_plan_says_when_the_batch_is_not_the_recipes_and_what_makes_it() -> None:
+    text = plan(PRESETS / "vitg.yaml", preset("vitg"), 96, "h100-80gb", 0.35)
+    assert "global batch: 1,152 images (96 GPUs x run.batch 12 x engine.accumulation 1)" in text
+    assert "NOT THE RECIPE'S 3,072" in text
+    assert "256 GPUs or here run.batch=8 engine.accumulation=4" in text
+    smallest = (
+        "smallest number of h100-80gb whose memory holds it: 1 (run.batch 12, engine.accumulation 256: 3,072 images"
+    )
+    assert smallest in text
+    changed = preset("vitg", "run.batch=8", "engine.accumulation=4")
+    assert "NOT THE RECIPE'S" not in plan(PRESETS / "vitg.yaml", changed, 96, "h100-80gb", 0.35)
+    odd = plan(PRESETS / "vitg.yaml", preset("vitg"), 100, "h100-80gb", 0.35)
+    assert "which its rates and length are for: 256 GPUs\n" in odd
+
+
+def test_plan_of_fp32_is_another_and_gram_counts_from_its_start() -> None:
+    half, full = (
+        plan(PRESETS / "vitl.yaml", preset("vitl", f"engine.precision={name}"), 96, "h100-80gb", 0.35)
+        for name in ("fp16", "fp32")
+    )
+    assert "96 x h100-80gb, fp32 (" in full
+    assert hours(full) == pytest.approx(2 * hours(half), abs=1)
+    shards = memory_per_rank(preset("vitl"), 96, sixteen_bit=False, gpu=True)["student"]
+    assert f"  student: {shards / 1e9:.3f} GB" in full
+    assert f"  student: {shards / 2e9:.3f} GB" in half
+    gram = plan(PRESETS / "vitl_gram.yaml", preset("vitl_gram"), 96, "h100-80gb", 0.35)
+    assert "a step of the first 525,000: " in gram
+    assert "a step of the last 100,000, with the gram teacher: " in gram
+    assert hours(half) < hours(gram) < 1.2 * hours(half)
 
 
 @pytest.mark.parametrize(

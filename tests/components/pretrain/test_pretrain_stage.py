@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, json.loads((folder / "facts.json").read_text())
+
+
+def timeless(curve: dict[str, Any]) -> dict[str, Any]:
+    """A ``curve.json`` without what a clock measured."""
+    del curve["seconds"]
+    for point in curve["points"]:
+        del point["images_per_second"]
+    return curve
 
 
 def test_exports_a_model_with_curves_and_a_report(runs: tuple[Path, dict[str, Any]]) -> None:
@@ -83,6 +92,31 @@ def test_a_resumed_run_goes_on_in_the_mlflow_run_that_was_stopped(runs: tuple[Pa
     assert resumed["models"] == ["model-step3", "model-step6"]
 
 
+def test_curves_of_a_resumed_run_are_those_of_the_unbroken_one_but_for_times(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    unbroken, damaged, resumed, other, apart = (
+        timeless(curve)
+        for curve in (
+            runs[1]["unbroken curve"],
+            runs[1]["damaged curve"],
+            *(json.loads((runs[0] / name / "model/curve.json").read_text()) for name in ("b", "l", "m")),
+        )
+    )
+    assert [point["step"] for point in unbroken["points"]] == [2, 4, 6]
+    assert [point["step"] for point in other["points"]] == [4, 6]
+    assert resumed == damaged == unbroken
+    assert apart == other  # stopped between two points
+
+
+def test_a_signal_goes_before_a_probe_which_the_next_start_makes_up_for(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert facts["stopped at a probe"]["raised"].startswith("Stopped: pretrain model: stopped by SIGTERM after step 3")
+    assert facts["probed before the stop"] == [0]
+    curve = json.loads((runs[0] / "m/model/curve.json").read_text())
+    assert [probe["step"] for probe in curve["probes"]] == [0, 3, 6]
+
+
 def test_probes_change_no_weight(runs: tuple[Path, dict[str, Any]]) -> None:
     _, facts = runs
     assert facts["unprobed"]["raised"] == ""
@@ -128,6 +162,19 @@ def test_bad_losses_are_skipped_with_the_keys_of_their_images_until_there_are_to
     first = next(line for line in facts["bad losses"]["printed"].splitlines() if line.startswith("step 2, rank 0"))
     assert "non-finite loss, step skipped" in first
     assert all(key in first for key in facts["skipped"][0]["keys"])
+
+
+def test_a_batch_of_pixels_that_are_no_numbers_costs_its_step_and_nothing_after_it(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, facts = runs
+    assert facts["bad pixels"]["raised"] == ""
+    assert "step 2, rank 0: non-finite dino_global" in facts["bad pixels"]["printed"]
+    assert facts["centers"] == {"whole/dino": True, "whole/ibot": True}
+    curve = json.loads((folder / "k/model/curve.json").read_text())
+    assert curve["skipped"] == 3  # of steps 2 (which is logged, too), 3 and 4
+    last = curve["points"][-1]
+    assert all(math.isfinite(last[name]) and last[name] > 0 for name in ("loss", "dino_global", "ibot", "feature_rank"))
 
 
 def test_a_collapsed_run_is_stopped_with_the_sign_and_a_healthy_one_is_not(runs: tuple[Path, dict[str, Any]]) -> None:
