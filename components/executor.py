@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -30,6 +31,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+_kept: ContextVar[tuple[int, ProcessPoolExecutor] | None] = ContextVar("kept workers", default=None)
 _CONNECT_SECONDS = 5.0  # for the first answer of a cluster's head; Ray itself tries for a minute
 
 
@@ -75,10 +77,29 @@ def map_shards(function: Callable[[Item], Result], shards: Iterable[Item], param
             yield function(shard)
 
 
-def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
+@contextlib.contextmanager
+def kept_workers(params: ExecutorParams) -> Iterator[None]:
+    """Let all :func:`map_shards` inside share one set of worker processes: each takes a second to start and import."""
+    if params.kind != "pool" or not params.workers:
+        yield
+        return
+    with _started(params.workers) as pool:
+        token = _kept.set((params.workers, pool))
+        try:
+            yield
+        finally:
+            _kept.reset(token)
+
+
+def _started(workers: int) -> ProcessPoolExecutor:
     # Workers are spawned, not forked: a forked copy of a process with threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(params.workers, mp_context=context, initializer=_begin_worker) as pool:
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+
+
+def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
+    workers, kept = _kept.get() or (0, None)
+    with contextlib.nullcontext(kept) if kept and workers == params.workers else _started(params.workers) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for shard in shards:

@@ -122,6 +122,7 @@ def _ours(table: Path, port: int, out: Path) -> int:
     from components.curate import stage
     from components.curate.duplicates import mark_exact
     from components.curate.sources import Sources
+    from components.executor import kept_workers
     from components.storage import open_store
 
     fetch(table, port, out / "crawl")
@@ -129,7 +130,7 @@ def _ours(table: Path, port: int, out: Path) -> int:
     sources, storage, work = Sources.load(out / "crawl"), StorageParams(root="data"), out / "work"
     work.mkdir()
     store, shards = sources.store(out / "crawl", storage), open_store(str(out / "shards"))
-    with _quiet():
+    with _quiet(), kept_workers(params.executor):
         found = stage._gather(params, sources, store, work, out / "crawl")
         stage._examine(params, sources, store, found, work)
         mark_exact(found.rows)

@@ -35,6 +35,7 @@ class Place:
     file: str
     offset: int
     length: int
+    format: str = ""  # known once it was decoded
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,16 @@ class _Loaded:
 def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_Loaded]]:
     """The chunk's images, ``nsfw.batch`` at a time, or fewer: those that together reach ``max_pixels`` are a batch.
 
-    Each decoded once within the limits. One that no longer does (its file changed, or it crashes its decoder now and
-    then) goes to ``rows`` with its reason.
+    Each decoded once within the limits, if a model is to see it. One that no longer does (its file changed, or it
+    crashes its decoder now and then) goes to ``rows`` with its reason.
     """
-    eye = Eye(item.chunk.limits, item.chunk.sandbox)
+    eye = Eye(item.chunk.limits, item.chunk.sandbox) if item.nsfw.enabled or item.faces.enabled else None
+    unseen = np.zeros((0, 0, 3), np.uint8)
     batch: list[_Loaded] = []
     for place in item.chunk.places:
         try:
             data = read_bytes(item.chunk.store, item.chunk.kind, place, item.chunk.limits)
-            batch.append(_Loaded(place, data, *eye.pixels(data)))
+            batch.append(_Loaded(place, data, *(eye.pixels(data) if eye else (unseen, place.format))))
         except DecodeError as fault:
             rows.append(_blank(place) | {"reason": fault.reason})
             continue

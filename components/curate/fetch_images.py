@@ -28,7 +28,7 @@ from components.curate.sources import SourceFile, Sources, register
 from components.curate.unique import MemoryParams, shuffled, unique_links
 from components.curate.work import work_folder
 from components.errors import VitrailError
-from components.executor import ExecutorParams, map_shards
+from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.sandbox import SandboxParams
 from components.params import Strict, fingerprint
 from components.progress import Progress, track
@@ -86,9 +86,10 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
     policy = fetch.policy.model_dump(mode="json")
     work = work_folder(out, fingerprint(site.model_dump(), sources.model_dump(), policy, numbers)[:16])
     counts: Counter[str] = Counter()
-    links = _links(site, sources, params, fetch, work, storage, counts)
-    items = _partitions(site, links, params, fetch, work, counts)
-    results = list(map_shards(fetch_partition, items, params.executor))
+    with kept_workers(params.executor):
+        links = _links(site, sources, params, fetch, work, storage, counts)
+        items = _partitions(site, links, params, fetch, work, counts)
+        results = list(map_shards(fetch_partition, items, params.executor))
     for outcomes in results:
         counts.update({f"image-{outcome}": number for outcome, number in outcomes.items()})
     if not counts["image-ok"]:

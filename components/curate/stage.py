@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from components.curate.sources import Sources
 from components.curate.unique import MemoryParams
 from components.curate.work import work_folder
 from components.errors import VitrailError
-from components.executor import ExecutorParams, map_shards
+from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
@@ -84,7 +85,8 @@ def run(
 
     began = time.monotonic()
     sources = Sources.load(crawl)
-    with tracked("curate", "curate", load_params(tracking, TrackingParams), params) as recording:
+    record = tracked("curate", "curate", load_params(tracking, TrackingParams), params)
+    with record as recording, kept_workers(params.executor):
         digest = fingerprint(
             params.model_dump(mode="json", exclude={"executor", "memory"}), sources.model_dump(), [FORMAT]
         )[:16]
@@ -206,7 +208,7 @@ def _store(
     params: CurateParams, sources: Sources, store: Store, shards_at: Store, found: Gathered, work: Path
 ) -> dict[str, dict[str, object]]:
     """Score, blur and store the survivors; returns the shards."""
-    survivors = [found.places[row["key"]] for row in found.rows if not row["reason"]]
+    survivors = [replace(found.places[row["key"]], format=row["format"]) for row in found.rows if not row["reason"]]
     by_key = {row["key"]: row for row in found.rows}
     items = []
     for number, places in enumerate(_chunks(params, survivors)):

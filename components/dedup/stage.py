@@ -58,7 +58,7 @@ from components.dedup.sscd import SscdParams
 from components.dedup.sweep import sweep
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
-from components.executor import ExecutorParams
+from components.executor import ExecutorParams, kept_workers
 from components.images.tables import DECISIONS, MANIFEST, write_table
 from components.neighbours import NeighbourParams
 from components.params import Strict, fingerprint
@@ -124,7 +124,7 @@ def run(
         {name: benchmark.digest for name, benchmark in sets.items()},
         [FORMAT],
     )
-    with tracked("dedup", "dedup", tracking, params) as recording:
+    with tracked("dedup", "dedup", tracking, params) as recording, kept_workers(params.executor):
         recording.log_dataset("curated", digest[:16], str(curated), "dedup")
         work = out.parent / f".{out.name}.work"
         described_in, descriptor, rows_file = _describe_pool(

@@ -8,7 +8,7 @@ import pytest
 
 from components.dedup.stage import DedupParams
 from components.errors import VitrailError
-from components.executor import ExecutorParams, add_arguments, map_shards, overlays
+from components.executor import ExecutorParams, add_arguments, kept_workers, map_shards, overlays
 from components.params import load_params
 
 
@@ -18,6 +18,10 @@ def square(number: int) -> int:
 
 def threads(number: int) -> str:
     return os.environ.get("OMP_NUM_THREADS", "")
+
+
+def pid(number: int) -> int:
+    return os.getpid()
 
 
 def die(number: int) -> int:
@@ -44,6 +48,21 @@ def test_a_fault_reaches_the_caller(workers: int) -> None:
 def test_a_killed_worker_is_one_line() -> None:
     with pytest.raises(VitrailError, match="a worker process died"):
         list(map_shards(die, range(6), ExecutorParams(workers=1)))
+
+
+def test_workers_can_be_kept_from_one_map_to_the_next() -> None:
+    one = ExecutorParams(workers=1)
+    apart = [*map_shards(pid, [0], one), *map_shards(pid, [0], one)]
+    with kept_workers(one):
+        together = {*map_shards(pid, range(2), one), *map_shards(pid, range(2), one)}
+        other = set(map_shards(pid, [0], ExecutorParams(workers=2)))
+        with pytest.raises(VitrailError):
+            list(map_shards(die, range(6), one))
+    assert apart[0] != apart[1]
+    assert len(together) == 1
+    assert not other & together
+    with kept_workers(ExecutorParams(workers=0)):
+        assert list(map_shards(pid, [0], ExecutorParams(workers=0))) == [os.getpid()]
 
 
 def test_workers_keep_their_libraries_to_one_thread() -> None:
