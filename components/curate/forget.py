@@ -43,6 +43,7 @@ from components.tracking import TrackingParams, Trained, trained_on
 Copies = Literal["none", "curate", "dedup"]
 PICTURES = ("contact-sheet.png", "duplicates.jpg", "held-out.jpg", "review.html")  # may show it; made anew by a run
 SHOWN = 20
+BLOCK = 65_536  # rows copied at a time
 
 
 @dataclass(frozen=True)
@@ -228,10 +229,11 @@ def _forget_in_dedup(keys: set[str], dedup: Path, storage: StorageParams, done: 
     number = np.cumsum(~gone) - 1  # new row of each old one
     with atomic_dir(dedup) as folder:
         for path in dedup.iterdir():
-            if path.name in PICTURES or path.name in ("manifest.parquet", "decisions.parquet"):
+            # The index numbers rows that move: without it, search compares every descriptor until dedup runs again.
+            if path.name in (*PICTURES, "manifest.parquet", "decisions.parquet", "index"):
                 continue
             if path.name in ("descriptors.npy", "to-held-out.npy"):
-                np.save(folder / path.name, np.load(path, mmap_mode="r", allow_pickle=False)[~gone], allow_pickle=False)
+                _save_rows(path, folder / path.name, ~gone)
             elif path.name == "keys.parquet":
                 pq.write_table(pq.read_table(path).filter(pa.array(~gone)), folder / path.name)
             elif path.name == "edges":
@@ -243,6 +245,17 @@ def _forget_in_dedup(keys: set[str], dedup: Path, storage: StorageParams, done: 
         digest = hashlib.sha256((folder / "manifest.parquet").read_bytes()).hexdigest()[:16]
     done.append(f"{dedup / 'manifest.parquet'}: {len(left):,} of {len(manifest):,} images left")
     return publish(storage, dedup, ("manifest.parquet", "decisions.parquet"), "dedup", digest)
+
+
+def _save_rows(old: Path, new: Path, stays: Any) -> None:
+    """The rows of an array file that stay, a block in memory at a time."""
+    rows = np.load(old, mmap_mode="r", allow_pickle=False)
+    numbers = np.flatnonzero(stays)
+    kept = np.lib.format.open_memmap(new, "w+", rows.dtype, (len(numbers), *rows.shape[1:]))
+    for start in range(0, len(numbers), BLOCK):
+        block = numbers[start : start + BLOCK]
+        kept[start : start + len(block)] = rows[block]
+    kept.flush()
 
 
 def _decisions_without(table: pa.Table, gone: Any, keys: set[str]) -> pa.Table:

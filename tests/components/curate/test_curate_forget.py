@@ -127,7 +127,9 @@ def write_dedup(curated: Path, out: Path) -> None:
         [{**{name: row[name] for name in names}, "weight": 1.0, "reason": "pool"} for row in selected],
         MANIFEST,
     )
-    np.save(out / "descriptors.npy", np.arange(len(kept) * 4, dtype=np.float16).reshape(-1, 4))
+    np.save(out / "descriptors.npy", np.arange(len(kept) * 4, dtype=np.float16).reshape(-1, 2, 2))
+    (out / "index").mkdir()
+    (out / "index/lists.ivfdata").write_bytes(b"numbers of rows")
     np.save(out / "to-held-out.npy", np.arange(len(kept), dtype=np.float16))
     pq.write_table(pa.table({"key": [row["key"] for row in kept]}), out / "keys.parquet")
     (out / "edges").mkdir()
@@ -193,7 +195,7 @@ def sound() -> None:
     keys = [row["key"] for row in kept]
     decisions = read_table(OUTPUTS.dedup / "decisions.parquet", DECISIONS)
     assert decisions["key"].to_pylist() == keys == pq.read_table(OUTPUTS.dedup / "keys.parquet")["key"].to_pylist()
-    assert len(np.load(OUTPUTS.dedup / "descriptors.npy")) == len(keys)
+    assert np.load(OUTPUTS.dedup / "descriptors.npy").shape == (len(keys), 2, 2)
     manifest = read_table(OUTPUTS.dedup / "manifest.parquet", MANIFEST)
     assert set(manifest["key"].to_pylist()) <= set(keys)
 
@@ -250,6 +252,7 @@ def test_one_image_is_taken_down_with_its_copies_and_stays_so(
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file() and "data" in path.parts}
     pixels = picture(1)
     assert any(pixels in data for path, data in before.items() if path.suffix == ".tar")
+    kept = pq.read_table(OUTPUTS.dedup / "keys.parquet")["key"].to_pylist()
     dry = take(Wanted(url=f"{B}/copy-of-1.png"), dry=True)
     assert {path: path.read_bytes() for path in before} == before
     assert not OUTPUTS.block.exists()
@@ -264,6 +267,9 @@ def test_one_image_is_taken_down_with_its_copies_and_stays_so(
             assert pixels not in data
             assert not any(key.encode() in data for key in both), path
     assert not (OUTPUTS.dedup / "review.html").exists()
+    assert not (OUTPUTS.dedup / "index").exists()  # it numbers rows as they were
+    stays = [number for number, key in enumerate(kept) if key not in both]
+    assert np.load(OUTPUTS.dedup / "descriptors.npy")[:, 0, 0].tolist() == [4.0 * number for number in stays]
     assert not (OUTPUTS.curated / "contact-sheet.png").exists()
     sound()
     digest = hashlib.sha256(pixels).hexdigest()
