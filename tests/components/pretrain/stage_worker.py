@@ -315,11 +315,11 @@ def main(folder: Path) -> None:
 
     run("distilled", "d/model", teacher="b/model")
     with spied() as facts["calls"]:
-        run("masked patches", "k/model", {"patches": "masked", "run.iterations": 2, "probe": {}}, teacher="b/model")
+        run("masked patches", "n/model", {"patches": "masked", "run.iterations": 2, "probe": {}}, teacher="b/model")
     with spied() as facts["calls all"]:
         run("all patches", "e/model", {"patches": "all", "run.iterations": 2}, teacher="b/model")
     with spied() as facts["calls pretrain"]:
-        run("seen", "l/model", {"run.iterations": 2, "probe": {}})
+        run("seen", "o/model", {"run.iterations": 2, "probe": {}})
     run("other prototypes", "f/model", {"heads.dino": {"prototypes": 8}}, teacher="b/model")
     run("other patch", "f/model", {"vit.patch_size": 4}, teacher="b/model")
     run("no teacher", "f/model", teacher="nowhere")
