@@ -71,12 +71,16 @@ class Loader:
             prepared: Iterator[Batch | VitrailError] = (self._preparer(batch) for batch in tasks)
         else:
             prepared = iter(self._start(tasks))
-        for batch in prepared:
-            if isinstance(batch, VitrailError):
-                raise batch
-            self._epoch, self._position = self._sampler.after(self._epoch, self._position, size)
-            self._consumed += size
-            yield batch
+        try:
+            for batch in prepared:
+                if isinstance(batch, VitrailError):
+                    raise batch
+                self._epoch, self._position = self._sampler.after(self._epoch, self._position, size)
+                self._consumed += size
+                yield batch
+        finally:
+            # Ends the workers now: a traceback that holds this frame would keep them, and their process, for ever.
+            prepared = iter(())
 
     def state_dict(self) -> dict[str, int]:
         """Where the stream stands: plain numbers, the same on every rank."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -169,8 +170,11 @@ def test_all_corrupt_ends_with_one_line(tmp_path: Path) -> None:
 
 def test_all_corrupt_in_workers_ends_too(tmp_path: Path) -> None:
     loader = Loader(make_set(tmp_path, 3, corrupt=(0, 1, 2)), Pair(), 2, seed=0, workers=1)
-    with pytest.raises(VitrailError, match=r"100 images in a row could not be decoded[^\n]*$"):
+    before = set(multiprocessing.active_children())
+    with pytest.raises(VitrailError, match=r"100 images in a row could not be decoded[^\n]*$") as fault:
         take(loader, 1)
+    # Deaf to SIGTERM, a worker that a traceback kept alive would keep this process from ever ending.
+    assert not set(multiprocessing.active_children()) - before, fault
 
 
 def test_missing_shard_is_an_error_not_a_corrupt_image(tmp_path: Path) -> None:
