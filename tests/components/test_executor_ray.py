@@ -43,7 +43,7 @@ def square(item):
         os._exit(9)
     if faults and node != head and first("node-killed"):
         os.kill(os.getppid(), signal.SIGKILL)  # a worker's parent is its node's raylet
-        time.sleep(60)
+        os._exit(9)
     Path(f"{number}.txt").write_text(str(number * number))
     return number * number, node, os.environ["OMP_NUM_THREADS"]
 
