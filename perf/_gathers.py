@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from components.learning.distributed import join, pick_device
-from components.learning.engine import Engine
-from components.learning.memory import network_sizes
-from components.learning.training import TrainingParams
 from components.params import load_params
 from components.pretrain.method import Pretraining
+from components.training.distributed import join, pick_device
+from components.training.engine import Engine
+from components.training.memory import network_sizes
+from components.training.params import TrainingParams
 from perf._peak import VITT, train
 
 BASE = ["run.batch=4", "vit.depth=8", "augment.locals=2"]

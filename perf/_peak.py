@@ -1,4 +1,4 @@
-"""One rank of perf/plan.py: peak memory of a step against what components.learning.memory says, for each change.
+"""One rank of perf/plan.py: peak memory of a step against what components.training.memory says, for each change.
 
 ``python perf/_peak.py CHANGE ...``, a change being params laid over vitt, joined by commas. Rank 0 prints JSON.
 
@@ -19,12 +19,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from components.learning.collate import Crops
-from components.learning.distributed import World, join, pick_device
-from components.learning.memory import memory_per_rank
 from components.learning.schedules import Schedules
-from components.learning.training import TrainingParams
 from components.params import load_params
 from components.pretrain.method import Pretraining
+from components.training.distributed import World, join, pick_device
+from components.training.memory import memory_per_rank
+from components.training.params import TrainingParams
 
 VITT = Path(__file__).resolve().parents[1] / "params/pretrain/vitt.yaml"
 

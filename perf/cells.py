@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.copies import EDITS, planted
-from components.dedup.views import RGB, windows
+from components.descriptors.views import RGB, windows
 from components.evaluation.benchmarks import Benchmark, ElpvParams, load_benchmark
 from perf.copies import Describe, descriptors
 

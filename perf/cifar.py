@@ -25,8 +25,8 @@ def main(changes: Sequence[str] = (), shares: Sequence[float] | None = None) -> 
     """Train, and return accuracies by images seen."""
     if not DATA.exists():
         return {"left out": f"{DATA.name} is not there"}
-    from components.learning.training import TrainingParams
     from components.params import load_params
+    from components.training.params import TrainingParams
 
     params = load_params(PRESET, TrainingParams, list(changes))
     with tempfile.TemporaryDirectory() as folder:
@@ -39,10 +39,10 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
     """The run, its state below ``folder``."""
     import pyarrow.parquet as pq
 
-    from components.learning.loop import train
-    from components.learning.session import open_checkpoints, open_loader, start
     from components.pretrain.method import Pretraining
     from components.storage import StorageParams
+    from components.training.loop import train
+    from components.training.session import open_checkpoints, open_loader, start
     from perf.loader import as_dataset
 
     table = pq.read_table(DATA)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from components.learning.allocator import keep_freed_memory
 from components.learning.collate import Crops
-from components.learning.distributed import join, pick_device
 from components.learning.schedules import Schedules
-from components.learning.training import TrainingParams
 from components.params import load_params
 from components.pretrain.method import Pretraining
+from components.training.allocator import keep_freed_memory
+from components.training.distributed import join, pick_device
+from components.training.params import TrainingParams
 
 PRESETS = Path(__file__).resolve().parents[1] / "params" / "pretrain"
 CPU = ("engine.device=cpu", "engine.precision=fp32")

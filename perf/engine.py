@@ -15,18 +15,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from components.learning.allocator import keep_freed_memory
-from components.learning.checkpoint import Checkpoint, Checkpoints
 from components.learning.collate import Crops
-from components.learning.distributed import World, join, pick_device
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, build_network, losses
 from components.learning.param_groups import param_groups
 from components.learning.schedules import Schedules, StepValues
-from components.learning.training import TrainingParams
 from components.params import load_params
 from components.pretrain.method import Pretraining
+from components.training.allocator import keep_freed_memory
+from components.training.checkpoint import Checkpoint, Checkpoints
+from components.training.distributed import World, join, pick_device
+from components.training.params import TrainingParams
 
 VITT = Path(__file__).resolve().parents[1] / "params/pretrain/vitt.yaml"
 

@@ -30,8 +30,8 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.curate import fetch_images
-from components.curate.crawl import CrawlParams
+from components.crawl import fetch_images
+from components.crawl.spider import CrawlParams
 from components.params import load_params
 from components.storage import StorageParams
 from perf._loopback import serving
@@ -121,9 +121,9 @@ def _ours(table: Path, port: int, out: Path) -> int:
     """Addresses fetched, decoded, hashed, made unique and stored in shards; how many images were stored."""
     from components.curate import stage
     from components.curate.duplicates import mark_exact
-    from components.curate.sources import Sources
     from components.executor import kept_workers
     from components.storage import open_store
+    from components.web.sources import Sources
 
     fetch(table, port, out / "crawl")
     params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])

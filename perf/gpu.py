@@ -27,16 +27,16 @@ import torch
 from torch import Tensor, nn
 
 from components.learning.blocks import swiglu_hidden
-from components.learning.compiled import compile_blocks
 from components.learning.heads import HeadConfig
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Network, build_network, losses
 from components.learning.param_groups import param_groups
 from components.learning.stochastic_depth import kept_samples
-from components.learning.training import TrainingParams
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import load_params
+from components.training.compiled import compile_blocks
+from components.training.params import TrainingParams
 
 PRESETS = Path(__file__).resolve().parents[1] / "params" / "pretrain"
 SIZES = ("vits", "vitb", "vitl", "vitg")

@@ -6,7 +6,7 @@ Real pages: those of two Debian documentation packages, fetched by ``apt-get dow
 ``VITRAIL_PERF_PAGES``), written as a WARC of one gzip member a record; and ../shared/data/example.warc.gz, a crawl as
 it came, where that lies.
 
-"ours" is :func:`components.curate.scan.scan_file`, as the stage calls it for a file: records read, bodies decoded, text
+"ours" is :func:`components.web.scan.scan_file`, as the stage calls it for a file: records read, bodies decoded, text
 decoded, links by every rule (srcset, lazy attributes, base), addresses normalised and without repeats on a page,
 robots.txt bodies, robots meta elements, X-Robots-Tag and TDM-Reservation, licences, and the table of links written and
 synced. What the stage does once for all files comes after it and is outside: repeats over all pages, and the judgement
@@ -32,12 +32,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urljoin
 
-from components.curate.link_table import iter_rows
-from components.curate.links import resolve
-from components.curate.policy import PolicyParams
-from components.curate.scan import ScanItem, scan_file
-from components.curate.warc import WarcWriter
 from components.storage import open_store
+from components.web.link_table import iter_rows
+from components.web.links import resolve
+from components.web.policy import PolicyParams
+from components.web.scan import ScanItem, scan_file
+from components.web.warc import WarcWriter
 
 PACKAGES = {"debian-handbook": 800, "python3.11-doc": 150}  # Debian package: pages of it, evenly spread
 ROUNDS = 3

@@ -20,9 +20,9 @@ def main() -> dict[str, Any]:
     from components.evaluation.benchmarks import load_named
     from components.evaluation.probes import Found, Prober
     from components.evaluation.sample import draw
-    from components.learning.training import TrainingParams
     from components.learning.vit import VisionTransformer
     from components.params import load_params
+    from components.training.params import TrainingParams
 
     params = load_params(ROOT / "params/pretrain/vitt.yaml", TrainingParams)
     benchmark = load_named(ROOT / "params/benchmarks.yaml", "elpv")

@@ -1,4 +1,4 @@
-"""``python -m components.curate crawl|run``."""
+"""``python -m components.crawl run|run``."""
 
 from components.curate.run import main
 from components.errors import run_cli

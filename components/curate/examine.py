@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.curate.look import Eye
 from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
-from components.curate.warc import read_record
+from components.curate.sandboxed_decode import Eye
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter
 from components.storage import Store, atomic_file
+from components.web.warc import read_record
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,19 @@ from typing import Any
 from urllib.parse import quote
 
 from components.curate.examine import Place
-from components.curate.keys import key_of
-from components.curate.link_table import iter_rows, join_tables
-from components.curate.policy import Policy
-from components.curate.robots import Rules, rules_for
-from components.curate.scan import ScanItem, ScanResult, local_file, scan_file
-from components.curate.sources import Sources
-from components.curate.tars import samples
-from components.curate.unique import MemoryParams, unique_links
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.images.sandbox import SandboxParams
 from components.progress import track
 from components.storage import Store
+from components.web.keys import key_of
+from components.web.link_table import iter_rows, join_tables
+from components.web.policy import Policy
+from components.web.robots import Rules, rules_for
+from components.web.scan import ScanItem, ScanResult, local_file, scan_file
+from components.web.sources import Sources
+from components.web.tars import samples
+from components.web.unique import MemoryParams, unique_links
 
 _MAX_REDIRECTS = 5
 _LINK_TABLE = 1 << 22  # files of a crawl count from here, behind those of a table of links that came with it

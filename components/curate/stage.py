@@ -25,18 +25,12 @@ from components.curate import contact_sheet, pca_hash
 from components.curate.audit import AUDIT, audit, audit_counts
 from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
-from components.curate.forgotten import Forgotten
 from components.curate.gather import Gathered, Row, gather_images, gather_tars, gather_warc
-from components.curate.link_table import LINKS, iter_rows
-from components.curate.look import Eye
 from components.curate.pca_hash import HashParams
-from components.curate.policy import Policy, PolicyParams
 from components.curate.reasons import LINK_REASONS, REASONS
 from components.curate.report import listed, save_picture, summary
 from components.curate.safety import FaceParams, NsfwParams
-from components.curate.sources import Sources
-from components.curate.unique import MemoryParams
-from components.curate.work import work_folder
+from components.curate.sandboxed_decode import Eye
 from components.errors import VitrailError
 from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
@@ -45,6 +39,12 @@ from components.images.tables import INDEX, Shards, write_table
 from components.params import Strict, fingerprint, load_params
 from components.progress import Progress
 from components.storage import StorageParams, Store, atomic_dir, atomic_file, inside_outputs, open_store
+from components.web.block_list import Forgotten
+from components.web.link_table import LINKS, iter_rows
+from components.web.policy import Policy, PolicyParams
+from components.web.sources import Sources
+from components.web.unique import MemoryParams
+from components.web.work import work_folder
 
 CHECKED = 1_000_000  # rows that Great Expectations looks at, of very many
 FORMAT = 3  # of what the passes leave in the work folder, and of the decoding behind it

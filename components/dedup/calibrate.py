@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.dedup.copies import EDITS, planted
-from components.dedup.descriptors import Descriptor
-from components.dedup.views import RGB, reduce
+from components.descriptors.kinds import Descriptor
+from components.descriptors.views import RGB, reduce
 from components.errors import VitrailError
 from components.params import Strict
 

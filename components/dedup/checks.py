@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.dedup import decide
-from components.dedup.descriptors import Descriptor
 from components.dedup.edges import EDGES, EdgeParts
 from components.dedup.extract import Pool, describe_pictures
+from components.descriptors.kinds import Descriptor
 from components.errors import VitrailError
 from components.images.tables import DECISIONS, MANIFEST, read_table
 from components.params import Strict

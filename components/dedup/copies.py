@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from components.dedup.views import RGB, jpeg, squash
+from components.descriptors.views import RGB, jpeg, squash
 
 Edit = Callable[[RGB, np.random.Generator], RGB]
 

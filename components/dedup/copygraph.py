@@ -7,48 +7,17 @@ in pieces of whole input shards, merged, checked by hash and opened; see compone
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from components.dedup.edges import EdgeParts, part_path, write_part
 from components.dedup.graph import edges_of
 from components.dedup.scratch import scratch_folder
-from components.errors import VitrailError
+from components.descriptors.rows import Rows
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import IndexFolder, NeighbourParams, Neighbours, factory_for, lists_of
 from components.params import fingerprint
 from components.progress import track
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Descriptors [N, R, d] in an ``.npy`` file, memory-mapped: what travels to workers is its path."""
-
-    path: Path
-
-    def open(self) -> NDArray[Any]:
-        """The array, unread.
-
-        Raises:
-            VitrailError: it is missing or not an array of three dimensions.
-        """
-        try:
-            rows: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as fault:
-            raise VitrailError(f"{self.path}: not readable descriptors ({fault}); run dedup again") from None
-        if rows.ndim != 3:
-            raise VitrailError(f"{self.path}: expected descriptors [images, windows, dim], found {list(rows.shape)}")
-        return rows
-
-    def flat(self) -> NDArray[Any]:
-        """The same as [N * R, d]."""
-        rows = self.open()
-        return rows.reshape(-1, rows.shape[2])
 
 
 def ranges(shards: Sequence[str], at_least: int) -> list[tuple[int, int]]:

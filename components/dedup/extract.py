@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.dedup.copygraph import Rows
-from components.dedup.descriptors import Descriptor, DescriptorParams, load_descriptor
-from components.dedup.views import RGB, reduce, squash, windows
+from components.descriptors.kinds import Descriptor, DescriptorParams, load_descriptor
+from components.descriptors.rows import Rows
+from components.descriptors.views import RGB, reduce, squash, windows
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.images.tables import INDEX, Shards, read_table
@@ -209,7 +209,7 @@ def describe_pictures(
 ) -> NDArray[np.float16]:
     """Descriptors [n, R, dim] fp16 of n pictures [H, W, 3], which need not fit in memory together.
 
-    R counts the picture itself, first, and the windows of ``grid`` (:func:`components.dedup.views.windows`).
+    R counts the picture itself, first, and the windows of ``grid`` (:func:`components.descriptors.views.windows`).
     """
     each = 1 + sum(count * count for _, count in grid)
     rows: list[NDArray[np.float16]] = []

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.descriptors import LearnedParams, TrainedParams, learn, learning_limit, thumbnail_side
 from components.dedup.extract import Decoded, Pool, describe_pictures, thumbnails
-from components.dedup.sscd import SscdParams, load_sscd
-from components.dedup.views import RGB
-from components.dedup.whiten import fit_whitening
+from components.descriptors.kinds import LearnedParams, TrainedParams, learn, learning_limit, thumbnail_side
+from components.descriptors.sscd import SscdParams, load_sscd
+from components.descriptors.views import RGB
+from components.descriptors.whiten import fit_whitening
 from components.errors import VitrailError
 from components.executor import ExecutorParams
 from components.params import fingerprint
@@ -26,7 +26,7 @@ def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParam
     """Train on ``curated`` and write ``out``; returns the number of images. Stopped, it carries on when run again.
 
     Raises:
-        VitrailError: see :func:`components.dedup.train.train_network`; or ``out`` is there already.
+        VitrailError: see :func:`components.descriptors.train.train_network`; or ``out`` is there already.
     """
     if out.exists():
         raise VitrailError(f"{out}: there already; take another --out, or delete it to train anew")
@@ -52,7 +52,7 @@ def whiten(
         storage: where shards stand.
         dim: directions kept, the strongest; None: all that the network has.
         images: at most, at random.
-        floor: see :func:`components.dedup.whiten.fit_whitening`.
+        floor: see :func:`components.descriptors.whiten.fit_whitening`.
 
     Raises:
         VitrailError: too few images for the directions; or ``out`` is there already.

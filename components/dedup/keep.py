@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from components.dedup.extract import Pool, read_picture
 from components.dedup.graph import Keep
-from components.dedup.views import RGB, reduce
+from components.descriptors.views import RGB, reduce
 from components.executor import ExecutorParams, map_shards
 from components.images.tables import Shards
 from components.progress import track

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.dedup.calibrate import Calibration
-from components.dedup.views import RGB, squash
+from components.descriptors.views import RGB, squash
 from components.storage import atomic_file
 
 

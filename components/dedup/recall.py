@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.dedup.copygraph import Rows
 from components.dedup.edges import EdgeParts, Edges
+from components.descriptors.rows import Rows
 from components.neighbours import NeighbourParams, exact_knn, factory_for, lists_of
 
 

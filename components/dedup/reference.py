@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.dedup.copygraph import Rows
+from components.descriptors.rows import Rows
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import NeighbourParams, Neighbours
 from components.params import Strict

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.dedup.descriptors import DescriptorParams
+from components.descriptors.kinds import DescriptorParams
 from components.errors import VitrailError
 from components.neighbours import NeighbourParams, Neighbours, kmeans, knn
 from components.params import Strict

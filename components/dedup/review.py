@@ -18,7 +18,7 @@ from components.dedup.decide import HELD_OUT
 from components.dedup.extract import Pool
 from components.dedup.pictures import duplicate_groups
 from components.dedup.sweep import Outcome
-from components.dedup.views import RGB, reduce
+from components.descriptors.views import RGB, reduce
 from components.evaluation.benchmarks import Benchmark
 from components.storage import atomic_file
 

@@ -33,7 +33,7 @@ def revisit(
     Raises:
         VitrailError: outputs are missing or of another pool, or a threshold is below the edges that were kept.
     """
-    from components.dedup.stage import DedupParams
+    from components.dedup.params import DedupParams
 
     decisions = read_table(dedup / "decisions.parquet", DECISIONS)
     pool = Pool.load(curated, storage)

@@ -4,7 +4,6 @@ python -m components.dedup run --params params/dedup.yaml --benchmarks params/be
     --curated data/curate --out data/dedup --report reports/dedup.json
 python -m components.dedup search photo.jpg --curated data/curate --dedup data/dedup
 python -m components.dedup review --out reports/dedup-review.html --threshold-sweep 0.5,0.6,0.7
-python -m components.dedup plan --images 1.3e9 --set windows=[]
 python -m components.dedup whiten --params params/dedup_lvd.yaml --curated data/background --out whitening.safetensors
 python -m components.dedup train --params params/sscd/small.yaml --curated data/curate --out descriptor.safetensors
 """
@@ -59,17 +58,6 @@ def main(argv: Sequence[str]) -> int:
         "--threshold-sweep", type=_thresholds, metavar="COSINES", help="comma-separated; left out: every twentieth"
     )
     review.add_argument("--groups", type=int, default=24, help="groups shown of each kind (default: 24)")
-    plan = commands.add_parser("plan", help="index, memory, disk and hours for a number of images")
-    plan.add_argument("--images", type=float, required=True, help="such as 1.3e9")
-    plan.add_argument("--params", type=Path, default=Path("params/dedup.yaml"))
-    plan.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
-    plan.add_argument("--dim", type=int, default=512, help="of a descriptor (default: 512, SSCD's)")
-    plan.add_argument("--cores", type=int, help="to plan for (default: this machine's)")
-    plan.add_argument("--images-per-second", type=float, help="described, all cores or GPUs together")
-    plan.add_argument("--held-out", type=float, default=1e6, help="images of all benchmarks (default: 1e6)")
-    plan.add_argument("--queries", type=float, default=1e6, help="images that retrieve (default: 1e6)")
-    plan.add_argument("--gpu-gigabytes", type=float, default=80, help="memory of one GPU (default: 80)")
-    plan.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
     train = commands.add_parser("train", help="a copy descriptor of SSCD's kind, for descriptor.weights of any pool")
     train.add_argument("--params", type=Path, required=True)
     train.add_argument("--curated", type=Path, required=True)
@@ -88,26 +76,6 @@ def main(argv: Sequence[str]) -> int:
     for command in (run, search, review, train, whiten):
         command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
-    if arguments.command == "plan":
-        from components.dedup import plan as planning
-        from components.dedup.stage import DedupParams
-
-        given = load_params(arguments.params, DedupParams, arguments.set)
-        rates = planning.load_rates(arguments.rates)
-        print(
-            planning.plan(
-                arguments.images,
-                arguments.dim,
-                given,
-                rates,
-                arguments.cores,
-                arguments.images_per_second,
-                arguments.held_out,
-                arguments.queries,
-                arguments.gpu_gigabytes,
-            )
-        )
-        return 0
     storage = load_params(arguments.storage, StorageParams)
     if arguments.command == "search":
         from components.dedup.search import search as nearest
@@ -131,20 +99,21 @@ def main(argv: Sequence[str]) -> int:
         )
         return 0
     if arguments.command == "train":
-        from components.dedup.descriptors import TrainedParams
         from components.dedup.fit import train as fit
+        from components.descriptors.kinds import TrainedParams
 
         trained = load_params(arguments.params, TrainedParams, arguments.set)
         count = fit(trained, arguments.curated, arguments.out, storage, arguments.workers, arguments.chunk)
         print(f"dedup: a descriptor of {count} images -> {arguments.out}")
         return 0
     from components.dedup import stage
+    from components.dedup.params import DedupParams
 
     if arguments.command == "whiten":
         from components.dedup.fit import whiten as fit_background
-        from components.dedup.sscd import SscdParams
+        from components.descriptors.sscd import SscdParams
 
-        network = load_params(arguments.params, stage.DedupParams, arguments.set).descriptor
+        network = load_params(arguments.params, DedupParams, arguments.set).descriptor
         if not isinstance(network, SscdParams):
             raise VitrailError(f"{arguments.params}: descriptor.kind is {network.kind}; whitening is for sscd")
         digest = fit_background(
@@ -156,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     from components.tracking import TrackingParams
 
     report = stage.run(
-        load_params(arguments.params, stage.DedupParams, arguments.set + overlays(arguments)),
+        load_params(arguments.params, DedupParams, arguments.set + overlays(arguments)),
         load_params(arguments.benchmarks, BenchmarksFile),
         arguments.curated,
         arguments.out,

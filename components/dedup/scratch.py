@@ -16,9 +16,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.dedup.descriptors import DescriptorParams, TrainedParams
-from components.dedup.sscd import SscdParams
-from components.dedup.weights import read_weights
+from components.descriptors.kinds import DescriptorParams, TrainedParams
+from components.descriptors.sscd import SscdParams
+from components.descriptors.weights import read_weights
 from components.params import fingerprint
 from components.storage import StorageParams
 

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.dedup.copygraph import Rows
-from components.dedup.descriptors import load_descriptor
 from components.dedup.extract import Pool, check_described, describe_pictures
+from components.descriptors.kinds import load_descriptor
+from components.descriptors.rows import Rows
 from components.errors import VitrailError
 from components.images.decode import DecodeError, DecodeLimits, decode
 from components.images.tables import DECISIONS, read_table
@@ -34,7 +34,7 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
     Raises:
         VitrailError: no such picture or not one, or the stage's outputs are missing or of another pool.
     """
-    from components.dedup.stage import DedupParams
+    from components.dedup.params import DedupParams
 
     try:
         picture = decode(image.read_bytes(), DecodeLimits())

@@ -11,31 +11,41 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import Field
 
 from components.dedup import decide, pictures
-from components.dedup.balance import BalanceParams, balance
+from components.dedup.balance import balance
 from components.dedup.calibrate import (
     Calibration,
-    CalibrationParams,
     calibrate,
     copy_similarities,
     nearest_differing,
 )
 from components.dedup.checks import (
-    CheckParams,
     check_components,
     check_descriptors,
     check_edges,
     check_manifest,
 )
-from components.dedup.copygraph import Rows, ranges, search_edges
-from components.dedup.descriptors import (
+from components.dedup.copygraph import ranges, search_edges
+from components.dedup.edges import EdgeParts
+from components.dedup.extract import Pool, check_described, describe, describe_pictures, described_keys, gathered
+from components.dedup.fit import learning_pictures
+from components.dedup.giants import Cut, cut_giants
+from components.dedup.graph import component_sizes, components, size_histogram
+from components.dedup.keep import scores
+from components.dedup.params import DedupParams
+from components.dedup.recall import measure_recall
+from components.dedup.reference import Touch, dropped_components, touching_parts
+from components.dedup.retrieve import Brought, Retrieved, retrieve
+from components.dedup.review import sweep_thresholds, write_review
+from components.dedup.scratch import FORMAT, described_digest, scratch_folder
+from components.dedup.sweep import sweep
+from components.descriptors.kinds import (
     Descriptor,
     DescriptorParams,
     TrainedParams,
@@ -43,61 +53,19 @@ from components.dedup.descriptors import (
     learn,
     load_descriptor,
 )
-from components.dedup.edges import EdgeParts
-from components.dedup.extract import Pool, check_described, describe, describe_pictures, described_keys, gathered
-from components.dedup.fit import learning_pictures
-from components.dedup.giants import Cut, GiantParams, cut_giants
-from components.dedup.graph import Keep, component_sizes, components, size_histogram
-from components.dedup.keep import scores
-from components.dedup.recall import measure_recall
-from components.dedup.reference import RelativeParams, Touch, dropped_components, touching_parts
-from components.dedup.retrieve import Brought, RetrievalParams, Retrieved, retrieve
-from components.dedup.review import sweep_thresholds, write_review
-from components.dedup.scratch import FORMAT, described_digest, scratch_folder
-from components.dedup.sscd import SscdParams
-from components.dedup.sweep import sweep
+from components.descriptors.rows import Rows
+from components.descriptors.sscd import SscdParams
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.executor import ExecutorParams, kept_workers
 from components.images.tables import DECISIONS, MANIFEST, write_table
 from components.neighbours import NeighbourParams
-from components.params import Strict, fingerprint
+from components.params import fingerprint
 from components.storage import StorageParams, atomic_dir, atomic_file, publish
 from components.tracking import Run, TrackingParams
 from components.tracking import run as tracked
 
 PAGE = 12  # groups on a page of pictures
-
-
-class GraphParams(Strict):
-    """The copy graph of the pool with itself."""
-
-    k: int = Field(64, ge=1)  # neighbours an image; the paper's
-    threshold: float | Literal["calibrated"] = "calibrated"  # cosine; the paper: 0.6 with SSCD
-    edges_from: float = Field(0.5, ge=-1, lt=1)  # cosine over which edges are kept, for the threshold sweep
-    keep: Keep = "largest"  # image of a component; ties: the smallest content hash. See keep.py
-    giants: GiantParams | None = GiantParams()  # None: components are left as they are, however large
-    largest_share: float = Field(0.1, gt=0, le=1)  # of the pool; a component still larger stops the stage: it chains
-    largest_least: int = Field(100, ge=1)  # images; a component of no more never stops it, whatever its share
-    labels_on_disk_from: int = Field(500_000_000, ge=1)  # images from which the components' table is a file
-    part_rows: int = Field(1_000_000, ge=1)  # images, at least, a piece of the index and a part of the edges
-
-
-class DedupParams(Strict):
-    """``params/dedup.yaml``."""
-
-    descriptor: DescriptorParams
-    # Crops of every image that are described beside it, (side kept, n) for n x n: what a cropped copy is found by
-    windows: list[tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[int, Field(ge=1)]]] = []
-    neighbours: NeighbourParams = NeighbourParams()
-    calibration: CalibrationParams | None = None  # None: both thresholds must be numbers
-    graph: GraphParams
-    relative: RelativeParams
-    retrieval: RetrievalParams | None = None  # None: all that survives is selected
-    balance: BalanceParams | None = None  # without queries: a sample spread evenly; not beside `retrieval`
-    executor: ExecutorParams = ExecutorParams(workers=0)
-    chunk: int = Field(512, ge=1)  # images a unit of work
-    checks: CheckParams = CheckParams()
 
 
 def run(

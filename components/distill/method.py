@@ -19,18 +19,18 @@ from torch import Tensor
 from components.errors import VitrailError
 from components.learning.blocks import Block
 from components.learning.collate import Crops
-from components.learning.compiled import compile_blocks
-from components.learning.distributed import World
-from components.learning.engine import Engine
 from components.learning.export import ModelCard, load_backbone, load_heads
-from components.learning.gram import GramTeacher
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, Network, build_network, health, losses
 from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
-from components.learning.training import TrainingParams
+from components.training.compiled import compile_blocks
+from components.training.distributed import World
+from components.training.engine import Engine
+from components.training.gram_teacher import GramTeacher
+from components.training.params import TrainingParams
 
 
 class DistillParams(TrainingParams):
@@ -112,7 +112,7 @@ class Distillation:
     def losses(
         self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool = False
     ) -> tuple[Losses, dict[str, Tensor]]:
-        """See :class:`components.learning.loop.Learner`."""
+        """See :class:`components.training.loop.Learner`."""
         dtype, count = self.engine.dtype, len(crops.globals)
         grid = self.params.grid()
         if self.params.patches == "masked":

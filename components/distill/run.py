@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.learning.command import add_params_arguments, add_run_arguments, paths
+from components.training.command import add_params_arguments, add_run_arguments, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,8 +27,8 @@ def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
     from components.distill.method import DistillParams
-    from components.learning.launch import start_ranks
     from components.params import load_params
+    from components.training.launch import start_ranks
 
     params = load_params(args.params, DistillParams, args.set)
     start_ranks("components.distill", argv, params)

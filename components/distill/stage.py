@@ -10,11 +10,12 @@ from typing import Any
 from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
 from components.evaluation.online import observe
 from components.evaluation.seeds import seed_images
-from components.learning.capability import count_parameters, require
-from components.learning.command import Paths
 from components.learning.export import BACKBONE, HEADS, load_card
-from components.learning.loop import train
-from components.learning.session import (
+from components.storage import StorageParams, atomic_file
+from components.training.capability import count_parameters, require
+from components.training.command import Paths
+from components.training.loop import train
+from components.training.session import (
     data_digest,
     export_average,
     keep_global_batch,
@@ -23,7 +24,6 @@ from components.learning.session import (
     start,
     summary,
 )
-from components.storage import StorageParams, atomic_file
 
 
 def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: StorageParams) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: Stor
 
     Raises:
         VitrailError: the machine cannot train this preset, or an input is missing, damaged or does not fit.
-        components.learning.loop.Stopped: a signal came; the training state is kept.
+        components.training.loop.Stopped: a signal came; the training state is kept.
     """
     card = load_card(teacher_at)
     check_teacher(params, card, teacher_at)

@@ -16,7 +16,7 @@ from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import RGB, Benchmark
 from components.evaluation.features import square
 from components.evaluation.segmentation import IGNORE
-from components.learning.probe import DenseFolderParams, DenseMosaicParams, DenseParquetParams
+from components.training.probe_params import DenseFolderParams, DenseMosaicParams, DenseParquetParams
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Mask = npt.NDArray[np.int16]

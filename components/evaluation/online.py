@@ -25,22 +25,22 @@ from components.evaluation.pca import pca_pictures
 from components.evaluation.probes import Prober, Scores, mean_of
 from components.evaluation.sample import draw
 from components.evaluation.seeds import crops_picture
-from components.learning.checkpoint import Checkpoints
 from components.learning.collate import normalize
-from components.learning.distributed import World
-from components.learning.engine import Engine
-from components.learning.training import TrainingParams
 from components.params import load_params
 from components.storage import atomic_file
 from components.tracking import Run, TrackingParams, null_run
 from components.tracking import run as tracking_run
+from components.training.checkpoint import Checkpoints
+from components.training.distributed import World
+from components.training.engine import Engine
+from components.training.params import TrainingParams
 
 RUN_NOTE = "mlflow-run"  # file in the folder of the training state
 RAW = "_raw_pixels"  # end of the names of the references' scores
 
 
 class Recorder:
-    """Writes curves, pictures and probe scores to the MLflow run; a :class:`components.learning.loop.Observer`.
+    """Writes curves, pictures and probe scores to the MLflow run; a :class:`components.training.loop.Observer`.
 
     Every rank makes the probe's forward passes (ZeRO-3 gathers weights on all of them); rank 0 alone fits, scores and
     records. The network is read in eval mode and no generator of the training is touched, so a run ends with the same

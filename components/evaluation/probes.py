@@ -16,9 +16,9 @@ from components.evaluation.linear import LinearParams, linear_probe
 from components.evaluation.sample import Sample
 from components.evaluation.segmentation import IGNORE, dense_probe, patch_labels
 from components.learning.collate import normalize
-from components.learning.probe import DenseParams, LinearProbeParams, ProbeParams
-from components.learning.training import TrainingParams
 from components.learning.vit import Features
+from components.training.params import TrainingParams
+from components.training.probe_params import DenseParams, LinearProbeParams, ProbeParams
 
 DENSE = ("/miou", "/pixel_accuracy")  # ends of the dense scores' names
 TOKENS = 1 << 15  # patch tokens a forward pass at most

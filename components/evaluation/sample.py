@@ -18,8 +18,8 @@ from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import RGB, Benchmark
 from components.evaluation.dense import DenseSet, MosaicPlan, mosaics, own_masks, plan_mosaics
 from components.evaluation.features import Rows, raw_pixels, square, without_equal_channels
-from components.learning.probe import DenseMosaicParams, ProbeParams
-from components.learning.training import TrainingParams
+from components.training.params import TrainingParams
+from components.training.probe_params import DenseMosaicParams, ProbeParams
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from components.images.dataset import ManifestDataset
 from components.images.decode import DecodeError, DecodeLimits, decode
 from components.learning.augment import MultiCrop
 from components.learning.masks import sample_masks
-from components.learning.training import TrainingParams
 from components.storage import StorageParams
+from components.training.params import TrainingParams
 
 Picture = npt.NDArray[np.uint8]
 HIDDEN = np.array([170, 40, 90], np.uint8)  # colour of masked patches: one that gray images do not have

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.errors import VitrailError, nearest
-from components.learning.capability import (
+from components.progress import duration
+from components.training.capability import (
     GB,
     count_parameters,
     memory_per_rank,
@@ -16,10 +17,9 @@ from components.learning.capability import (
     this_machine,
     tokens_per_rank,
 )
-from components.learning.launch import processes
-from components.learning.training import TrainingParams
-from components.learning.work import bytes_moved, flops_per_step
-from components.progress import duration
+from components.training.flops import bytes_moved, flops_per_step
+from components.training.launch import processes
+from components.training.params import TrainingParams
 
 TF32 = 0.5  # share of that peak that products of fp32 matrices reach (vendor's data sheets)
 

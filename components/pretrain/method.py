@@ -15,18 +15,18 @@ from torch import Tensor
 
 from components.learning.blocks import Block
 from components.learning.collate import Crops
-from components.learning.compiled import compile_blocks
-from components.learning.distributed import World
-from components.learning.engine import Engine
-from components.learning.gram import GramTeacher
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, build_network, health, losses, total
 from components.learning.param_groups import param_groups
-from components.learning.resolution import load_network
 from components.learning.schedules import StepValues
-from components.learning.training import TrainingParams
+from components.training.compiled import compile_blocks
+from components.training.distributed import World
+from components.training.engine import Engine
+from components.training.gram_teacher import GramTeacher
+from components.training.params import TrainingParams
+from components.training.resolution import load_network
 
 
 class Pretraining:
@@ -73,7 +73,7 @@ class Pretraining:
     def losses(
         self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool = False
     ) -> tuple[Losses, dict[str, Tensor]]:
-        """See :class:`components.learning.loop.Learner`."""
+        """See :class:`components.training.loop.Learner`."""
         masks = sample_masks(len(crops.globals), self.params.grid(), self.params.masks, generator)
         return self.masked_losses(crops, masks.to(self.world.device), values, detail)
 

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from components.errors import VitrailError
-from components.learning.command import add_params_arguments, add_run_arguments, paths
+from components.training.command import add_params_arguments, add_run_arguments, paths
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,8 +34,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
-    from components.learning.training import TrainingParams
     from components.params import load_params
+    from components.training.params import TrainingParams
 
     params = load_params(args.params, TrainingParams, args.set)
     if args.command == "check":
@@ -55,9 +55,9 @@ def main(argv: Sequence[str]) -> int:
             cluster = (args.gpus, args.gpu, args.utilisation, args.rate, args.price)
             print(plan(args.params, phase.params, *cluster, first=phase.first))
     else:
-        from components.learning.capability import require, this_machine
-        from components.learning.distributed import place
-        from components.learning.launch import launched, processes, start_ranks
+        from components.training.capability import require, this_machine
+        from components.training.distributed import place
+        from components.training.launch import launched, processes, start_ranks
 
         count = None if launched() else processes(params, this_machine())
         for phase in params.phases():  # before the imports and the data: seconds, not minutes

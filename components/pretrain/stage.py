@@ -11,14 +11,17 @@ from components.errors import VitrailError
 from components.evaluation.online import observe
 from components.evaluation.seeds import seed_images
 from components.images.loader import Loader
-from components.learning.capability import count_parameters, require
-from components.learning.checkpoint import Checkpoints
-from components.learning.command import Paths
-from components.learning.distributed import World, gather_objects
 from components.learning.export import BACKBONE, HEADS, load_card
-from components.learning.loop import Curves, train
-from components.learning.resolution import carry_over, earlier_lengths
-from components.learning.session import (
+from components.pretrain.method import Pretraining
+from components.storage import StorageParams, atomic_file
+from components.training.capability import count_parameters, require
+from components.training.checkpoint import Checkpoints
+from components.training.command import Paths
+from components.training.distributed import World, gather_objects
+from components.training.loop import Curves, train
+from components.training.params import Phase, TrainingParams
+from components.training.resolution import carry_over, earlier_lengths
+from components.training.session import (
     data_digest,
     export_average,
     keep_global_batch,
@@ -27,9 +30,6 @@ from components.learning.session import (
     start,
     summary,
 )
-from components.learning.training import Phase, TrainingParams
-from components.pretrain.method import Pretraining
-from components.storage import StorageParams, atomic_file
 
 
 def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
 
     Raises:
         VitrailError: the machine cannot train this preset, or an input is missing or damaged.
-        components.learning.loop.Stopped: a signal came; the training state is kept.
+        components.training.loop.Stopped: a signal came; the training state is kept.
     """
     digest, started_from = data_digest(paths.curated, paths.manifest), _digests(params.init)
     world, phases = start(params), params.phases()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.dedup.stage import DedupParams
+from components.dedup.params import DedupParams
 from components.errors import VitrailError
 from components.executor import ExecutorParams, add_arguments, kept_workers, map_shards, overlays
 from components.params import load_params

@@ -102,7 +102,7 @@ def test_a_disk_that_fills_is_one_line_and_leaves_nothing_half(chain_copy: Path)
     shutil.rmtree(chain_copy / "data/crawl")
     small = (
         "mount -t tmpfs -o size=600k none data && "
-        f"{sys.executable} -m components.curate crawl --params params/crawl.yaml --source params/site/demo.yaml "
+        f"{sys.executable} -m components.crawl run --params params/crawl.yaml --source params/site/demo.yaml "
         "--out data/crawl; code=$?; ls -A data; exit $code"
     )
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0:

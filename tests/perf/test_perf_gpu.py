@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.learning.objective import build_network
-from components.learning.training import TrainingParams
+from components.training.params import TrainingParams
 from perf import gpu
 
 CPU = torch.device("cpu")

@@ -17,14 +17,14 @@ import pytest
 from PIL import Image
 
 from components import tracking
+from components.crawl.run import main as crawl_main
 from components.curate import stage
-from components.curate.keys import key_of
-from components.curate.run import main
 from components.errors import VitrailError, run_cli
 from components.images.decode import DecodeLimits, decode
 from components.images.tables import INDEX, Shards, read_table
 from components.params import load_params
 from components.storage import StorageParams, open_store
+from components.web.keys import key_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = "kind: demo\ncells: 60\nper_page: 12\nexact: 6\nreencoded: 6\nresized: 6\ncropped: 6\n"
@@ -36,7 +36,9 @@ def crawl(folder: Path, source: str) -> Path:
     params = folder / "crawl.yaml"
     text = (ROOT / "params/crawl.yaml").read_text()
     params.write_text(text.replace("params/policy/", f"{ROOT}/params/policy/").replace("delay: 1.0", "delay: 0.0"))
-    assert main(["crawl", "--params", str(params), "--source", source, "--out", str(folder / "crawl"), *storage]) == 0
+    assert (
+        crawl_main(["run", "--params", str(params), "--source", source, "--out", str(folder / "crawl"), *storage]) == 0
+    )
     return folder / "crawl"
 
 
@@ -224,7 +226,7 @@ def test_a_warc_cut_in_half_is_used_as_far_as_it_goes(
 
 @pytest.mark.usefixtures("untracked")
 def test_several_warcs_are_one_crawl(crawled: Path, tmp_path: Path, curated: tuple[Path, dict[str, Any]]) -> None:
-    from components.curate.warc import Faults, read_warc
+    from components.web.warc import Faults, read_warc
 
     path = crawled / "site-00000.warc.gz"
     data = path.read_bytes()
@@ -270,7 +272,7 @@ def test_from_s3_to_s3_over_http_with_worker_processes(crawled: Path, tmp_path: 
     )
     params = tmp_path / "storage.yaml"
     params.write_text(f"root: {storage.root}\nendpoint_url: {s3_endpoint}\n")
-    main(["crawl", "--params", str(ROOT / "params/crawl.yaml"), "--source", "s3://vitrail-test/warcs",
+    crawl_main(["run", "--params", str(ROOT / "params/crawl.yaml"), "--source", "s3://vitrail-test/warcs",
           "--out", str(tmp_path / "crawl"), "--storage", str(params)])  # fmt: skip
     curate(tmp_path / "crawl", tmp_path / "curate", storage, executor__workers=1)
     curate(crawled, tmp_path / "local")
@@ -306,8 +308,8 @@ def test_bad_sources_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     (tmp_path / "many.yaml").write_text("kind: demo\ncells: 5\n")
     for source, words in (("empty", "empty, no WARC"), ("mixed", "mixed"), ("nothere", "no such file or folder"),
                           ("site.yaml", "did you mean 'cells'?"), ("many.yaml", "planted copies")):  # fmt: skip
-        command = f"crawl --params {ROOT}/params/crawl.yaml --storage {ROOT}/params/storage.yaml --out {tmp_path}/out"
-        code = run_cli(main, [*command.split(), "--source", str(tmp_path / source)])
+        command = f"run --params {ROOT}/params/crawl.yaml --storage {ROOT}/params/storage.yaml --out {tmp_path}/out"
+        code = run_cli(crawl_main, [*command.split(), "--source", str(tmp_path / source)])
         shown = capsys.readouterr().err
         assert code == 1
         assert words in shown

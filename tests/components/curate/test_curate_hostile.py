@@ -23,21 +23,22 @@ from hypothesis import strategies as st
 from warcio.warcwriter import WARCWriter
 
 from components import tracking
-from components.curate import links, pages, stage
-from components.curate.keys import key_of
-from components.curate.links import header_opts_out, parse_page, parse_srcset, resolve
-from components.curate.pages import read_page
-from components.curate.policy import PolicyParams, origin, registrable_domain
-from components.curate.robots import MAX_BYTES, parse, rules_for
-from components.curate.scan import ScanItem, TableColumns, scan_file
-from components.curate.sources import SourceFile, Sources
-from components.curate.warc import Response, WarcWriter, decode_text
-from components.curate.wat import parse_wat
+from components.curate import stage
 from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, read_table, write_table
 from components.params import load_params
 from components.storage import StorageParams, open_store
+from components.web import links, pages
+from components.web.keys import key_of
+from components.web.links import header_opts_out, parse_page, parse_srcset, resolve
+from components.web.pages import read_page
+from components.web.policy import PolicyParams, origin, registrable_domain
+from components.web.robots import MAX_BYTES, parse, rules_for
+from components.web.scan import ScanItem, TableColumns, scan_file
+from components.web.sources import SourceFile, Sources
+from components.web.warc import Response, WarcWriter, decode_text
+from components.web.wat import parse_wat
 
 ROOT = Path(__file__).resolve().parents[3]
 

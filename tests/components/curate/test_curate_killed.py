@@ -22,17 +22,18 @@ import pytest
 from PIL import Image
 
 from components import tracking
-from components.curate.demo_server import Resource, serve
-from components.curate.fetch_images import OUTCOMES_NAME
+from components.crawl.demo.server import Resource, serve
+from components.crawl.fetch_images import OUTCOMES_NAME
+from components.crawl.run import main as crawl_main
 from components.curate.run import main
-from components.curate.warc import WarcWriter
 from components.images.tables import INDEX, Shards, read_table
 from components.storage import StorageParams
+from components.web.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTS = ("one.test", "two.test", "three.test")
 GOOD, CHUNK, SEED = 110, 8, 2026
-COMMAND = [sys.executable, "-m", "components.curate"]
+COMMAND = [sys.executable, "-m"]
 # Where a record stands in its WARC is up to the order in which servers answer; nothing else may be.
 OF_ARRIVAL = ("source", "source_offset")
 
@@ -94,13 +95,23 @@ def prepare(folder: Path, address: str) -> None:
 
 def crawl(folder: Path) -> list[str]:
     above = folder.parent
-    return ["crawl", "--params", f"{above}/crawl.yaml", "--source", f"{above}/site.yaml", "--out", f"{folder}/crawl"]
+    return [
+        "components.crawl",
+        "run",
+        "--params",
+        f"{above}/crawl.yaml",
+        "--source",
+        f"{above}/site.yaml",
+        "--out",
+        f"{folder}/crawl",
+    ]
 
 
 def curate(folder: Path, workers: int = 1) -> list[str]:
     sets = [f"chunk={CHUNK}", "nsfw.enabled=false", "faces.enabled=false", "pca_hash.radius=8"]
-    return ["run", "--params", "params/curate.yaml", "--crawl", f"{folder}/crawl", "--out", f"{folder}/curate",
-            "--report", f"{folder}/report.json", *(word for one in sets for word in ("--set", one)),
+    return ["components.curate", "run", "--params", "params/curate.yaml", "--crawl", f"{folder}/crawl",
+            "--out", f"{folder}/curate", "--report", f"{folder}/report.json",
+            *(word for one in sets for word in ("--set", one)),
             "--set", f"executor.workers={workers}"]  # fmt: skip
 
 
@@ -176,7 +187,7 @@ def test_killed_five_times_and_carried_on_equals_the_undisturbed_run(
         site.asked = 0
         whole(crawl(struck), log)
         assert site.asked < len(site) - fetched + 10  # what had its line was not asked for again
-        assert main(crawl(calm)) == 0
+        assert crawl_main(crawl(calm)[1:]) == 0
 
     # Thrice in the curation: among the chunks decoded, among those stored, and while the output is put in place.
     chunks = GOOD // CHUNK
@@ -190,7 +201,7 @@ def test_killed_five_times_and_carried_on_equals_the_undisturbed_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking, "run", lambda *_: contextlib.nullcontext(tracking.null_run()))
-        assert main(curate(calm, workers=0)) == 0
+        assert main(curate(calm, workers=0)[1:]) == 0
     assert rows_of(struck) == rows_of(calm)
     reasons = {row["reason"].strip("'") for row in rows_of(calm)}
     assert reasons >= {"", "exact-duplicate", "near-duplicate", "truncated", "too-small", "http-error", "opt-out",

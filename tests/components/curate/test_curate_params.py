@@ -9,7 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from components.curate.crawl import CrawlParams
+from components.crawl.spider import CrawlParams
 from components.curate.stage import CurateParams
 from components.executor import ExecutorParams
 

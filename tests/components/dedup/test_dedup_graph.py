@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.dedup.checks import every_nth
-from components.dedup.copygraph import Rows, ranges, search_edges
+from components.dedup.copygraph import ranges, search_edges
 from components.dedup.disjoint import DisjointSet
 from components.dedup.edges import EdgeParts, Edges, part_path, write_part
 from components.dedup.giants import GiantParams, cut_giants
@@ -22,6 +22,7 @@ from components.dedup.graph import (
     size_histogram,
 )
 from components.dedup.sweep import sweep, table, write_csv
+from components.descriptors.rows import Rows
 from components.errors import VitrailError
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams

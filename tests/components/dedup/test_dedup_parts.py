@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from components.dedup import retrieve as retrieval
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.decide import HELD_OUT, NOT_RETRIEVED, SELF_DUPLICATE, decisions, settle
-from components.dedup.descriptors import (
+from components.dedup.extract import check_described, describe_pictures, gathered
+from components.dedup.reference import Touch, dropped_components, held_out_index, one_ended, touching
+from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
+from components.descriptors.kinds import (
     DiscriminantDescriptorParams,
     SscdParams,
     ThumbnailParams,
@@ -20,12 +23,9 @@ from components.dedup.descriptors import (
     load_descriptor,
     thumbnail_side,
 )
-from components.dedup.extract import check_described, describe_pictures, gathered
-from components.dedup.reference import Touch, dropped_components, held_out_index, one_ended, touching
-from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
-from components.dedup.train_params import NetworkParams, TrainingParams
-from components.dedup.views import RGB, squash, windows
-from components.dedup.whiten import fit_whitening
+from components.descriptors.train_params import NetworkParams, TrainingParams
+from components.descriptors.views import RGB, squash, windows
+from components.descriptors.whiten import fit_whitening
 from components.errors import VitrailError
 from components.neighbours import NeighbourParams, kmeans
 from components.storage import StorageParams

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from components.dedup.copygraph import Rows, search_edges
+from components.dedup.copygraph import search_edges
 from components.dedup.edges import EdgeParts, Edges, write_part
 from components.dedup.recall import EdgeRecall, measure_recall
+from components.descriptors.rows import Rows
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
 

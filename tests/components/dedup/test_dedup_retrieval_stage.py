@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from components.dedup.calibrate import CalibrationParams
-from components.dedup.stage import DedupParams
+from components.dedup.params import DedupParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg

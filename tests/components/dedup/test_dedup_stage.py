@@ -19,19 +19,20 @@ import pytest
 import yaml
 
 from components.dedup import stage
-from components.dedup.copygraph import Rows
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
-from components.dedup.descriptors import TrainedParams, load_descriptor
 from components.dedup.edges import EdgeParts
 from components.dedup.extract import Pool, describe_pictures
 from components.dedup.keep import scores
+from components.dedup.params import DedupParams
 from components.dedup.reference import Touch
 from components.dedup.review import write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
 from components.dedup.scratch import described_digest
 from components.dedup.search import nearest, search
-from components.dedup.sscd import SscdParams
+from components.descriptors.kinds import TrainedParams, load_descriptor
+from components.descriptors.rows import Rows
+from components.descriptors.sscd import SscdParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.executor import ExecutorParams
@@ -119,14 +120,14 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> BenchmarksFile:
     return parse_params(content, BenchmarksFile, "test")
 
 
-def params(**changes: object) -> stage.DedupParams:
+def params(**changes: object) -> DedupParams:
     content = yaml.safe_load((ROOT / "params/dedup.yaml").read_text())
     content["calibration"] |= {"benchmark": "mine", "copies": 10, "apart": 0, "least": 0.75}
     content["retrieval"]["queries"] = ["mine"]
     content["retrieval"]["how"]["k"] = 1
     content["windows"] = [[0.85, 3]]
     content["chunk"] = 16
-    return parse_params(content | changes, stage.DedupParams, "test")
+    return parse_params(content | changes, DedupParams, "test")
 
 
 class Recorder(Run):
@@ -177,7 +178,7 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: stage.DedupParams) -> dict[str, object]:
+def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: DedupParams) -> dict[str, object]:
     return stage.run(given, benchmarks, curated, folder / "dedup", folder / "report.json", STORAGE, TRACKING)
 
 
@@ -389,7 +390,7 @@ def test_an_even_sample_instead_of_queries(
     given = params(retrieval=None, balance={"images": 7, "levels": [level]}, windows=[])
     content = given.model_dump(mode="json")
     content["graph"]["keep"] = "sharpest"
-    report = run(tmp_path, curated, benchmarks, parse_params(content, stage.DedupParams, "test"))
+    report = run(tmp_path, curated, benchmarks, parse_params(content, DedupParams, "test"))
     assert report["selected"] == 7
     assert report["reasons"]["balanced"] == 7  # type: ignore[index]
     assert report["reasons"]["not-sampled"] > 0  # type: ignore[index]
@@ -427,35 +428,6 @@ def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
     assert scores("oldest", Pool(curated, STORAGE, table), labels, executor, 1).tolist() == [-2, -1, 0]
     with pytest.raises(VitrailError, match=r"0.tar at \d+: index and shards do not match: no image for key"):
         scores("sharpest", pool, np.zeros(3, np.int64), executor, 1)
-
-
-def test_the_plan_is_counts_times_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rates = {"cores": 2, "gigaflops": 100, "codes": 1e9, "rescored": 1e6, "edges": 1e7, "megabytes": 500}
-    (tmp_path / "rates.json").write_text(json.dumps(rates))
-    (tmp_path / "params.yaml").write_text((ROOT / "params/dedup.yaml").read_text())
-    asked = [
-        "plan",
-        "--images",
-        "1e6",
-        "--params",
-        str(tmp_path / "params.yaml"),
-        "--rates",
-        str(tmp_path / "rates.json"),
-    ]
-    with_windows = load_params(tmp_path / "params.yaml", stage.DedupParams)
-    assert main([*asked, "--images-per-second", "100"]) == 0
-    text = capsys.readouterr().out
-    each = 1 + sum(side * side for _, side in with_windows.windows)
-    assert f"1,000,000 images, {each}" in text.replace(",000,000 desc", "")
-    assert "index: IVF" in text
-    assert "2 h 46 min" in text  # a million at a hundred a second
-    assert main([*asked, "--images", "1.3e9", "--cores", "64"]) == 0
-    assert "IVF1048576_HNSW32" in capsys.readouterr().out
-    with pytest.raises(VitrailError, match="choose between 1 and"):
-        main([*asked, "--images", "1e12"])
-    (tmp_path / "rates.json").write_text("{")
-    with pytest.raises(VitrailError, match="not JSON"):
-        main(asked)
 
 
 def test_finished_chunks_are_kept(
@@ -500,7 +472,7 @@ def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], bench
         run(tmp_path, empty, benchmarks, given)
     content = given.model_dump()
     content["retrieval"]["queries"] = ["mime"]
-    misspelt = parse_params(content, stage.DedupParams, "test")
+    misspelt = parse_params(content, DedupParams, "test")
     with pytest.raises(VitrailError, match=r"'mime', not in benchmarks.yaml; did you mean 'mine'"):
         run(tmp_path, one, benchmarks, misspelt)
     with pytest.raises(VitrailError, match="must be numbers"):
@@ -508,12 +480,12 @@ def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], bench
     assert not (tmp_path / "dedup").exists()
 
 
-def plain(**changes: object) -> stage.DedupParams:
+def plain(**changes: object) -> DedupParams:
     """No network, no windows, thresholds given, nothing retrieved: what is left is the stage's own doing."""
     content = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None, windows=[]).model_dump()
     content["graph"] |= {"threshold": 0.9} | changes.pop("graph", {})  # type: ignore[operator]
     content["relative"] |= {"threshold": 0.9} | changes.pop("relative", {})  # type: ignore[operator]
-    return parse_params(content | changes, stage.DedupParams, "test")
+    return parse_params(content | changes, DedupParams, "test")
 
 
 def test_all_alike_is_one_component_of_which_one_is_kept_or_is_refused(
@@ -550,7 +522,7 @@ def test_one_image_and_no_benchmark(
 def test_descriptors_that_say_nothing_are_named(
     tmp_path: Path, benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.dedup.descriptors import Thumbnail
+    from components.descriptors.kinds import Thumbnail
 
     curated = curate(tmp_path / "c", {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(20)})
     key = hashlib.sha256(b"plain18").hexdigest()[:20]
@@ -616,9 +588,9 @@ def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file
 
 
 def test_the_shipped_parameters_load_and_a_typo_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert load_params(ROOT / "params/dedup.yaml", stage.DedupParams).descriptor.kind == "discriminant"
+    assert load_params(ROOT / "params/dedup.yaml", DedupParams).descriptor.kind == "discriminant"
     with pytest.raises(VitrailError, match="did you mean 'threshold'"):
-        load_params(ROOT / "params/dedup.yaml", stage.DedupParams, ["graph.treshold=0.6"])
+        load_params(ROOT / "params/dedup.yaml", DedupParams, ["graph.treshold=0.6"])
     with pytest.raises(SystemExit):
         main(["run"])
     assert "--params" in capsys.readouterr().err

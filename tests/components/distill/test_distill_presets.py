@@ -9,11 +9,11 @@ import pytest
 
 from components.distill.method import DistillParams, check_teacher
 from components.errors import VitrailError
-from components.learning.capability import count_parameters, memory_per_rank
 from components.learning.export import ModelCard
 from components.learning.schedules import Schedules
-from components.learning.training import TrainingParams
 from components.params import load_params
+from components.training.capability import count_parameters, memory_per_rank
+from components.training.params import TrainingParams
 
 PARAMS = Path(__file__).resolve().parents[3] / "params"
 

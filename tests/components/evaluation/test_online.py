@@ -24,12 +24,12 @@ from components.evaluation.probes import Found, Prober, choose_patches, pixels_o
 from components.evaluation.sample import draw, probe_rows
 from components.evaluation.seeds import crops_picture
 from components.evaluation.segmentation import IGNORE
-from components.learning.distributed import World
-from components.learning.probe import ProbeParams
-from components.learning.training import TrainingParams
 from components.learning.vit import VisionTransformer
 from components.params import parse_params
 from components.tracking import TrackingParams
+from components.training.distributed import World
+from components.training.params import TrainingParams
+from components.training.probe_params import ProbeParams
 
 CPU = torch.device("cpu")
 PRESET: dict[str, Any] = {

@@ -23,18 +23,18 @@ from torch import Tensor, nn
 import components.pretrain.stage as stage
 from components.errors import VitrailError
 from components.evaluation.online import Recorder
-from components.learning import compiled
-from components.learning.checkpoint import Checkpoint
-from components.learning.command import Paths
-from components.learning.distributed import gather_shards, join, pick_device
 from components.learning.embed import interpolate_positions
-from components.learning.engine import Engine
-from components.learning.gram import GramTeacher
-from components.learning.resolution import POSITIONS
-from components.learning.training import TrainingParams
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.storage import StorageParams
 from components.tracking import Run
+from components.training import compiled
+from components.training.checkpoint import Checkpoint
+from components.training.command import Paths
+from components.training.distributed import gather_shards, join, pick_device
+from components.training.engine import Engine
+from components.training.gram_teacher import GramTeacher
+from components.training.params import TrainingParams
+from components.training.resolution import POSITIONS
 
 LARGER = {"size": 32, "local_size": 16, "iterations": 5, "learning_rate": 3e-4, "batch": 2, "accumulation": 3}
 FIRST = TEACHER | {

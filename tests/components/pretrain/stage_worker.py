@@ -31,14 +31,14 @@ from components.evaluation.online import Recorder
 from components.images.decode import encode_jpeg
 from components.images.shards import ShardWriter
 from components.images.tables import MANIFEST, Shards, write_table
-from components.learning import loop
 from components.learning.collate import Crops
-from components.learning.command import Paths
 from components.learning.objective import Network
-from components.learning.training import TrainingParams
 from components.pretrain.method import Pretraining
 from components.pretrain.stage import pretrain
 from components.storage import StorageParams, open_store
+from components.training import loop
+from components.training.command import Paths
+from components.training.params import TrainingParams
 
 STUDENT: dict[str, Any] = {
     "vit": {"image_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "heads": 2},

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from stage_worker import curate
 
-from components.learning.checkpoint import load_backbone
+from components.training.checkpoint import load_backbone
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.e2e

@@ -18,10 +18,10 @@ from test_pretrain_stage import timeless
 
 from components.distill.method import DistillParams
 from components.errors import VitrailError
-from components.learning.checkpoint import load_backbone, load_heads
 from components.learning.schedules import Schedules
-from components.learning.training import TrainingParams
 from components.params import parse_params
+from components.training.checkpoint import load_backbone, load_heads
+from components.training.params import TrainingParams
 
 WORKER = Path(__file__).with_name("phases_worker.py")
 LARGER = {"size": 32, "local_size": 16, "iterations": 10, "learning_rate": 1e-4}

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from components.errors import VitrailError
-from components.learning.capability import (
+from components.learning.objective import build_network
+from components.learning.schedules import Schedules
+from components.params import load_params
+from components.pretrain import run
+from components.pretrain.check import check, plan
+from components.training.capability import (
     Machine,
     count_head,
     count_parameters,
@@ -17,14 +22,9 @@ from components.learning.capability import (
     require,
     states_per_rank,
 )
-from components.learning.launch import processes, start_ranks
-from components.learning.objective import build_network
-from components.learning.schedules import Schedules
-from components.learning.training import TrainingParams
-from components.learning.work import bytes_moved, flops_per_step
-from components.params import load_params
-from components.pretrain import run
-from components.pretrain.check import check, plan
+from components.training.flops import bytes_moved, flops_per_step
+from components.training.launch import processes, start_ranks
+from components.training.params import TrainingParams
 
 PRESETS = Path(__file__).resolve().parents[3] / "params" / "pretrain"
 LAPTOP = Machine(gpus=0, gpu_bytes=0, gpu_name="", cores=2, memory=23 * 10**9)
@@ -307,7 +307,7 @@ def test_one_process_on_eight_gpus_is_not_taken_for_eight(monkeypatch: pytest.Mo
     assert [processes(params, machine) for params in (giant, tiny) for machine in (node, LAPTOP)] == [8, 1, 8, 1]
     assert processes(preset("vitg", "run.processes=4"), node) == 4
     monkeypatch.setattr("components.pretrain.check.this_machine", lambda: node)
-    monkeypatch.setattr("components.learning.capability.this_machine", lambda: node)
+    monkeypatch.setattr("components.training.capability.this_machine", lambda: node)
     assert "GB in each of the 8 processes that run starts here; found 8 x A100" in check(PRESETS / "vitg.yaml", giant)
     with pytest.raises(VitrailError, match=r"this run has 1 process\); a process on each of the 8 GPUs"):
         check(PRESETS / "vitg.yaml", preset("vitg", "run.processes=1"))
@@ -317,16 +317,16 @@ def test_run_becomes_torchrun_where_it_was_started_alone_on_several_gpus(monkeyp
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
     began: list[list[str]] = []
-    monkeypatch.setattr("components.learning.launch.os.execv", lambda _, command: began.append(command))
+    monkeypatch.setattr("components.training.launch.os.execv", lambda _, command: began.append(command))
     argv, tiny = ["run", "--params", "x.yaml"], preset("vitt")
     for machine in (NODE, LAPTOP):
-        monkeypatch.setattr("components.learning.launch.this_machine", lambda found=machine: found)
+        monkeypatch.setattr("components.training.launch.this_machine", lambda found=machine: found)
         start_ranks("components.distill", argv, tiny)
     [command] = began  # the laptop has no GPU: one process, which is there already
     assert command[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=8"]
     assert command[-5:] == ["-m", "components.distill", *argv]
     monkeypatch.setenv("WORLD_SIZE", "1")  # a rank, if only one
-    monkeypatch.setattr("components.learning.launch.this_machine", lambda: NODE)
+    monkeypatch.setattr("components.training.launch.this_machine", lambda: NODE)
     start_ranks("components.distill", argv, tiny)
     assert len(began) == 1
 
@@ -352,7 +352,7 @@ def test_fp16_on_a_cpu_is_refused_before_anything_is_read() -> None:
 
 
 def test_misfit_names_need_find_and_a_preset_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.learning.capability.this_machine", lambda: LAPTOP)
+    monkeypatch.setattr("components.training.capability.this_machine", lambda: LAPTOP)
     with pytest.raises(VitrailError) as fault:
         require(PRESETS / "vitg.yaml", preset("vitg"))
     line = str(fault.value)

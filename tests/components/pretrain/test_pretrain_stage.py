@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from components.images.quarantine import read_quarantine
-from components.learning.checkpoint import load_backbone, load_card, load_heads
+from components.training.checkpoint import load_backbone, load_card, load_heads
 
 WORKER = Path(__file__).with_name("stage_worker.py")
 

@@ -1,0 +1,31 @@
+"""The crawl stage's command.
+
+python -m components.crawl run --params params/crawl.yaml --source params/site/demo.yaml --out data/crawl
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.params import load_params
+from components.storage import StorageParams
+
+
+def main(argv: Sequence[str]) -> int:
+    """Parse ``argv`` and run the stage."""
+    parser = argparse.ArgumentParser(prog="components.crawl", description="From a source to WARC files or a list.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="crawl a site, or register WARC files or images that are there")
+    run.add_argument("--params", type=Path, required=True)
+    run.add_argument("--source", required=True, help="site.yaml, folder, WARC file, or s3://bucket/prefix")
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
+    arguments = parser.parse_args(argv)
+    from components.crawl import stage
+
+    storage = load_params(arguments.storage, StorageParams)
+    counts = stage.run(arguments.params, arguments.source, arguments.out, storage)
+    print(f"crawl: {arguments.source} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+    return 0

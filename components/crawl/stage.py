@@ -1,0 +1,90 @@
+"""The crawl stage: a demo site served and crawled, a web site crawled, named images fetched, or files registered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from components.crawl import fetch_images
+from components.crawl.demo import site as demo_site
+from components.crawl.demo.server import serve
+from components.crawl.spider import CrawlParams, crawl
+from components.errors import VitrailError
+from components.params import Strict, load_params
+from components.storage import StorageParams, atomic_dir, atomic_file
+from components.web.sources import Sources, register
+
+WARC_NAME = "site-00000.warc.gz"
+
+
+class WebSite(Strict):
+    """A crawl of the real web: where to begin, and on which hosts to follow links (those of the seeds when empty)."""
+
+    kind: Literal["web"]
+    seeds: tuple[str, ...] = Field(min_length=1)
+    hosts: tuple[str, ...] = ()
+
+
+def run(params_path: Path, source: str, out: Path, storage: StorageParams) -> dict[str, int]:
+    """Fill ``out`` with ``sources.json`` and ``crawl.json`` (and the WARC, when there was something to crawl)."""
+    params = load_params(params_path, CrawlParams)
+    if not source.endswith((".yaml", ".yml")):
+        sources = register(source, storage)
+        counts = {"files": len(sources.files)}
+        with atomic_dir(out) as folder:
+            _finish(folder, sources, counts)
+        return counts
+    site = _site(Path(source))
+    if isinstance(site, fetch_images.NamedImages):
+        counts = dict(sorted(fetch_images.run(site, params.fetch, params.images, out, storage).items()))
+        with atomic_file(out / "crawl.json", "w") as file:
+            json.dump(counts, file, indent=1)
+        fetch_images.finished(out)
+        return counts
+    with atomic_dir(out) as folder:
+        warc = folder / WARC_NAME
+        if isinstance(site, WebSite):
+            hosts = frozenset(site.hosts) or frozenset(urlsplit(seed).hostname or "" for seed in site.seeds)
+            counts = asyncio.run(crawl(site.seeds, hosts, params, warc))
+        else:
+            counts = _crawl_demo(site, params, folder, warc)
+        if not counts.get("page-ok"):
+            raise VitrailError(f"{source}: not one page could be read ({counts}); are the seeds right and reachable?")
+        described = register(str(warc), storage).files[0]
+        _finish(folder, Sources(kind="warc", root="", files=(described,)), counts)
+    return counts
+
+
+def _site(path: Path) -> demo_site.DemoSite | WebSite | fetch_images.NamedImages:
+    class Kind(Strict, extra="ignore"):
+        kind: Literal["demo", "web", "fetch"]
+
+    kind = load_params(path, Kind).kind
+    if kind == "demo":
+        return load_params(path, demo_site.DemoSite)
+    return load_params(path, WebSite) if kind == "web" else load_params(path, fetch_images.NamedImages)
+
+
+def _crawl_demo(site: demo_site.DemoSite, params: CrawlParams, folder: Path, warc: Path) -> dict[str, int]:
+    planted = demo_site.build(site)
+    with serve(planted.site) as address:
+        hosts = dict.fromkeys(demo_site.HOSTS, address)
+        fetch = params.fetch.model_copy(update={"resolve": {**params.fetch.resolve, **hosts}, "delay": 0.0})
+        local = params.model_copy(update={"fetch": fetch})
+        counts = asyncio.run(
+            crawl([demo_site.SEED], demo_site.HOSTS | {demo_site.RESTRICTED}, local, warc, demo_site.DATE)
+        )
+    with atomic_file(folder / "planted.json", "w") as file:
+        json.dump(planted.truth, file, indent=1)
+    return counts
+
+
+def _finish(folder: Path, sources: Sources, counts: dict[str, int]) -> None:
+    sources.save(folder)
+    with atomic_file(folder / "crawl.json", "w") as file:
+        json.dump(counts, file, indent=1, sort_keys=True)

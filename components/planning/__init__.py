@@ -1,0 +1,1 @@
+"""What a stage needs before it runs: hosts, hours, bytes and memory for a given number of images."""

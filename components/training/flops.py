@@ -1,0 +1,94 @@
+"""The work of a step, by counting: floating-point operations by part, and bytes that a rank sends."""
+
+from __future__ import annotations
+
+import itertools
+
+from components.learning.heads import HeadConfig
+from components.learning.stochastic_depth import kept_samples
+from components.learning.vit import ViTConfig
+from components.training.memory import LIVE, crop_groups, feed_forward_width, hidden_patches, network_sizes
+from components.training.params import TrainingParams
+
+
+def flops_per_step(params: TrainingParams, ranks: int) -> dict[str, float]:
+    """Floating-point operations of a step on all ranks, by part; a product of matrices counts 2 a multiplication.
+
+    Backward is twice a forward. Norms, softmax, losses and the optimizer are left out: they are bound by memory.
+    ``gram teacher`` is there with gram anchoring, and is of steps from its start on.
+    """
+    vit, batch = params.vit, params.run.batch
+    side, hidden = params.augment.global_size, hidden_patches(params)
+    groups = crop_groups(params)
+    blocks = sum(_kept(samples, vit) * _blocks(vit, tokens) for samples, tokens in groups)
+    embeddings = sum(samples * _embeddings(vit, tokens) for samples, tokens in groups)
+    seen = 2 * batch * (_blocks(vit, groups[0][1]) + _embeddings(vit, groups[0][1]))
+    dino = params.heads.dino
+    ibot = params.heads.ibot or dino
+    classes = sum(samples for samples, _ in groups)
+    parts = {
+        "student": 3 * (blocks + embeddings),
+        "blocks again in backward": blocks if params.run.activation_checkpointing else 0.0,
+        "teacher": seen,
+        "DINO head": (3 * classes + 2 * batch) * _head(vit.embed_dim, dino),
+        "iBOT head": 4 * hidden * _head(vit.embed_dim, ibot),
+    }
+    if params.gram is not None:
+        tokens = 1 + vit.registers + ((params.gram.size or side) // vit.patch_size) ** 2
+        patches = (side // vit.patch_size) ** 2
+        similarities = (3 + 1) * 2.0 * vit.embed_dim * patches**2  # the student's, with backward, and the teacher's
+        parts["gram teacher"] = 2 * batch * (_blocks(vit, tokens) + _embeddings(vit, tokens) + similarities)
+    return {name: ranks * params.engine.accumulation * count for name, count in parts.items() if count}
+
+
+def bytes_moved(params: TrainingParams, ranks: int, sixteen_bit: bool = True) -> dict[str, float]:
+    """Bytes that a rank sends (and receives as many) in a step, about, by part.
+
+    Every micro-batch gathers teacher and student once, and in backward the student again but for the ``LIVE`` elements
+    that ZeRO-3 still has from forward; blocks that are computed again there add nothing to that. Gradients are cut and
+    summed, those of the heads in fp32 by default; Sinkhorn-Knopp sums prototypes. perf/gathers.py holds the gathers
+    against what DeepSpeed asks for.
+    """
+    width = 2 if sixteen_bit else 4
+    sizes = network_sizes(params.vit, params.heads)
+    heads = sizes.total - sizes.backbone
+    exact = {"heads_fp32": (width, 4), "same": (width, width), "fp32": (4, 4)}[params.engine.reduce_dtype]
+    prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
+    rounds = 2 * params.objective.sinkhorn_iterations if params.objective.centering == "sinkhorn" else 1
+    parts = {
+        "teacher's weights": width * sizes.total,
+        "student's weights": width * sizes.total,
+        "student's weights again in backward": width * max(0, sizes.total - LIVE),
+        "gradients": exact[0] * sizes.backbone + exact[1] * heads,
+        "prototypes' sums": 2 * 4 * rounds * prototypes,
+    }
+    if params.gram is not None:
+        parts["gram teacher's weights"] = width * sizes.backbone
+    share = params.engine.accumulation * (ranks - 1) / ranks
+    return {name: share * size for name, size in parts.items() if size}
+
+
+def _kept(samples: int, vit: ViTConfig) -> int:
+    return kept_samples(samples, vit.drop_path) if vit.drop_path else samples
+
+
+def _blocks(vit: ViTConfig, tokens: int) -> float:
+    """Forward through all blocks of a crop of ``tokens``: four projections, feed-forward, and attention itself."""
+    products = 4 * vit.embed_dim**2 + feed_forward_products(vit)
+    return vit.depth * (2.0 * tokens * products + 4.0 * vit.embed_dim * tokens**2)
+
+
+def feed_forward_products(vit: ViTConfig) -> int:
+    """Multiplications of a token in a block's feed-forward part."""
+    return (3 if vit.ffn == "swiglu" else 2) * vit.embed_dim * feed_forward_width(vit)
+
+
+def _embeddings(vit: ViTConfig, tokens: int) -> float:
+    """Patches of a crop of ``tokens`` made tokens."""
+    return 2.0 * (tokens - 1 - vit.registers) * vit.in_channels * vit.patch_size**2 * vit.embed_dim
+
+
+def _head(in_dim: int, head: HeadConfig) -> float:
+    """Forward of a token through a projection head."""
+    widths = [in_dim] + [head.hidden] * (head.layers - 1) + [head.bottleneck, head.prototypes]
+    return 2.0 * sum(a * b for a, b in itertools.pairwise(widths))

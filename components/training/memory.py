@@ -1,0 +1,224 @@
+"""Memory of a rank by part, before anything is made: shards to the byte, what a step needs besides them by counting.
+
+The counts follow what autograd keeps of components.learning.blocks and .heads; perf/plan.py holds them against the
+peak of real runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from components.learning.heads import HeadConfig
+from components.learning.objective import HeadsParams
+from components.learning.stochastic_depth import kept_samples
+from components.learning.vit import ViTConfig
+from components.training.params import TrainingParams
+
+CUDA_CONTEXT = 1.5e9  # bytes: driver, libraries and allocator slack of a process on a GPU
+CPU_PROCESS = 1.0e9  # bytes: interpreter, torch and DeepSpeed
+BUCKET = {
+    True: 50_000_000,
+    False: 4_000_000,
+}  # elements reduced at a time, on a GPU or not (components.training.engine)
+LIVE = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most (DeepSpeed's stage3_max_live_parameters)
+PREFETCH = 50_000_000  # elements gathered ahead (its stage3_prefetch_bucket_size)
+
+
+class Sizes(NamedTuple):
+    """Elements of a network's parameters."""
+
+    parameters: tuple[int, ...]
+    backbone: int
+    pieces: tuple[int, ...]  # of what is gathered and reduced together: blocks and heads
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.parameters)
+
+
+@functools.cache
+def network_sizes(vit: ViTConfig, heads: HeadsParams) -> Sizes:
+    """Sizes of the network, which is described and not made."""
+    import torch
+
+    from components.learning.blocks import Block
+    from components.learning.heads import ProjectionHead
+    from components.learning.vit import VisionTransformer
+
+    with torch.device("meta"):
+        made = [ProjectionHead(vit.embed_dim, head) for head in (heads.dino, heads.ibot) if head is not None]
+        modules = [VisionTransformer(vit), *made]
+    pieces = [part for module in modules for part in module.modules() if isinstance(part, Block | ProjectionHead)]
+    return Sizes(
+        tuple(p.numel() for module in modules for p in module.parameters()),
+        sum(p.numel() for p in modules[0].parameters()),
+        tuple(sum(p.numel() for p in piece.parameters()) for piece in pieces),
+    )
+
+
+def states_per_rank(params: TrainingParams, ranks: int, sixteen_bit: bool) -> dict[str, int]:
+    """Bytes of a rank's shards by part, exactly (``Engine.bytes_held`` measures the same).
+
+    ZeRO-3 cuts every parameter into equal parts and pads the last. Student and teacher are held in the training's
+    type, beside fp32 masters (DeepSpeed makes them in fp32, too), average and moments; gradients add up in fp32.
+    """
+    shard = sum(-(-size // ranks) for size in network_sizes(params.vit, params.heads).parameters)
+    width = 2 if sixteen_bit else 4
+    return {
+        "student": width * shard,
+        "teacher": width * shard,
+        "masters": 4 * shard,
+        "average": 4 * shard,
+        "moments": 8 * shard,
+        "gradients": 4 * shard,
+    }
+
+
+def tokens_per_rank(params: TrainingParams) -> int:
+    """Tokens of the student's crops in a micro-batch."""
+    return sum(samples * tokens for samples, tokens in crop_groups(params))
+
+
+def memory_per_rank(
+    params: TrainingParams, ranks: int, sixteen_bit: bool, teacher: int = 0, gpu: bool | None = None
+) -> dict[str, float]:
+    """Bytes at the peak of a step by part: states exactly, the rest by count.
+
+    The peak lies where backward begins, with all activations and logits alive, or, where a rank holds many parameters
+    and few images, in the optimizer's step; what that needs beyond the other is a part of its own.
+
+    Args:
+        teacher: parameters of a frozen teacher, which is held besides the moving average.
+        gpu: whether ranks are on GPUs; 16 bits are taken to mean that.
+    """
+    gpu = sixteen_bit if gpu is None else gpu
+    sizes, states = network_sizes(params.vit, params.heads), states_per_rank(params, ranks, sixteen_bit)
+    width = 2 if sixteen_bit else 4
+    mixed = sixteen_bit and params.engine.reduce_dtype != "same"
+    bucket = BUCKET[gpu] * (4 if params.engine.reduce_dtype == "fp32" else width + (4 if mixed else 0))
+    # One process's shards are the weights. Several keep of the student what is used again soon, up to LIVE elements;
+    # the teacher has let go of its own by then (perf/gathers.py). A gram teacher's pass comes while the student waits.
+    gathered = 0 if ranks == 1 else min(sizes.total, LIVE + max(sizes.pieces) + PREFETCH)
+    if params.gram is not None and ranks > 1:
+        gathered += min(sizes.backbone, 2 * max(sizes.pieces) + PREFETCH)
+    step = {
+        "images": _images(params, width),
+        "activations": _activations(params, width),
+        "prototypes' logits": _heads(params, width),
+        "patch similarities": _similarities(params),
+        "gram teacher's pass": _gram_pass(params, width),
+    }
+    if params.gram is not None:
+        teacher += sizes.backbone
+    # Later, activations are gone: gradients are laid out to be cut and summed, then copied flat; AdamW makes square
+    # roots and quotients where it is not fused into one kernel.
+    later = max(min(width * sizes.total, bucket), states["gradients"] * (1 if gpu else 3))
+    return {
+        "student": states["student"],
+        "teacher": states["teacher"],
+        "masters": states["masters"],
+        "average": states["average"],
+        "AdamW moments": states["moments"],
+        "gradients": states["gradients"],
+        "frozen teacher": width * teacher / ranks,
+        "gathered layers": width * gathered,
+        # gradients on their way are laid out anew to be cut, while backward goes on
+        "buffers": bucket + (min(width * sizes.total, bucket) if ranks > 1 else 0),
+        **step,
+        "reduction and optimizer, beyond these": max(0.0, later - sum(step.values())),
+        "process": CUDA_CONTEXT if gpu else CPU_PROCESS,
+    }
+
+
+def crop_groups(params: TrainingParams) -> list[tuple[int, int]]:
+    """(samples, tokens a sample) of the student's global and local crops in a micro-batch."""
+    extra, patch, crops = 1 + params.vit.registers, params.vit.patch_size, params.augment
+    found = [(2 * params.run.batch, extra + (crops.global_size // patch) ** 2)]
+    if crops.locals:
+        found.append((crops.locals * params.run.batch, extra + (crops.local_size // patch) ** 2))
+    return found
+
+
+def hidden_patches(params: TrainingParams) -> float:
+    """Patches of a micro-batch that masks hide, in the mean: the rows of the iBOT loss."""
+    masks, grid = params.masks, (params.augment.global_size // params.vit.patch_size) ** 2
+    return 2 * params.run.batch * masks.probability * (masks.ratio_min + masks.ratio_max) / 2 * grid
+
+
+def feed_forward_width(vit: ViTConfig) -> int:
+    """Hidden features of a block's feed-forward part."""
+    from components.learning.blocks import swiglu_hidden
+
+    return swiglu_hidden(vit.embed_dim, vit.mlp_ratio) if vit.ffn == "swiglu" else int(vit.embed_dim * vit.mlp_ratio)
+
+
+def _images(params: TrainingParams, width: int) -> float:
+    crops, batch = params.augment, params.run.batch
+    pixels = 3 * batch * (2 * crops.global_size**2 + crops.locals * crops.local_size**2)
+    # uint8, fp32 normalised, cast where that is another type, and cut into patches
+    return pixels * (1 + 4 + (width if width != 4 else 0) + width)
+
+
+def _activations(params: TrainingParams, width: int) -> float:
+    """What backward needs of the blocks, in widths of a token a block.
+
+    Attention's branch: the stream that its norm reads, the norm's output, q, k, v, attention's output (twice: crops of
+    two sizes are joined again), the projection's output for LayerScale. Feed-forward: stream, norm, layers, output.
+    """
+    vit = params.vit
+    scaled = 0 if vit.layerscale_init is None else 1
+    feed_forward = (4 if vit.ffn == "swiglu" else 2) * feed_forward_width(vit) / vit.embed_dim
+    attention = 1 + 1 + 3 + 1 + (1 if params.augment.locals else 0) + scaled
+    block = attention + 1 + 1 + feed_forward + scaled
+    groups, tokens = crop_groups(params), tokens_per_rank(params)
+    kept = tokens
+    if vit.drop_path:
+        kept = sum(kept_samples(samples, vit.drop_path) * length for samples, length in groups)
+    a_block = kept * block
+    if vit.drop_path:
+        a_block += tokens / max(vit.depth, 1)  # the stream itself is kept once, and copied where residuals are added
+    whole = vit.depth * a_block
+    if params.run.activation_checkpointing:
+        whole = vit.depth * tokens + a_block  # the stream before every block, and one block computed again
+    # first tokens, last norm's input and output, and a gradient of the stream with one layer's
+    around = 4 * tokens
+    return (whole + around) * vit.embed_dim * width
+
+
+def _similarities(params: TrainingParams) -> float:
+    """Gram anchoring, fp32: the student's and the teacher's similarities, their difference and its gradient."""
+    if params.gram is None:
+        return 0.0
+    return 4 * 4 * 2 * params.run.batch * (params.augment.global_size // params.vit.patch_size) ** 4
+
+
+def _gram_pass(params: TrainingParams, width: int) -> float:
+    """Its crops, and the widest of its layers, of which nothing is kept: norm, features twice, output and stream."""
+    if params.gram is None:
+        return 0.0
+    size = params.gram.size or params.augment.global_size
+    tokens = 2 * params.run.batch * (1 + params.vit.registers + (size // params.vit.patch_size) ** 2)
+    layer = tokens * (3 * params.vit.embed_dim + 2 * feed_forward_width(params.vit)) * width
+    crops = 2 * params.run.batch * 3 * size**2 * (1 + 4 + 2 * width) if params.gram.size else 0
+    return crops + layer
+
+
+def _heads(params: TrainingParams, width: int) -> float:
+    batch, masked = params.run.batch, hidden_patches(params)
+    local = params.augment.locals * batch
+    dino, ibot = params.heads.dino, params.heads.ibot
+    if ibot is None:
+        return _head(params, dino, width, 2 * batch + local + masked, 2 * batch + masked)
+    both = _head(params, dino, width, 2 * batch + local, 2 * batch)
+    return both + _head(params, ibot, width, masked, masked)
+
+
+def _head(params: TrainingParams, head: HeadConfig, width: int, rows: float, taught: float) -> float:
+    """Bytes of a head that sees ``rows`` tokens of the student and ``taught`` of the teacher."""
+    hidden = (params.vit.embed_dim + 2 * head.hidden * (head.layers - 1) + 2 * head.bottleneck) * rows * width
+    prototypes = 2 * head.prototypes * head.bottleneck * width  # normalised, and their gradient
+    # student: logits, their fp32 form, a product with the targets and a gradient; teacher: targets, fp32
+    logits = head.prototypes * (rows * (width + 4 + 4 + 4) + taught * 4)
+    return hidden + prototypes + logits

@@ -1,0 +1,162 @@
+"""The parameters that pretraining and distillation share, section by section as they stand in ``params/*/*.yaml``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from components.images.loader import LoaderParams
+from components.learning.augment import AugmentParams
+from components.learning.collapse import CollapseParams
+from components.learning.masks import MaskParams
+from components.learning.objective import HeadsParams, ObjectiveParams
+from components.learning.param_groups import ParamGroupParams
+from components.learning.schedules import ScheduleParams, compressed
+from components.learning.vit import ViTConfig
+from components.params import Strict, fingerprint
+from components.training.engine import EngineParams
+from components.training.gram_teacher import GramParams
+from components.training.probe_params import ProbeParams
+from components.training.resolution import HighResolutionParams
+
+
+class RunParams(Strict):
+    """How long, how much at a time, and what is kept on the way."""
+
+    iterations: int = Field(ge=1)  # optimizer steps
+    batch: int = Field(ge=1)  # images a rank and micro-batch; the global batch is this x ranks x engine.accumulation
+    # images a step that rates, momentum and length were chosen for: `plan` says so where ranks make another; null: any
+    recipe_batch: int | None = Field(None, ge=1)
+    # of a run resumed on other ranks: keep the images a step (batch changes, and must come out whole), or the batch
+    global_batch: Literal["keep", "follow"] = "keep"
+    # that `run` starts on this machine where neither torchrun nor srun did; auto: one a GPU, one on a CPU
+    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    seed: int = 0
+    log_every: int = Field(10, ge=1)  # steps between two points of the curves
+    checkpoint_every: int = Field(1000, ge=1)  # steps
+    keep: int = Field(2, ge=1)  # newest checkpoints kept
+    keep_every: int = Field(0, ge=0)  # steps; checkpoints at multiples are kept for good; 0: none
+    keep_state: bool = False  # keep the training state after the export
+    on_mismatch: Literal["fresh", "refuse"] = "fresh"  # a checkpoint of other params or data: set it aside, or stop
+    threads: int = Field(0, ge=0)  # of torch on a CPU; 0: as torch chooses
+    compile: bool = False  # blocks by torch.compile: no gain on a CPU (docs/decisions.md); GPUs not measured
+    activation_checkpointing: bool = False  # compute blocks again in backward: less memory, a third more work
+
+
+class TrainingParams(Strict):
+    """Everything a training run depends on."""
+
+    vit: ViTConfig
+    heads: HeadsParams
+    augment: AugmentParams
+    masks: MaskParams = MaskParams()
+    objective: ObjectiveParams = ObjectiveParams()
+    schedule: ScheduleParams
+    groups: ParamGroupParams = ParamGroupParams()
+    engine: EngineParams = EngineParams()
+    loader: LoaderParams = LoaderParams()
+    run: RunParams
+    probe: ProbeParams = ProbeParams()
+    init: str | None = None  # folder of an exported model to start from; null: from random weights
+    gram: GramParams | None = None  # hold patch similarities to an earlier average; null: not
+    high_resolution: HighResolutionParams | None = None  # a second phase on larger images; null: none
+    collapse: CollapseParams = CollapseParams()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        patch = self.vit.patch_size
+        for name in ("global_size", "local_size"):
+            size = getattr(self.augment, name)
+            if size % patch:
+                raise ValueError(f"augment.{name} {size} is no multiple of vit.patch_size {patch}")
+        if self.high_resolution is not None:
+            self.high_resolution.check(patch)
+        if self.gram is not None:
+            self.gram.check(self.run.iterations, patch)
+        if self.vit.in_channels != 3:
+            raise ValueError("vit.in_channels must be 3: gray images are given as three equal channels")
+        return self
+
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of a global crop."""
+        side = self.augment.global_size // self.vit.patch_size
+        return side, side
+
+    def phases(self) -> list[Phase]:
+        """The run, and its high-resolution phase as a run of its own that goes on counting where the first ends."""
+        first = Phase("", self.model_copy(update={"high_resolution": None}), 0)
+        larger = self.high_resolution
+        if larger is None:
+            return [first]
+        # Put together of checked parts: gram's iterations, which are of the whole run, would not fit the phase alone.
+        schedule = compressed(self.schedule, self.run.iterations, larger.iterations)
+        rate = schedule.learning_rate.model_copy(update={"peak": larger.learning_rate})
+        crops = {"global_size": larger.size, "local_size": larger.local_size or self.augment.local_size}
+        run = {"iterations": larger.iterations, "batch": larger.batch or self.run.batch}
+        gram = self.gram and self.gram.resolved(self.run.iterations)
+        second = self.model_copy(
+            update={
+                "init": None,
+                "high_resolution": None,
+                "vit": self.vit.model_copy(update={"image_size": larger.size}),
+                "augment": self.augment.model_copy(update=crops),
+                "schedule": schedule.model_copy(update={"learning_rate": rate}),
+                "engine": self.engine.model_copy(
+                    update={"accumulation": larger.accumulation or self.engine.accumulation}
+                ),
+                "run": self.run.model_copy(update=run),
+                "gram": gram and gram.model_copy(update={"size": larger.gram_size}),
+            }
+        )
+        return [first, Phase("high-resolution", second, self.run.iterations)]
+
+    def fingerprint(self, data_digest: str, *more: str) -> str:
+        """Of all that decides the numbers: device, logging and worker counts are left out, and the phase to come."""
+        content = self.model_dump(mode="json")
+        for section, keys in VOLATILE.items():
+            for key in keys:
+                content[section].pop(key)
+        for key in ("probe", "high_resolution", "collapse"):
+            del content[key]
+        return fingerprint(content, data_digest, *more)
+
+
+class Phase(NamedTuple):
+    """A part of a run with parameters of its own."""
+
+    name: str  # "" of the first
+    params: TrainingParams
+    first: int  # steps trained before it
+
+    @property
+    def last(self) -> int:
+        """Steps trained when it ends."""
+        return self.first + self.params.run.iterations
+
+    def stretches(self) -> list[tuple[int, int | None]]:
+        """The phase cut where the loader's work changes: the step that each stretch ends at, and the size in pixels of
+        the crops that it makes for a gram teacher (None: it makes none)."""
+        gram = self.params.gram
+        if gram is None or gram.size is None:
+            return [(self.last, None)]
+        start = int(gram.resolved(self.params.run.iterations).start)
+        return [(start, None)] * (start > self.first) + [(self.last, gram.size)]
+
+
+VOLATILE = {
+    "run": (
+        "processes",
+        "recipe_batch",
+        "global_batch",
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "keep_every",
+        "keep_state",
+        "on_mismatch",
+        "threads",
+    ),
+    "engine": ("device", "zero", "max_skipped", "silence"),
+    "loader": ("workers", "prefetch"),
+}

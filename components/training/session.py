@@ -1,0 +1,208 @@
+"""What stands around the training loop in every stage: data, checkpoints, export, and the figures of the report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from components.errors import VitrailError
+from components.images import tables
+from components.images.loader import Loader, ManifestDataset
+from components.images.tables import Shards
+from components.learning.augment import MultiCrop, colors_on_device
+from components.learning.collate import collate_bytes
+from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_model
+from components.storage import StorageParams, publish
+from components.training.allocator import keep_freed_memory
+from components.training.checkpoint import Checkpoints
+from components.training.distributed import World, gather_shards, join, pick_device
+from components.training.engine import Engine
+from components.training.loop import Curves
+from components.training.params import TrainingParams
+
+Params = TypeVar("Params", bound=TrainingParams)
+
+
+def data_digest(curated: Path, manifest: Path) -> str:
+    """SHA-256 (hex) over the manifest's bytes and the digests of the shards it points into.
+
+    Raises:
+        VitrailError: the manifest or ``shards.json`` is not there.
+    """
+    try:
+        content = manifest.read_bytes()
+    except FileNotFoundError:
+        raise VitrailError(f"{manifest}: the manifest is not there; run the dedup stage first") from None
+    return tables.data_digest(content, Shards.load(curated).shards)
+
+
+def start(params: TrainingParams) -> World:
+    """Join the ranks on the device that ``params`` name, with the asked number of threads."""
+    if params.run.threads:
+        torch.set_num_threads(params.run.threads)
+    if torch.cuda.is_available():
+        torch.backends.cuda.matmul.allow_tf32 = True
+    device = pick_device(params.engine.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return join(device)
+
+
+def open_loader(
+    params: TrainingParams,
+    curated: Path,
+    manifest: Path,
+    storage: StorageParams,
+    world: World,
+    quarantine: Path,
+    anchors: int | None = None,
+) -> Loader:
+    """Endless batches of uint8 crops of the manifest's images, with larger ones of ``anchors`` pixels if asked for.
+
+    Raises:
+        VitrailError: the manifest is missing, or holds fewer images than one batch of all ranks.
+    """
+    dataset = ManifestDataset(curated, manifest, storage)
+    needed = params.run.batch * world.size
+    if len(dataset) < needed:
+        raise VitrailError(
+            f"{manifest}: {len(dataset)} images, less than a batch of {needed}; lower run.batch or select more images"
+        )
+    return Loader(
+        dataset,
+        MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device), anchors=anchors),
+        params.run.batch,
+        params.run.seed,
+        rank=world.rank,
+        world=world.size,
+        quarantine=quarantine,
+        collate=collate_bytes,
+        params=params.loader,
+    )
+
+
+def open_checkpoints(folder: Path, params: TrainingParams, fingerprint: str, world: World) -> Checkpoints:
+    """The run's checkpoints; those of other params or data are refused or set aside, as ``run.on_mismatch`` says."""
+    checkpoints = Checkpoints(folder, fingerprint, world, params.run.keep, params.run.keep_every)
+    message = checkpoints.check_fingerprint(params.run.on_mismatch)
+    if message and world.main:
+        print(message, flush=True)
+    return checkpoints
+
+
+def keep_global_batch(phases: Sequence[Params], stores: Sequence[Checkpoints], world: World) -> list[Params]:
+    """``phases`` with the batch a rank at which a resumed step has as many images as before, on other ranks, too.
+
+    What the last checkpoint in ``stores`` says of its phase's images a step tells how many ranks the run was started
+    on; a phase still to come keeps its own batch times those.
+
+    Raises:
+        VitrailError: the ranks do not divide a phase's images, and ``run.global_batch`` is "keep".
+    """
+    for params, store in reversed(list(zip(phases, stores, strict=True))):
+        manifest = store.newest()
+        if manifest is not None and "global_batch" in manifest["shared"]:
+            ranks = Fraction(manifest["shared"]["global_batch"], params.run.batch * params.engine.accumulation)
+            return [_spread(own, ranks, world, store.folder) for own in phases]
+    return list(phases)
+
+
+def _spread(params: Params, ranks: Fraction, world: World, folder: Path) -> Params:
+    """``params`` of a run on ``ranks`` for those of ``world``, with as many images a step."""
+    batch, accumulation = params.run.batch, params.engine.accumulation
+    if ranks == world.size or params.run.global_batch == "follow":
+        return params
+    wanted = batch * accumulation * ranks
+    micro = next(
+        (count for count in range(accumulation, 0, -1) if (wanted / (world.size * count)).denominator == 1), None
+    )
+    if micro is None:
+        raise VitrailError(
+            f"{folder}: trained with {wanted} images a step, which {world.size} ranks do not divide; start a number of "
+            f"ranks that does, or set run.global_batch: follow to go on with run.batch {batch} a rank"
+        )
+    kept = int(wanted / (world.size * micro))
+    if world.main:
+        print(
+            f"{world.size} ranks: {kept} images a rank and micro-batch instead of {batch}, {micro} micro-batches, so "
+            f"that a step keeps its {wanted} images",
+            flush=True,
+        )
+    run = params.run.model_copy(update={"batch": kept})
+    engine = params.engine.model_copy(update={"accumulation": micro})
+    return params.model_copy(update={"run": run, "engine": engine})
+
+
+def gather_average(engine: Engine) -> dict[str, Tensor]:
+    """The moving average, whole, fp32, on the CPU of rank 0 (empty elsewhere), one parameter at a time."""
+    shapes = engine.shapes()
+    whole = {}
+    for name, shard in engine.ema.state().items():
+        full = gather_shards(shard)
+        if engine.world.main:
+            whole[name] = full[: shapes[name].numel()].view(shapes[name]).cpu().clone()
+    return whole
+
+
+def export_average(
+    out: Path,
+    engine: Engine,
+    params: TrainingParams,
+    kind: Literal["pretrain", "distill"],
+    fingerprint: str,
+    digest: str,
+    curves: Curves,
+    storage: StorageParams,
+    teacher: str | None = None,
+    model_id: str | None = None,
+    step: int | None = None,
+) -> None:
+    """Write the averaged network and ``curve.json`` to ``out``, and to the store (rank 0; the others help gather)."""
+    whole = gather_average(engine)
+    if not engine.world.main:
+        return
+    card = ModelCard(
+        kind=kind,
+        preset=out.name,
+        vit=params.vit,
+        mean=params.augment.mean,
+        std=params.augment.std,
+        image_size=params.augment.global_size,
+        dino_head=params.heads.dino,
+        ibot_head=params.heads.ibot,
+        step=step or params.run.iterations,
+        params_fingerprint=fingerprint,
+        data_digest=digest,
+        teacher=teacher,
+        model_id=model_id,
+    )
+    backbone = {k.removeprefix("backbone."): v for k, v in whole.items() if k.startswith("backbone.")}
+    heads = {k: v for k, v in whole.items() if not k.startswith("backbone.")}
+    export_model(out, backbone, card, heads, {"curve.json": vars(curves)})
+    publish(storage, out, (CARD, BACKBONE, HEADS), kind, out.name, fingerprint[:16])
+
+
+def summary(
+    params: TrainingParams, world: World, curves: Curves, earlier: Sequence[TrainingParams] = ()
+) -> dict[str, Any]:
+    """The figures of ``reports/*.json``, over the phases ``earlier`` and the last."""
+    last: Mapping[str, float] = curves.points[-1] if curves.points else {}
+    steps = [p.run.iterations for p in (*earlier, params)]
+    terms = ("loss", "dino_global", "dino_local", "ibot", "koleo", "prototype_usage", "feature_std")
+    return {
+        "iterations": sum(steps),
+        "images_seen": curves.images,
+        "minutes": round(curves.seconds / 60, 2),
+        "images_per_second": round(curves.images / max(curves.seconds, 1e-9), 1),
+        "skipped_steps": curves.skipped,
+        "final": {name: round(last[name], 4) for name in terms if name in last},
+        "probe": {k: round(v, 4) for k, v in curves.probes[-1].items() if k != "step"} if curves.probes else {},
+        "ranks": world.size,
+        "cores": os.cpu_count(),
+    }

@@ -1,0 +1,227 @@
+"""First pass: what the sources hold. WARC files give links, responses and robots.txt; WAT files and tables give links.
+
+One work item is one file; what it yields goes to Parquet files in the work folder, a batch of rows in memory at a time,
+and only their paths travel.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.errors import VitrailError
+from components.images.sandbox import SandboxParams
+from components.params import Strict
+from components.storage import Store, atomic_file, is_remote
+from components.web.link_table import LINKS, RowWriter, first_position, storable
+from components.web.links import Page, headers_said, is_vector, resolve
+from components.web.pages import read_page
+from components.web.policy import PolicyParams, origin
+from components.web.robots import MAX_BYTES
+from components.web.warc import Faults, Response, decode_text, is_wat, read_warc
+from components.web.wat import parse_wat
+
+_PAGE_TYPES = ("text/html", "application/xhtml+xml")
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+RESPONSES = pa.schema(
+    [("url", pa.string()), ("status", pa.int32()), ("location", pa.string()), ("offset", pa.int64()),
+     ("length", pa.int64()), ("cut", pa.bool_()), ("opt_out", pa.bool_()),
+     ("said", pa.string())]
+)  # fmt: skip
+
+
+class TableColumns(Strict):
+    """The columns of a Parquet table of addresses; "" where the table has none such."""
+
+    url: str = "url"
+    alt: str = ""
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class ScanItem:
+    """One file to scan: WARC, WAT, or a Parquet table of addresses, by its name."""
+
+    store: Store
+    name: str
+    out: Path  # stem of the files written
+    policy: PolicyParams
+    max_page_bytes: int
+    number: int = 0  # of the file in its run
+    columns: TableColumns = field(default_factory=TableColumns)
+    sandbox: SandboxParams = field(default_factory=SandboxParams)  # for pages
+
+
+@dataclass
+class ScanResult:
+    """What came of one file; the tables stand beside ``out``."""
+
+    name: str
+    links: Path
+    responses: Path
+    robots: dict[str, tuple[int, str]]  # origin -> (status, body as Latin-1)
+    counts: dict[str, int]
+
+
+def scan_file(item: ScanItem) -> ScanResult:
+    """Scan one file; done already when its result stands in the work folder."""
+    done = item.out.with_suffix(".json")
+    if done.exists():
+        content = json.loads(done.read_text())
+        known = {site: (int(status), body) for site, (status, body) in content["robots"].items()}
+        return ScanResult(content["name"], Path(content["links"]), Path(content["responses"]), known, content["counts"])
+    result = ScanResult(item.name, Path(f"{item.out}.links.parquet"), Path(f"{item.out}.responses.parquet"), {}, {})
+    with ExitStack() as stack:
+        path = stack.enter_context(local_file(item.store, item.name))
+        writer = stack.enter_context(RowWriter(result.links, LINKS))
+        links = _Links(writer, first_position(item.number), item.name)
+        responses = stack.enter_context(RowWriter(result.responses, RESPONSES))
+        if item.name.lower().endswith(".parquet"):
+            _scan_table(item, path, links, result)
+        elif is_wat(item.name):
+            _scan_wat(item, path, links, result)
+        else:
+            _scan_warc(item, path, links, responses, result)
+    with atomic_file(done, "w") as handle:
+        json.dump({**asdict(result), "links": str(result.links), "responses": str(result.responses)}, handle)
+    return result
+
+
+class _Links:
+    """Appends a page's links to the table."""
+
+    def __init__(self, writer: RowWriter, position: int, source: str) -> None:
+        self._writer, self._next, self._source = writer, position, source
+
+    def page(self, url: str, page: Page, said: str, offset: int) -> None:
+        for link in page.images:
+            self.add(link.url, url, link.alt, page.licence, link.reason, said, offset)
+
+    def add(self, url: str, page: str, alt: str, licence: str, reason: str, said: str = "", offset: int = -1) -> None:
+        row = {"position": self._next, "url": url, "page": page, "alt": storable(alt), "licence": storable(licence)}
+        where = {"source": self._source, "source_offset": offset}
+        self._writer.add(row | {"reason": reason, "opt_out": bool(said), "said": said} | where)
+        self._next += 1
+
+
+def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, result: ScanResult) -> None:
+    faults, token = Faults(), item.policy.token
+    counts = {"responses": 0, "pages": 0, "links-skipped": 0, "pages-cut": 0, "pages-too-costly": 0, "bad-addresses": 0}
+    for response in read_warc(path, faults, item.max_page_bytes):
+        counts["responses"] += 1
+        url = resolve("", response.url)
+        if not url:  # dns: records, and addresses that are none
+            counts["bad-addresses"] += 1
+        elif url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
+            result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
+        elif response.status == 200 and response.content_type in _PAGE_TYPES:
+            counts["pages"] += 1
+            page = read_page(decode_text(response), url, token, item.sandbox, anchors=False)
+            if page is None:
+                counts["pages-too-costly"] += 1
+                continue
+            counts["pages-cut"] += page.cut or response.cut
+            counts["links-skipped"] += page.skipped
+            links.page(url, page, page.said or _headers_said(response, token), response.offset)
+        else:
+            said = _headers_said(response, token)
+            location = response.headers.get("location", "") if response.status in _REDIRECTS else ""
+            responses.add(
+                {
+                    "url": url,
+                    "status": response.status,
+                    "location": resolve(url, location),
+                    "offset": response.offset,
+                    "length": response.length,
+                    # The cap here is the pages'; a body longer than that was not cut by the crawl.
+                    "cut": response.cut and len(response.body) < item.max_page_bytes,
+                    "opt_out": bool(said),
+                    "said": said,
+                }
+            )
+    result.counts = counts | faults.counts
+
+
+def _scan_wat(item: ScanItem, path: Path, links: _Links, result: ScanResult) -> None:
+    faults = Faults()
+    counts = {"responses": 0, "pages": 0, "links-skipped": 0, "wat-unreadable": 0}
+    for record in read_warc(path, faults, item.max_page_bytes, wat=True):
+        counts["responses"] += 1
+        try:
+            found = parse_wat(record.body, item.policy.token)
+        except ValueError:
+            counts["wat-unreadable"] += 1
+            continue
+        if found is not None:
+            url, page = found
+            counts["pages"] += 1
+            counts["links-skipped"] += page.skipped
+            links.page(url, page, page.said, record.offset)
+    result.counts = counts | faults.counts
+
+
+def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -> None:
+    """A Parquet table of addresses, with alternative texts and licences where ``columns`` names them."""
+    where = f"{item.store.root}/{item.name}"
+    wanted = [name for name in (item.columns.url, item.columns.alt, item.columns.licence) if name]
+    counts = {"rows": 0, "links-skipped": 0, "table-unreadable": 0}
+    try:
+        with pq.ParquetFile(path) as file:
+            held = set(file.schema_arrow.names)
+            if missing := [name for name in wanted if name not in held]:
+                raise VitrailError(
+                    f"{where}: no column {missing[0]!r}, there are: {', '.join(sorted(held))}; name it under `columns`"
+                )
+            for batch in file.iter_batches(8192, columns=wanted):
+                texts = {name: _texts(batch.column(name)) for name in wanted}
+                for number in range(batch.num_rows):
+                    counts["rows"] += 1
+                    url = resolve("", texts[item.columns.url][number])
+                    if not url:
+                        counts["links-skipped"] += 1
+                        continue
+                    alt, licence = (
+                        texts[name][number] if name else "" for name in (item.columns.alt, item.columns.licence)
+                    )
+                    links.add(url, "", alt, licence, "vector" if is_vector(url) else "")
+    except (pa.ArrowException, OSError):
+        counts["table-unreadable"] += 1  # what came before the damage is used
+    result.counts = counts
+
+
+def _texts(column: pa.Array) -> list[str]:
+    """A column's values as text; of strings that are not UTF-8, which Parquet files may hold, what is."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v or "") for v in column.to_pylist()]
+
+
+def _headers_said(response: Response, token: str) -> str:
+    return headers_said(response.headers.get("x-robots-tag", ""), response.headers.get("tdm-reservation", ""), token)
+
+
+class local_file:
+    """The file ``name`` of ``store`` as a local path; fetched aside for as long as needed when it is remote."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store, self._name = store, name
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Path:
+        if not is_remote(self._store.root):
+            return Path(self._store.root, self._name)
+        self._folder = tempfile.TemporaryDirectory(prefix="vitrail-warc-")
+        path = Path(self._folder.name, "file")
+        self._store.get_file(self._name, path)
+        return path
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()

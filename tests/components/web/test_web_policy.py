@@ -1,0 +1,56 @@
+"""Restricted domains by registrable domain, and the order of reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from components.errors import VitrailError
+from components.web.policy import Policy, PolicyParams, origin, read_domains, registrable_domain
+from components.web.robots import DISALLOW_ALL
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("a.b.example.co.uk", "example.co.uk"), ("EXAMPLE.org.", "example.org"), ("cells.demo.test", "demo.test"),
+     ("localhost", "localhost"), ("192.0.2.1", "192.0.2.1"), ("[2001:db8::1]", "2001:db8::1"), ("co.uk", "co.uk")],
+)  # fmt: skip
+def test_registrable_domain(host: str, expected: str) -> None:
+    assert registrable_domain(host) == expected
+
+
+def policy(tmp_path: Path, **changes: object) -> Policy:
+    listed = tmp_path / "list.txt"
+    listed.write_text("# comment\nbad.test  # why\n\nevil.co.uk\n")
+    return Policy(PolicyParams(token="vitrail", restricted=(listed,), **changes))
+
+
+def test_reasons_in_their_order(tmp_path: Path) -> None:
+    judge = policy(tmp_path)
+    closed = {"http://ok.test": DISALLOW_ALL, "http://img.bad.test": DISALLOW_ALL}
+    assert judge.decide("http://img.bad.test/x", "http://p.test/", True, closed) == "restricted-domain"
+    assert judge.decide("http://free.test/x", "http://www.evil.co.uk/p", False, {}) == "restricted-domain"
+    assert judge.decide("http://notbad.test/x", "http://p.test/", False, {}) == ""
+    assert judge.decide("http://OK.test/x", "http://p.test/", True, closed) == "robots-disallowed"
+    assert judge.decide("http://ok.test:81/x", "http://p.test/", True, closed) == "opt-out"
+    lax = policy(tmp_path, respect_robots=False, respect_opt_out=False)
+    assert lax.decide("http://ok.test/x", "http://p.test/", True, closed) == ""
+    assert lax.decide("http://bad.test/x", "http://p.test/", True, closed) == "restricted-domain"
+
+
+def test_origin() -> None:
+    assert origin("HTTP://Host.test:8080/a?b") == "http://host.test:8080"
+
+
+@pytest.mark.parametrize("line", ["http://a.test/", "a.b.example.org", "two words.test"])
+def test_a_line_that_is_no_domain_names_file_and_line(tmp_path: Path, line: str) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text(f"ok.test\n{line}\n")
+    with pytest.raises(VitrailError, match=r"list\.txt, line 2"):
+        read_domains(listed)
+
+
+def test_a_missing_list_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(VitrailError, match=r"nothere\.txt: no such list"):
+        read_domains(tmp_path / "nothere.txt")
