@@ -41,6 +41,7 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
 
     from components.pretrain.method import Pretraining
     from components.storage import StorageParams
+    from components.training.command import TrainingInputs
     from components.training.loop import train
     from components.training.session import open_checkpoints, open_loader, start
     from perf.loader import as_dataset
@@ -52,9 +53,8 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
     training, held_out = np.flatnonzero(side == "train"), np.flatnonzero(side == "test")
     as_dataset(folder, [images[i] for i in training])
     world = start(params)
-    loader = open_loader(
-        params, folder, folder / "manifest.parquet", StorageParams(root=str(folder)), world, folder / "quarantine"
-    )
+    inputs = TrainingInputs(folder, folder, folder / "manifest.parquet", None)
+    loader = open_loader(params, inputs, StorageParams(root=str(folder)), world, folder / "quarantine")
     learner = Pretraining(params, world)
     pixels = decoded(images, params.augment.global_size)
     scorer = Scorer(learner, params, pixels[training], labels[training], pixels[held_out], labels[held_out], shares)

@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="exported models, or folders of them")
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--report", type=Path, required=True)
+    run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
     choose = stages.add_parser("choose", help="compare ways to take features, on the training side alone")
@@ -36,18 +37,16 @@ def main(argv: Sequence[str]) -> int:
         return _choose(arguments)
 
     from components.benchmark import stage
+    from components.context import StageContext
     from components.evaluation.benchmarks import BenchmarksFile
+    from components.storage import StorageParams
     from components.tracking import TrackingParams
 
-    table = stage.run(
-        load_params(arguments.params, stage.BenchmarkStageParams, arguments.set),
-        load_params(arguments.benchmarks, BenchmarksFile),
-        arguments.checkpoints,
-        arguments.out,
-        arguments.report,
-        load_params(arguments.tracking, TrackingParams),
-    )
-    print(table)
+    params = load_params(arguments.params, stage.BenchmarkStageParams, arguments.set)
+    inputs = stage.BenchmarkInputs(arguments.checkpoints, load_params(arguments.benchmarks, BenchmarksFile))
+    tracking = load_params(arguments.tracking, TrackingParams)
+    context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
+    print(stage.run(params, inputs, arguments.out, context))
     return 0
 
 

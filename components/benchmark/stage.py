@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from components import tracking
@@ -15,6 +16,7 @@ from components.benchmark.contenders import BaselineParams, Contender, gather
 from components.benchmark.pictures import PcaParams, examples, photographs, picture, save_png
 from components.benchmark.scoring import IntervalParams, KnnParams, Score, majority, outcomes, scores
 from components.benchmark.tables import flat, markdown, nested
+from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.evaluation.features import FeatureParams, extract
 from components.evaluation.linear import LinearParams
@@ -35,35 +37,37 @@ class BenchmarkStageParams(Strict):
     pca: PcaParams
 
 
-def run(
-    params: BenchmarkStageParams,
-    benchmarks: BenchmarksFile,
-    checkpoints: Sequence[Path],
-    out: Path,
-    report: Path,
-    tracking_params: tracking.TrackingParams,
-) -> str:
-    """Compare all ``checkpoints`` on all ``benchmarks``; write ``out`` and ``report``; return the table.
+@dataclass(frozen=True)
+class BenchmarkInputs:
+    """What the benchmark stage reads."""
 
-    ``out`` holds ``scores.json``, ``scores.parquet``, ``table.md`` and ``pca/*.png``.
+    checkpoints: Sequence[Path]  # exported models, or folders of them
+    benchmarks: BenchmarksFile
+
+
+def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, context: StageContext) -> str:
+    """Compare all checkpoints on all benchmarks; write ``outputs`` and ``context.report``; return the table.
+
+    ``outputs`` holds ``scores.json``, ``scores.parquet``, ``table.md`` and ``pca/*.png``.
 
     Raises:
         VitrailError: no checkpoint, a damaged one, a benchmark that is missing, an unreachable MLflow.
     """
     device = device_of(params.device)
-    contenders = gather(checkpoints, params.features, params.baselines, device)
-    with tracking.run("benchmark", "benchmark", tracking_params, params) as run:
-        loaded = [load_benchmark(name, spec) for name, spec in benchmarks.scored.items()]
+    contenders = gather(inputs.checkpoints, params.features, params.baselines, device)
+    with tracking.run("benchmark", "benchmark", context.tracking, params) as run:
+        loaded = [load_benchmark(name, spec) for name, spec in inputs.benchmarks.scored.items()]
         found = [score for benchmark in loaded for score in _measure(contenders, benchmark, params, device)]
         majorities = {benchmark.name: majority(benchmark) for benchmark in loaded}
         table = markdown(found, loaded, majorities, params.knn.shown, params.intervals.confidence)
-        with atomic_dir(out) as folder:
+        with atomic_dir(outputs) as folder:
             _write(folder, found, loaded, majorities, table)
             _pictures(folder / "pca", contenders, loaded, params.pca, device, run)
             run.log_artifacts(folder, "benchmark")
         _record(run, contenders, found, loaded)
-        with atomic_file(report, "w") as file:
-            json.dump(nested(found), file, indent=1)
+        if context.report is not None:
+            with atomic_file(context.report, "w") as file:
+                json.dump(nested(found), file, indent=1)
     return table
 
 

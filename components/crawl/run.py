@@ -23,9 +23,12 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
+    from components.context import StageContext
     from components.crawl import stage
+    from components.crawl.spider import CrawlParams
 
-    storage = load_params(arguments.storage, StorageParams)
-    counts = stage.run(arguments.params, arguments.source, arguments.out, storage)
+    params = load_params(arguments.params, CrawlParams)
+    context = StageContext(load_params(arguments.storage, StorageParams), tracking=None, report=None)
+    counts = stage.run(params, stage.CrawlInputs(arguments.source), arguments.out, context)
     print(f"crawl: {arguments.source} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
     return 0

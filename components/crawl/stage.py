@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from components.context import StageContext
 from components.crawl import fetch_images
 from components.crawl.demo import site as demo_site
 from components.crawl.demo.server import serve
 from components.crawl.spider import CrawlParams, crawl
 from components.errors import VitrailError
 from components.params import Strict, load_params
-from components.storage import StorageParams, atomic_dir, atomic_file
+from components.storage import atomic_dir, atomic_file
 from components.web.sources import Sources, register
 
 WARC_NAME = "site-00000.warc.gz"
@@ -30,9 +32,16 @@ class WebSite(Strict):
     hosts: tuple[str, ...] = ()
 
 
-def run(params_path: Path, source: str, out: Path, storage: StorageParams) -> dict[str, int]:
-    """Fill ``out`` with ``sources.json`` and ``crawl.json`` (and the WARC, when there was something to crawl)."""
-    params = load_params(params_path, CrawlParams)
+@dataclass(frozen=True)
+class CrawlInputs:
+    """What the crawl stage reads."""
+
+    source: str  # a folder, a file, s3://bucket/prefix, or a .yaml that describes a site or a list
+
+
+def run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: StageContext) -> dict[str, int]:
+    """Fill ``outputs`` with ``sources.json`` and ``crawl.json`` (and the WARC, when there was something to crawl)."""
+    source, out, storage = inputs.source, outputs, context.storage
     if not source.endswith((".yaml", ".yml")):
         sources = register(source, storage)
         counts = {"files": len(sources.files)}

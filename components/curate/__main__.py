@@ -1,4 +1,4 @@
-"""``python -m components.crawl run|run``."""
+"""``python -m components.curate run``: see :mod:`components.curate.run`."""
 
 from components.curate.run import main
 from components.errors import run_cli

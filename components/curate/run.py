@@ -29,10 +29,13 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
     add_arguments(run)
     arguments = parser.parse_args(argv)
+    from components.context import StageContext
     from components.curate import stage
+    from components.tracking import TrackingParams
 
-    storage = load_params(arguments.storage, StorageParams)
     params = load_params(arguments.params, stage.CurateParams, arguments.set + overlays(arguments))
-    report = stage.run(params, arguments.crawl, arguments.out, arguments.report, storage, arguments.tracking)
+    tracking = load_params(arguments.tracking, TrackingParams)
+    context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
+    report = stage.run(params, stage.CurateInputs(arguments.crawl), arguments.out, context)
     print(f"curate: {report['links']} links, {report['kept']} kept -> {arguments.out}")
     return 0

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from components.context import StageContext
 from components.curate import contact_sheet, pca_hash
 from components.curate.audit import AUDIT, audit, audit_counts
 from components.curate.duplicates import mark_exact, mark_near, settle
@@ -36,9 +37,9 @@ from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
-from components.params import Strict, fingerprint, load_params
+from components.params import Strict, fingerprint
 from components.progress import Progress
-from components.storage import StorageParams, Store, atomic_dir, atomic_file, inside_outputs, open_store
+from components.storage import Store, atomic_dir, atomic_file, inside_outputs, open_store
 from components.web.block_list import Forgotten
 from components.web.link_table import LINKS, iter_rows
 from components.web.policy import Policy, PolicyParams
@@ -72,20 +73,25 @@ class CurateParams(Strict):
     executor: ExecutorParams
 
 
-def run(
-    params: CurateParams, crawl: Path, out: Path, report_path: Path, storage: StorageParams, tracking: Path
-) -> dict[str, Any]:
-    """Curate what ``crawl/sources.json`` names into ``out``; returns the report, also written to ``report_path``.
+@dataclass(frozen=True)
+class CurateInputs:
+    """What the curate stage reads."""
+
+    crawl: Path  # the crawl stage's output: sources.json, and WARC files where it made some
+
+
+def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: StageContext) -> dict[str, Any]:
+    """Curate what ``sources.json`` names into ``outputs``; returns the report, also written to ``context.report``.
 
     Raises:
         VitrailError: nothing readable, nothing kept, or a broken quality suite.
     """
-    from components.tracking import TrackingParams
     from components.tracking import run as tracked
 
+    crawl, out, storage, report_path = inputs.crawl, outputs, context.storage, context.report
     began = time.monotonic()
     sources = Sources.load(crawl)
-    record = tracked("curate", "curate", load_params(tracking, TrackingParams), params)
+    record = tracked("curate", "curate", context.tracking, params)
     with record as recording, kept_workers(params.executor):
         digest = fingerprint(
             params.model_dump(mode="json", exclude={"executor", "memory"}), sources.model_dump(), [FORMAT]
@@ -113,7 +119,7 @@ def run(
             )
         index = pa.Table.from_pylist([{k: row[k] for k in INDEX.names} for row in found.rows], schema=INDEX)
         sheet = contact_sheet.choose(found.rows, lambda row: _show(row, params, sources, store, shards_at, found))
-        docs = report_path.parent / "gx/curate"
+        docs = (report_path or out).parent / "gx/curate"
         with atomic_dir(out) as folder:
             _validate(index, params, docs)
             _validate_inputs(found, params, docs)
@@ -129,8 +135,9 @@ def run(
             if local:
                 os.replace(work / "shards", folder / "shards")
         shutil.rmtree(work.parent)
-        with atomic_file(report_path, "w") as file:
-            json.dump(report, file, indent=1)
+        if report_path is not None:
+            with atomic_file(report_path, "w") as file:
+                json.dump(report, file, indent=1)
         recording.log_metrics({f"curate.{k}": float(v) for k, v in report.items() if isinstance(v, int | float)})
         recording.log_metrics({f"curate.dropped.{k}": float(v) for k, v in report["reasons"].items()})
         recording.log_image(sheet, "contact-sheet")

@@ -121,18 +121,14 @@ def main(argv: Sequence[str]) -> int:
         )
         print(f"descriptor.whitening: {{path: {arguments.out}, sha256: {digest}}}")
         return 0
+    from components.context import StageContext
     from components.evaluation.benchmarks import BenchmarksFile
     from components.tracking import TrackingParams
 
-    report = stage.run(
-        load_params(arguments.params, DedupParams, arguments.set + overlays(arguments)),
-        load_params(arguments.benchmarks, BenchmarksFile),
-        arguments.curated,
-        arguments.out,
-        arguments.report,
-        storage,
-        load_params(arguments.tracking, TrackingParams),
-    )
+    params = load_params(arguments.params, DedupParams, arguments.set + overlays(arguments))
+    inputs = stage.DedupInputs(arguments.curated, load_params(arguments.benchmarks, BenchmarksFile))
+    context = StageContext(storage, load_params(arguments.tracking, TrackingParams), arguments.report)
+    report = stage.run(params, inputs, arguments.out, context)
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["reasons"].items())
     print(f"dedup: {report['images']} images, {report['selected']} selected ({reasons}) -> {arguments.out}")
     return 0

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.context import StageContext
 from components.dedup import decide, pictures
 from components.dedup.balance import balance
 from components.dedup.calibrate import (
@@ -61,27 +63,28 @@ from components.executor import ExecutorParams, kept_workers
 from components.images.tables import DECISIONS, MANIFEST, write_table
 from components.neighbours import NeighbourParams
 from components.params import fingerprint
-from components.storage import StorageParams, atomic_dir, atomic_file, publish
-from components.tracking import Run, TrackingParams
+from components.storage import atomic_dir, atomic_file, publish
+from components.tracking import Run
 from components.tracking import run as tracked
 
 PAGE = 12  # groups on a page of pictures
 
 
-def run(
-    params: DedupParams,
-    benchmarks: BenchmarksFile,
-    curated: Path,
-    out: Path,
-    report_path: Path,
-    storage: StorageParams,
-    tracking: TrackingParams,
-) -> dict[str, Any]:
-    """Deduplicate ``curated`` into ``out``; returns the report, also written to ``report_path``.
+@dataclass(frozen=True)
+class DedupInputs:
+    """What the dedup stage reads."""
+
+    curated: Path  # the curate stage's output
+    benchmarks: BenchmarksFile  # whose held-out images never reach training
+
+
+def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageContext) -> dict[str, Any]:
+    """Deduplicate the curated pool into ``outputs``; returns the report, also written to ``context.report``.
 
     Raises:
         VitrailError: bad input, a component over its largest share, or a broken quality suite.
     """
+    curated, benchmarks, out, storage = inputs.curated, inputs.benchmarks, outputs, context.storage
     began = time.monotonic()
     _check(params, benchmarks)
     pool = Pool.load(curated, storage)
@@ -92,7 +95,7 @@ def run(
         {name: benchmark.digest for name, benchmark in sets.items()},
         [FORMAT],
     )
-    with tracked("dedup", "dedup", tracking, params) as recording, kept_workers(params.executor):
+    with tracked("dedup", "dedup", context.tracking, params) as recording, kept_workers(params.executor):
         recording.log_dataset("curated", digest[:16], str(curated), "dedup")
         work = out.parent / f".{out.name}.work"
         described_in, descriptor, rows_file = _describe_pool(
@@ -108,7 +111,7 @@ def run(
         copies, touch, edges, cuts = _copies(
             params, pool, rows_file, described_in, held_out, at_self, at_relative, work
         )
-        docs = report_path.parent / "gx/dedup"
+        docs = (context.report or out).parent / "gx/dedup"
         # Before anything is chosen of what chained.
         check_components(copies, params.graph.largest_share, params.graph.largest_least, at_self, docs)
         found, queries, reasons, brought = _retrieve(params, pool, rows, sets, described, copies, work)
@@ -153,7 +156,8 @@ def run(
             write_review(folder / "review.html", pool, decisions, sets, outcomes, (at_self, at_relative), 2 * PAGE)
         publish(storage, out, ("manifest.parquet", "decisions.parquet"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
-        _save_json(report_path, report)
+        if context.report is not None:
+            _save_json(context.report, report)
         _record(recording, report, out, docs, calibrated=calibration is not None)
         shutil.rmtree(work)
     return report

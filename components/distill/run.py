@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.training.command import add_params_arguments, add_run_arguments, paths
+from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
 
     params = load_params(args.params, DistillParams, args.set)
     start_ranks("components.distill", argv, params)
-    from components.distill.stage import distill
-    from components.storage import StorageParams
+    from components.distill import stage
 
-    distill(params, paths(args), args.teacher, load_params(args.storage, StorageParams))
+    given = stage.DistillInputs(**vars(inputs(args)), teacher=args.teacher)
+    stage.run(params, given, args.out, context(args))
     return 0

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.context import StageContext
 from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
-from components.evaluation.online import observe
+from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
 from components.learning.export import BACKBONE, HEADS, load_card
-from components.storage import StorageParams, atomic_file
+from components.storage import atomic_file
 from components.training.capability import count_parameters, require
-from components.training.command import Paths
+from components.training.command import TrainingInputs
 from components.training.loop import train
 from components.training.session import (
+    Origin,
     data_digest,
     export_average,
     keep_global_batch,
@@ -26,43 +29,41 @@ from components.training.session import (
 )
 
 
-def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: StorageParams) -> dict[str, Any]:
-    """Train a student of the teacher exported to ``teacher_at``; export to ``paths.out``, write and return the report.
+@dataclass(frozen=True)
+class DistillInputs(TrainingInputs):
+    """What the distill stage reads."""
+
+    teacher: Path  # folder of the exported teacher
+
+
+def run(params: DistillParams, inputs: DistillInputs, outputs: Path, context: StageContext) -> dict[str, Any]:
+    """Train a student of the exported teacher; export it to ``outputs``, write and return the report.
 
     Raises:
         VitrailError: the machine cannot train this preset, or an input is missing, damaged or does not fit.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
+    storage, scratch, teacher_at = context.storage, context.scratch, inputs.teacher
     card = load_card(teacher_at)
     check_teacher(params, card, teacher_at)
-    digest = data_digest(paths.curated, paths.manifest)
+    digest = data_digest(inputs.curated, inputs.manifest)
     world = start(params)
     teacher = load_teacher(teacher_at)
-    require(paths.params, params, world.size, sum(p.numel() for p in teacher.parameters()))
-    label, preset = f"distill {paths.out.name}", paths.out.name
+    require(inputs.preset, params, world.size, sum(p.numel() for p in teacher.parameters()))
+    label, preset = f"distill {outputs.name}", outputs.name
     fingerprint = params.fingerprint(digest, *(_digest(teacher_at / name) for name in (BACKBONE, HEADS)))
-    checkpoints = open_checkpoints(paths.scratch / preset, params, fingerprint, world)
+    checkpoints = open_checkpoints(scratch / preset, params, fingerprint, world)
     [params] = keep_global_batch([params], [checkpoints], world)
-    loader = open_loader(params, paths.curated, paths.manifest, storage, world, paths.scratch / "quarantine")
+    loader = open_loader(params, inputs, storage, world, scratch / "quarantine")
     learner = Distillation(params, teacher, world)
-    seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
-    data = (str(paths.manifest), digest)
-    noted = (paths.tracking, paths.benchmarks, data, seeds, checkpoints)
-    with observe("distill", preset, params, learner.engine, *noted) as observer:
-        curves = train(learner, loader, params, checkpoints, observer, world, label, paths.scratch)
+    seeds = seed_images(inputs.curated, inputs.manifest, storage, params.probe.pictures)
+    subject = Subject("distill", preset, (str(inputs.manifest), digest), seeds)
+    tracking, benchmarks = context.tracking, inputs.benchmarks
+    with observe(subject, params, learner.engine, tracking, benchmarks, checkpoints) as observer:
+        curves = train(learner, loader, params, checkpoints, observer, world, label, scratch)
         model_id = observer.register(params.run.iterations)
-        export_average(
-            paths.out,
-            learner.engine,
-            params,
-            "distill",
-            fingerprint,
-            digest,
-            curves,
-            storage,
-            card.preset,
-            model_id=model_id,
-        )
+        origin = Origin("distill", fingerprint, digest, params.run.iterations, card.preset, model_id)
+        export_average(outputs, learner.engine, params, origin, curves, storage)
         report = {
             "preset": preset,
             "teacher": card.preset,
@@ -70,9 +71,10 @@ def distill(params: DistillParams, paths: Paths, teacher_at: Path, storage: Stor
             **summary(params, world, curves),
         }
         if world.main:
-            with atomic_file(paths.report, "w") as file:
-                file.write(json.dumps(report, indent=1) + "\n")
-            observer.finish(paths.out, report)
+            if context.report is not None:
+                with atomic_file(context.report, "w") as file:
+                    file.write(json.dumps(report, indent=1) + "\n")
+            observer.finish(outputs, report)
     if not params.run.keep_state:
         checkpoints.remove()
     return report

@@ -10,6 +10,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ RUN_NOTE = "mlflow-run"  # file in the folder of the training state
 RAW = "_raw_pixels"  # end of the names of the references' scores
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What a :class:`Recorder` records: the run's names, its data, and what is shown of it."""
+
+    kind: str  # the stage
+    preset: str
+    data: tuple[str, str]  # name and digest of the training set, recorded with every checkpoint
+    seeds: Sequence[RGB] = ()  # training images to show
+    benchmark: Benchmark | None = None  # its training side is probed; None: no kNN and no linear probe
+
+
 class Recorder:
     """Writes curves, pictures and probe scores to the MLflow run; a :class:`components.training.loop.Observer`.
 
@@ -48,9 +60,7 @@ class Recorder:
 
     Args:
         backbone: the averaged network, whole or partitioned, in eval mode.
-        benchmark: its training side is probed; None: no kNN and no linear probe.
-        data: name and digest of the training set, recorded with every checkpoint.
-        seeds: training images to show.
+        dtype: of its forward passes.
     """
 
     def __init__(
@@ -59,18 +69,14 @@ class Recorder:
         backbone: nn.Module,
         dtype: torch.dtype,
         params: TrainingParams,
-        preset: str,
-        kind: str,
         world: World,
-        data: tuple[str, str],
-        benchmark: Benchmark | None = None,
-        seeds: Sequence[RGB] = (),
+        subject: Subject,
     ) -> None:
         self.run, self.params, self.world = run, params, world
         self.model_id: str | None = None  # of the last checkpoint's LoggedModel
         self._backbone, self._dtype = backbone, dtype
-        self._preset, self._kind, self._data = preset, kind, data
-        self._benchmark, self._seeds = benchmark, list(seeds)
+        self._preset, self._kind, self._data = subject.preset, subject.kind, subject.data
+        self._benchmark, self._seeds = subject.benchmark, list(subject.seeds)
         self._prober: Prober | None = None
         self._raw: Scores = {}
         self._models: dict[int, str | None] = {}  # step -> LoggedModel
@@ -197,19 +203,17 @@ def best_step(probes: Sequence[Mapping[str, float]], method: str) -> tuple[int, 
 
 @contextlib.contextmanager
 def observe(
-    kind: str,
-    preset: str,
+    subject: Subject,
     params: TrainingParams,
     engine: Engine,
-    tracking_file: Path | None,
+    tracking: TrackingParams | None,
     benchmarks_file: Path | None,
-    data: tuple[str, str],
-    seeds: Sequence[RGB] = (),
     state: Checkpoints | None = None,
 ) -> Iterator[Recorder]:
-    """A :class:`Recorder` for the run of stage ``kind``; rank 0's writes to MLflow unless ``tracking_file`` is None.
+    """A :class:`Recorder` of ``subject``, with its benchmark loaded; rank 0's writes to MLflow unless it is None.
 
     Args:
+        benchmarks_file: where ``probe.benchmark`` is looked up.
         state: the run's checkpoints. Beside them the MLflow run's id is noted; when there are some, that run is
             continued, and its curves go on.
 
@@ -225,20 +229,21 @@ def observe(
             hint = nearest(params.probe.benchmark, list(known))
             raise VitrailError(f"probe.benchmark: {params.probe.benchmark!r} is not in {benchmarks_file}{hint}")
         benchmark = load_benchmark(params.probe.benchmark, known[params.probe.benchmark])
+    subject = replace(subject, benchmark=benchmark)
+    kind, preset, data = subject.kind, subject.preset, subject.data
     with contextlib.ExitStack() as stack:
         run = null_run()
-        if engine.world.main and tracking_file is not None:
+        if engine.world.main and tracking is not None:
             config = params.model_dump(mode="json")
             tags = {"preset": preset, "data_digest": data[1]}
             former = _noted(state)
-            store = load_params(tracking_file, TrackingParams)
-            run = stack.enter_context(tracking_run(kind, f"{kind} {preset}", store, config, tags, former))
+            run = stack.enter_context(tracking_run(kind, f"{kind} {preset}", tracking, config, tags, former))
             if state is not None and run.id != former:
                 with atomic_file(state.folder / RUN_NOTE, "w") as file:
                     file.write(run.id + "\n")
             run.log_dataset("manifest", data[1], data[0], "training")
         backbone = engine.average.module.backbone
-        yield Recorder(run, backbone, engine.dtype, params, preset, kind, engine.world, data, benchmark, seeds)
+        yield Recorder(run, backbone, engine.dtype, params, engine.world, subject)
 
 
 def _noted(state: Checkpoints | None) -> str | None:

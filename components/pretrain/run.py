@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from components.errors import VitrailError
-from components.training.command import add_params_arguments, add_run_arguments, paths
+from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,8 +63,7 @@ def main(argv: Sequence[str]) -> int:
         for phase in params.phases():  # before the imports and the data: seconds, not minutes
             require(args.params, phase.params, count or place().size, here=count)
         start_ranks("components.pretrain", argv, params)
-        from components.pretrain.stage import pretrain
-        from components.storage import StorageParams
+        from components.pretrain import stage
 
-        pretrain(params, paths(args), load_params(args.storage, StorageParams))
+        stage.run(params, inputs(args), args.out, context(args))
     return 0

@@ -7,21 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+from components.context import StageContext
 from components.errors import VitrailError
-from components.evaluation.online import observe
+from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
 from components.images.loader import Loader
 from components.learning.export import BACKBONE, HEADS, load_card
 from components.pretrain.method import Pretraining
-from components.storage import StorageParams, atomic_file
+from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.checkpoint import Checkpoints
-from components.training.command import Paths
+from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_objects
 from components.training.loop import Curves, train
 from components.training.params import Phase, TrainingParams
 from components.training.resolution import carry_over, earlier_lengths
 from components.training.session import (
+    Origin,
     data_digest,
     export_average,
     keep_global_batch,
@@ -32,30 +34,32 @@ from components.training.session import (
 )
 
 
-def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> dict[str, Any]:
-    """Train all phases, export to ``paths.out``, write and return the report.
+def run(params: TrainingParams, inputs: TrainingInputs, outputs: Path, context: StageContext) -> dict[str, Any]:
+    """Train all phases, export to ``outputs``, write and return the report.
 
     Raises:
         VitrailError: the machine cannot train this preset, or an input is missing or damaged.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
-    digest, started_from = data_digest(paths.curated, paths.manifest), _digests(params.init)
+    storage, scratch = context.storage, context.scratch
+    digest, started_from = data_digest(inputs.curated, inputs.manifest), _digests(params.init)
     world, phases = start(params), params.phases()
     for phase in phases:
-        require(paths.params, phase.params, world.size)
-    preset, fingerprints, stores = paths.out.name, list[str](), list[Checkpoints]()
+        require(inputs.preset, phase.params, world.size)
+    preset, fingerprints, stores = outputs.name, list[str](), list[Checkpoints]()
     for phase in phases:  # each phase's state depends on all before it, and lies in their folder
         fingerprints.append(phase.params.fingerprint(digest, *started_from, *fingerprints))
-        folder = paths.scratch / preset / phase.name
+        folder = scratch / preset / phase.name
         stores.append(open_checkpoints(folder, phase.params, fingerprints[-1], world))
     kept = keep_global_batch([phase.params for phase in phases], stores, world)
     phases = [phase._replace(params=own) for phase, own in zip(phases, kept, strict=True)]
     begun = _begun(stores)
-    phase, curves, data = phases[begun], Curves(), (str(paths.manifest), digest)
+    phase, curves, data = phases[begun], Curves(), (str(inputs.manifest), digest)
     learner = Pretraining(phase.params, world)
-    seeds = seed_images(paths.curated, paths.manifest, storage, params.probe.pictures)
-    noted = (paths.tracking, paths.benchmarks, data, seeds, stores[0])
-    with observe("pretrain", preset, params, learner.engine, *noted) as observer:
+    seeds = seed_images(inputs.curated, inputs.manifest, storage, params.probe.pictures)
+    subject = Subject("pretrain", preset, data, seeds)
+    tracking, benchmarks = context.tracking, inputs.benchmarks
+    with observe(subject, params, learner.engine, tracking, benchmarks, stores[0]) as observer:
         for number in range(begun, len(phases)):
             phase, saved = phases[number], stores[number]
             if number > begun:
@@ -64,27 +68,16 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
             observer.enter(phase.params, learner.engine.average.module.backbone)
             label = f"pretrain {preset}" + (f", {phase.name}" if phase.name else "")
             for part, (until, anchors) in enumerate(phase.stretches()):
-                quarantine = paths.scratch / "quarantine"
-                loader = open_loader(phase.params, paths.curated, paths.manifest, storage, world, quarantine, anchors)
+                loader = open_loader(phase.params, inputs, storage, world, scratch / "quarantine", anchors)
                 if number > begun and part == 0:
                     curves = _enter(phases[number - 1], stores[number - 1], phase, learner, loader, world)
-                where = (label, paths.scratch, phase.first)
                 curves = train(
-                    learner, loader, phase.params, saved, observer, world, *where, curves, until, phases[-1].last
-                )
+                    learner, loader, phase.params, saved, observer, world, label, scratch,
+                    first=phase.first, curves=curves, until=until, total=phases[-1].last,
+                )  # fmt: skip
         model_id = observer.register(phase.last)
-        export_average(
-            paths.out,
-            learner.engine,
-            phase.params,
-            "pretrain",
-            fingerprints[-1],
-            digest,
-            curves,
-            storage,
-            model_id=model_id,
-            step=phase.last,
-        )
+        origin = Origin("pretrain", fingerprints[-1], digest, phase.last, model_id=model_id)
+        export_average(outputs, learner.engine, phase.params, origin, curves, storage)
         earlier = [phase.params for phase in phases[:-1]]
         report = {
             "preset": preset,
@@ -92,9 +85,10 @@ def pretrain(params: TrainingParams, paths: Paths, storage: StorageParams) -> di
             **summary(phase.params, world, curves, earlier),
         }
         if world.main:
-            with atomic_file(paths.report, "w") as file:
-                file.write(json.dumps(report, indent=1) + "\n")
-            observer.finish(paths.out, report)
+            if context.report is not None:
+                with atomic_file(context.report, "w") as file:
+                    file.write(json.dumps(report, indent=1) + "\n")
+            observer.finish(outputs, report)
     if not params.run.keep_state:
         stores[0].remove()
     return report

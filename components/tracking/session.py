@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from components.params import Strict
-from components.tracking.interface import Run
+from components.tracking.interface import Run, null_run
 from components.tracking.params import TrackingParams
 from components.tracking.recording import MlflowRun
 from components.tracking.store import explained, probe, resolve
@@ -24,7 +24,7 @@ from components.tracking.store import explained, probe, resolve
 def run(
     stage: str,
     name: str,
-    params: TrackingParams,
+    params: TrackingParams | None,
     config: Mapping[str, Any] | Strict,
     tags: Mapping[str, str] | None = None,
     run_id: str | None = None,
@@ -32,6 +32,7 @@ def run(
     """Record a run of ``stage`` and end it as FINISHED, FAILED (tag ``vitrail.error`` says why) or KILLED.
 
     Args:
+        params: None records nothing.
         config: the stage's parameters, recorded as MLflow params.
         tags: more tags. Commit, ``dvc.lock`` digest and flow run are set here.
         run_id: continue this run, if the store has it, instead of starting one.
@@ -39,6 +40,9 @@ def run(
     Raises:
         VitrailError: the store cannot be reached (within 10 seconds) or refuses.
     """
+    if params is None:
+        yield null_run()
+        return
     uri = resolve(os.environ.get("MLFLOW_TRACKING_URI") or params.uri)
     probe(uri)
     with explained(uri):

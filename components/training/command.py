@@ -1,4 +1,4 @@
-"""The part of the command line that pretraining and distillation share, and the paths it names."""
+"""The part of the command line that pretraining and distillation share, and what it names."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.context import StageContext
+from components.params import load_params
+from components.storage import StorageParams
+from components.tracking import TrackingParams
+
 
 @dataclass(frozen=True)
-class Paths:
-    """What a training stage reads and writes."""
+class TrainingInputs:
+    """What a training stage reads."""
 
-    params: Path  # the preset, and the folder of its siblings
-    curated: Path
-    manifest: Path
-    out: Path
-    report: Path
-    scratch: Path
-    tracking: Path | None
-    benchmarks: Path | None
+    preset: Path  # the parameter file; of its siblings, those that fit are named where this machine cannot train it
+    curated: Path  # folder of index, shards.json and shards
+    manifest: Path  # table of the images to train on
+    benchmarks: Path | None  # parameter file that names the labelled sets of the probes
 
 
 def add_params_arguments(command: argparse.ArgumentParser) -> None:
@@ -40,9 +41,12 @@ def add_run_arguments(run: argparse.ArgumentParser, stage: str) -> None:
     run.add_argument("--benchmarks", type=Path, default=Path("params/benchmarks.yaml"))
 
 
-def paths(args: argparse.Namespace) -> Paths:
-    """The paths that a parsed ``run`` names."""
-    tracking = None if args.no_tracking else args.tracking
-    return Paths(
-        args.params, args.curated, args.manifest, args.out, args.report, args.scratch, tracking, args.benchmarks
-    )
+def inputs(args: argparse.Namespace) -> TrainingInputs:
+    """What a parsed ``run`` reads."""
+    return TrainingInputs(args.params, args.curated, args.manifest, args.benchmarks)
+
+
+def context(args: argparse.Namespace) -> StageContext:
+    """What a parsed ``run`` shares with every stage."""
+    tracking = None if args.no_tracking else load_params(args.tracking, TrackingParams)
+    return StageContext(load_params(args.storage, StorageParams), tracking, args.report, args.scratch)

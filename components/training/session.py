@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,7 @@ from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_
 from components.storage import StorageParams, publish
 from components.training.allocator import keep_freed_memory
 from components.training.checkpoint import Checkpoints
+from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_shards, join, pick_device
 from components.training.engine import Engine
 from components.training.loop import Curves
@@ -56,8 +58,7 @@ def start(params: TrainingParams) -> World:
 
 def open_loader(
     params: TrainingParams,
-    curated: Path,
-    manifest: Path,
+    inputs: TrainingInputs,
     storage: StorageParams,
     world: World,
     quarantine: Path,
@@ -68,11 +69,11 @@ def open_loader(
     Raises:
         VitrailError: the manifest is missing, or holds fewer images than one batch of all ranks.
     """
-    dataset = ManifestDataset(curated, manifest, storage)
+    dataset = ManifestDataset(inputs.curated, inputs.manifest, storage)
     needed = params.run.batch * world.size
     if len(dataset) < needed:
         raise VitrailError(
-            f"{manifest}: {len(dataset)} images, less than a batch of {needed}; lower run.batch or select more images"
+            f"{inputs.manifest}: {len(dataset)} images, less than a batch of {needed}; lower run.batch or select more"
         )
     return Loader(
         dataset,
@@ -150,25 +151,27 @@ def gather_average(engine: Engine) -> dict[str, Tensor]:
     return whole
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where exported weights come from, as the model card records it."""
+
+    kind: Literal["pretrain", "distill"]
+    fingerprint: str  # of parameters and data
+    data_digest: str  # of the manifest and its shards
+    step: int  # trained
+    teacher: str | None = None  # preset of the distilled teacher
+    model_id: str | None = None  # MLflow's LoggedModel
+
+
 def export_average(
-    out: Path,
-    engine: Engine,
-    params: TrainingParams,
-    kind: Literal["pretrain", "distill"],
-    fingerprint: str,
-    digest: str,
-    curves: Curves,
-    storage: StorageParams,
-    teacher: str | None = None,
-    model_id: str | None = None,
-    step: int | None = None,
+    out: Path, engine: Engine, params: TrainingParams, origin: Origin, curves: Curves, storage: StorageParams
 ) -> None:
     """Write the averaged network and ``curve.json`` to ``out``, and to the store (rank 0; the others help gather)."""
     whole = gather_average(engine)
     if not engine.world.main:
         return
     card = ModelCard(
-        kind=kind,
+        kind=origin.kind,
         preset=out.name,
         vit=params.vit,
         mean=params.augment.mean,
@@ -176,16 +179,16 @@ def export_average(
         image_size=params.augment.global_size,
         dino_head=params.heads.dino,
         ibot_head=params.heads.ibot,
-        step=step or params.run.iterations,
-        params_fingerprint=fingerprint,
-        data_digest=digest,
-        teacher=teacher,
-        model_id=model_id,
+        step=origin.step,
+        params_fingerprint=origin.fingerprint,
+        data_digest=origin.data_digest,
+        teacher=origin.teacher,
+        model_id=origin.model_id,
     )
     backbone = {k.removeprefix("backbone."): v for k, v in whole.items() if k.startswith("backbone.")}
     heads = {k: v for k, v in whole.items() if not k.startswith("backbone.")}
     export_model(out, backbone, card, heads, {"curve.json": vars(curves)})
-    publish(storage, out, (CARD, BACKBONE, HEADS), kind, out.name, fingerprint[:16])
+    publish(storage, out, (CARD, BACKBONE, HEADS), origin.kind, out.name, origin.fingerprint[:16])
 
 
 def summary(

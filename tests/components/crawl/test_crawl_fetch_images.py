@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from components import tracking
+from components.context import StageContext
 from components.crawl import fetch_images
 from components.crawl.demo.server import Resource, serve
 from components.crawl.fetch import OUTCOMES, Fetched
@@ -154,8 +155,8 @@ def curated(folder: Path) -> dict[str, dict[str, Any]]:
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false"]  # fmt: skip
     params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
-    storage, mlflow = StorageParams(root="data"), ROOT / "params/tracking.yaml"
-    stage.run(params, folder / "crawl", folder / "curate", folder / "curate.json", storage, mlflow)
+    context = StageContext(StorageParams(root="data"), None, folder / "curate.json")
+    stage.run(params, stage.CurateInputs(folder / "crawl"), folder / "curate", context)
     return {row["url"]: row for row in read_table(folder / "curate/index.parquet", INDEX).to_pylist()}
 
 

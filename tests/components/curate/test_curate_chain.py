@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from components import tracking
+from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
 from components.errors import VitrailError, run_cli
@@ -24,6 +25,7 @@ from components.images.decode import DecodeLimits, decode
 from components.images.tables import INDEX, Shards, read_table
 from components.params import load_params
 from components.storage import StorageParams, open_store
+from components.tracking import TrackingParams
 from components.web.keys import key_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -51,7 +53,9 @@ def curate_params(safety: bool = False, **changes: Any) -> stage.CurateParams:
 
 def curate(crawled: Path, out: Path, storage: StorageParams = LOCAL, **changes: Any) -> dict[str, Any]:
     report = out.with_name(f"{out.name}.json")
-    return stage.run(curate_params(**changes), crawled, out, report, storage, ROOT / "params/tracking.yaml")
+    tracking = load_params(ROOT / "params/tracking.yaml", TrackingParams)
+    context = StageContext(storage, tracking, report)
+    return stage.run(curate_params(**changes), stage.CurateInputs(crawled), out, context)
 
 
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from warcio.warcwriter import WARCWriter
 
 from components import tracking
+from components.context import StageContext
 from components.curate import stage
 from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
@@ -290,8 +291,8 @@ def test_a_crawl_full_of_bombs_keeps_what_is_none(tmp_path: Path, monkeypatch: p
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false", "sandbox.megabytes=64"]  # fmt: skip
     params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
-    stage.run(params, tmp_path, tmp_path / "out", tmp_path / "r.json", StorageParams(root="data"),
-              ROOT / "params/tracking.yaml")  # fmt: skip
+    context = StageContext(StorageParams(root="data"), None, tmp_path / "r.json")
+    stage.run(params, stage.CurateInputs(tmp_path), tmp_path / "out", context)
     index = read_table(tmp_path / "out/index.parquet", INDEX).to_pylist()
     rows = {row["url"].rpartition("/")[2]: row["reason"] for row in index}
     assert [name for name, reason in rows.items() if not reason] == ["good"]

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from components.context import StageContext
 from components.dedup import stage
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
 from components.dedup.edges import EdgeParts
@@ -179,7 +180,8 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: DedupParams) -> dict[str, object]:
-    return stage.run(given, benchmarks, curated, folder / "dedup", folder / "report.json", STORAGE, TRACKING)
+    context = StageContext(STORAGE, TRACKING, folder / "report.json")
+    return stage.run(given, stage.DedupInputs(curated, benchmarks), folder / "dedup", context)
 
 
 def test_planted_copies_end_where_they_should(

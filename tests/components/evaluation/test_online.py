@@ -19,7 +19,7 @@ from components import tracking
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.linear import LinearParams, linear_probe
-from components.evaluation.online import Recorder, best_step
+from components.evaluation.online import Recorder, Subject, best_step
 from components.evaluation.probes import Found, Prober, choose_patches, pixels_of_patches
 from components.evaluation.sample import draw, probe_rows
 from components.evaluation.seeds import crops_picture
@@ -299,7 +299,12 @@ def test_mlflow_shows_scores_references_pictures_and_the_best_checkpoint(
     seeds = [images.pixels[row] for row in (1, 2)]
     with tracking.run("pretrain", "pretrain t", store, {}) as run:
         recorder = Recorder(
-            run, model, torch.float32, params(), "t", "pretrain", World(0, 1, 0, CPU), ("m", "d" * 64), benchmark, seeds
+            run,
+            model,
+            torch.float32,
+            params(),
+            World(0, 1, 0, CPU),
+            Subject("pretrain", "t", ("m", "d" * 64), seeds, benchmark),
         )
         curve = [{"step": 0, **recorder.begin()}]
         for step in (3, 6):

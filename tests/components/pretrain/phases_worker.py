@@ -21,6 +21,7 @@ from stage_worker import TEACHER, digests
 from torch import Tensor, nn
 
 import components.pretrain.stage as stage
+from components.context import StageContext
 from components.errors import VitrailError
 from components.evaluation.online import Recorder
 from components.learning.embed import interpolate_positions
@@ -29,7 +30,7 @@ from components.storage import StorageParams
 from components.tracking import Run
 from components.training import compiled
 from components.training.checkpoint import Checkpoint
-from components.training.command import Paths
+from components.training.command import TrainingInputs
 from components.training.distributed import gather_shards, join, pick_device
 from components.training.engine import Engine
 from components.training.gram_teacher import GramTeacher
@@ -112,20 +113,19 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
     def run(name: str, to: str, **change: Any) -> None:
         """One run of the stage; its outcome under ``name``."""
         content = json.loads(json.dumps(FIRST | {"high_resolution": LARGER} | change))
-        paths = Paths(
-            params=data / "params/teacher.yaml",
+        inputs = TrainingInputs(
+            preset=data / "params/teacher.yaml",
             curated=data / "curate",
             manifest=data / "manifest.parquet",
-            out=out / to / "model",
-            report=out / to / "report.json",
-            scratch=out / to / "scratch",
-            tracking=None,
             benchmarks=data / "benchmarks.yaml",
+        )
+        context = StageContext(
+            StorageParams(root=str(data)), None, report=out / to / "report.json", scratch=out / to / "scratch"
         )
         printed, raised = io.StringIO(), ""
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
-                stage.pretrain(TrainingParams.model_validate(content), paths, StorageParams(root=str(data)))
+                stage.run(TrainingParams.model_validate(content), inputs, out / to / "model", context)
             except VitrailError as fault:
                 raised = f"{type(fault).__name__}: {fault}"
         curve = out / to / "model" / "curve.json"

@@ -24,8 +24,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+from components.context import StageContext
 from components.distill.method import DistillParams
-from components.distill.stage import distill
+from components.distill.stage import DistillInputs
+from components.distill.stage import run as distill
 from components.errors import VitrailError
 from components.evaluation.online import Recorder
 from components.images.decode import encode_jpeg
@@ -33,11 +35,13 @@ from components.images.shards import ShardWriter
 from components.images.tables import MANIFEST, Shards, write_table
 from components.learning.collate import Crops
 from components.learning.objective import Network
+from components.params import load_params
 from components.pretrain.method import Pretraining
-from components.pretrain.stage import pretrain
+from components.pretrain.stage import run as pretrain
 from components.storage import StorageParams, open_store
+from components.tracking import TrackingParams
 from components.training import loop
-from components.training.command import Paths
+from components.training.command import TrainingInputs
 from components.training.params import TrainingParams
 
 STUDENT: dict[str, Any] = {
@@ -178,21 +182,21 @@ def main(folder: Path) -> None:
         common = {
             "curated": folder / "curate",
             "manifest": folder / "manifest.parquet",
-            "out": folder / out,
-            "report": folder / f"{out}.json",
-            "scratch": folder / f"scratch-{out.rpartition('/')[0] or 'runs'}",
-            "tracking": tracking,
             "benchmarks": folder / "benchmarks.yaml",
         }
+        scratch = folder / f"scratch-{out.rpartition('/')[0] or 'runs'}"
+        store = None if tracking is None else load_params(tracking, TrackingParams)
+        context = StageContext(storage, store, folder / f"{out}.json", scratch)
         printed, raised = io.StringIO(), ""
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
                 if teacher:
-                    paths = Paths(params=folder / "params/student.yaml", **common)
-                    distill(DistillParams.model_validate(content), paths, folder / teacher, storage)
+                    given = DistillInputs(preset=folder / "params/student.yaml", teacher=folder / teacher, **common)
+                    distill(DistillParams.model_validate(content), given, folder / out, context)
                 else:
                     params = TrainingParams.model_validate(content)
-                    pretrain(params, Paths(params=folder / "params/teacher.yaml", **common), storage)
+                    inputs = TrainingInputs(preset=folder / "params/teacher.yaml", **common)
+                    pretrain(params, inputs, folder / out, context)
             except VitrailError as fault:
                 raised = f"{type(fault).__name__}: {fault}"
         facts[name] = {"raised": raised, "printed": printed.getvalue()}

@@ -21,6 +21,7 @@ import yaml
 from PIL import Image
 
 from components import tracking
+from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
 from components.errors import VitrailError
@@ -78,7 +79,7 @@ def curate(crawled: Path, out: Path, *overlays: str) -> dict[str, Any]:
     params = load_params(
         ROOT / "params/curate.yaml", stage.CurateParams, [*base, "executor.workers=0", *overlays]
     )  # fmt: skip
-    return stage.run(params, crawled, out, out.with_name("report.json"), LOCAL, ROOT / "params/tracking.yaml")
+    return stage.run(params, stage.CurateInputs(crawled), out, StageContext(LOCAL, None, out.with_name("report.json")))
 
 
 @contextlib.contextmanager

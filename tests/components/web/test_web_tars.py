@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from components import tracking
+from components.context import StageContext
 from components.crawl.run import main
 from components.curate import stage
 from components.images.tables import INDEX, read_table
@@ -136,8 +137,8 @@ def test_curated_from_shards_by_range(tmp_path: Path, monkeypatch: pytest.Monkey
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false"]  # fmt: skip
     params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
-    report = stage.run(params, tmp_path / "crawl", tmp_path / "out", tmp_path / "r.json", StorageParams(root="data"),
-                       ROOT / "params/tracking.yaml")  # fmt: skip
+    context = StageContext(StorageParams(root="data"), None, tmp_path / "r.json")
+    report = stage.run(params, stage.CurateInputs(tmp_path / "crawl"), tmp_path / "out", context)
     rows = {row["url"]: row for row in read_table(tmp_path / "out/index.parquet", INDEX).to_pylist()}
     assert {url: row["reason"] for url, row in rows.items()} == {
         "file:a.tar/0.png": "", "http://ads.restricted.test/x.png": "restricted-domain",
