@@ -1,0 +1,117 @@
+"""The tables that travel between stages, as Arrow schemas with a name, a version and the one stage that writes them.
+
+* **index**: one row an image link found by curation, kept or dropped, with the reason. Image bytes stand in tar shards
+  beside it; ``shard``, ``offset`` and ``length`` say where. A row's story is complete here: every later decision is a
+  manifest over these rows, and no stage rewrites an image.
+* **links**: every image link that was met, not only the first to an address.
+* **audit**: what the safety models found, with their thresholds and what was done.
+* **manifest**: the rows that a stage selected, with weight and reason.
+* **decisions**: what dedup decided about every kept index row, and against which other image.
+* **keys**: the keys of dedup's descriptors, row for row.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+
+def declared(name: str, version: int, stage: str, fields: list[tuple[str, pa.DataType]]) -> pa.Schema:
+    """The schema of table ``name``, written by ``stage`` alone."""
+    facts = {"vitrail.table": name, "vitrail.version": str(version), "vitrail.stage": stage}
+    return pa.schema(fields, metadata=facts)
+
+
+def said(schema: pa.Schema, fact: str) -> str:
+    """What a declared schema, or that of a file, says of its "table", "version" or "stage"; "" when nothing."""
+    return ((schema.metadata or {}).get(f"vitrail.{fact}".encode()) or b"").decode("utf-8", "replace")
+
+
+INDEX = declared(
+    "index", 3, "curate",  # 2: licence; 3: decisions, face_scores
+    [
+        ("key", pa.string()),  # first 20 hex digits of SHA-256 of the URL: unique a row
+        ("url", pa.string()),  # http(s) address, or file:relative/path for a folder of images
+        ("page", pa.string()),  # address of the page whose <img> named it; "" for a folder
+        ("alt", pa.string()),
+        ("licence", pa.string()),  # what the page or table states: an address or a name; "" when nothing
+        ("source", pa.string()),  # WARC file or folder that held the bytes
+        ("source_offset", pa.int64()),  # of the WARC record; -1 where there is none
+        ("status", pa.string()),  # "kept" or "dropped"
+        ("reason", pa.string()),  # why it was dropped (components.curate.reasons); "" when kept
+        ("decisions", pa.list_(pa.string())),  # what each source said up to the one that decided: "source: finding"
+        ("duplicate_of", pa.string()),  # key of the kept image that this one repeats; "" otherwise
+        ("sha256", pa.string()),  # of the bytes as crawled; "" when there are none
+        ("format", pa.string()),  # "jpeg", "png", ...; "" when unknown
+        ("width", pa.int32()),  # pixels, after EXIF orientation; 0 when unknown
+        ("height", pa.int32()),
+        ("pca_hash", pa.string()),  # hex; "" when not computed
+        ("nsfw", pa.float32()),  # score in [0, 1]; NaN when not computed
+        ("faces", pa.int32()),  # faces found and blurred
+        ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))),  # x, y, width, height in pixels
+        ("face_scores", pa.list_(pa.float32())),  # confidence of each box, in [0, 1]
+        ("shard", pa.string()),  # tar file name, relative to the shards' base; "" when dropped
+        ("offset", pa.int64()),  # of the image's first byte in the tar
+        ("length", pa.int64()),  # bytes
+        ("stored_sha256", pa.string()),  # of the bytes in the shard (differs from sha256 after blurring)
+    ],
+)  # fmt: skip
+
+LINKS = declared(
+    "links", 1, "curate",
+    [
+        ("position", pa.int64()),  # unique over all tables of a run: see components.web.link_table.first_position
+        ("url", pa.string()),
+        ("page", pa.string()),
+        ("alt", pa.string()),
+        ("licence", pa.string()),  # what page or table says: an address or a name; "" when nothing
+        ("reason", pa.string()),  # "", "declared-tracker" or "vector"
+        ("opt_out", pa.bool_()),
+        ("said", pa.string()),  # the words with which the page or its headers opt out; "" when they do not
+        ("source", pa.string()),  # the file that names it
+        ("source_offset", pa.int64()),  # of the page's record in it; -1 where there is none
+    ],
+)  # fmt: skip
+
+AUDIT = declared(
+    "audit", 1, "curate",
+    [
+        ("key", pa.string()),
+        ("check", pa.string()),  # "nsfw" or "face"
+        ("model", pa.string()),
+        ("score", pa.float32()),  # in [0, 1]
+        ("threshold", pa.float32()),
+        # x, y, width, height in pixels; null: the whole image. Parquet gives no null of a fixed-size list back
+        ("box", pa.list_(pa.float32())),
+        ("action", pa.string()),  # "kept", "dropped" or "blurred"
+    ],
+)  # fmt: skip
+
+MANIFEST = declared(
+    "manifest", 1, "dedup",
+    [
+        ("key", pa.string()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("weight", pa.float32()),  # how often the sampler draws it, relative to 1
+        ("reason", pa.string()),  # why it was selected, e.g. "retrieved:elpv" or "pool"
+        ("sources", pa.list_(pa.string())),  # every data set that brought it, by query or as is; none without retrieval
+    ],
+)  # fmt: skip
+
+DECISIONS = declared(
+    "decisions", 1, "dedup",
+    [
+        ("key", pa.string()),
+        ("status", pa.string()),  # "selected" or "dropped"
+        ("reason", pa.string()),  # "self-duplicate", "held-out", "not-retrieved"; the manifest's reason when selected
+        ("component", pa.int64()),  # connected component of the copy graph
+        ("representative", pa.string()),  # the component's kept key; "" when the component was dropped whole
+        ("match", pa.string()),  # the nearest image that decided: a key, or "benchmark/row" for a held-out image
+        ("similarity", pa.float32()),  # cosine to that image; NaN where none decided
+    ],
+)  # fmt: skip
+
+KEYS = declared("keys", 1, "dedup", [("key", pa.string())])
