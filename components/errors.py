@@ -1,15 +1,38 @@
 """The one exception a user is meant to read, and the wrapper that shows it as one line.
 
 Every command's entry point is ``raise SystemExit(run_cli(main))``: a :class:`VitrailError` becomes
-``error: <what>, <where>, <what to do>`` on stderr and exit code 1; anything else is a bug and keeps its traceback.
+``error: <what>, <where>, <what to do>`` on stderr and exit code 1; so do faults of a disk that the user can mend.
+Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+_AGAIN = "and run the same command again: finished work is kept, nothing half-written counts"
+_PERMIT = f"choose another place, or have its owner or mode changed, {_AGAIN}"
+# What is wrong, and what to do: of faults that lie with a disk or a path, not with the code.
+_DISK = {
+    errno.ENOSPC: ("the disk is full", f"free some space {_AGAIN}"),
+    errno.EDQUOT: ("the disk quota is used up", f"free some space or have the quota raised {_AGAIN}"),
+    errno.EFBIG: ("the file system or a limit (ulimit -f) allows no larger file", f"raise it {_AGAIN}"),
+    errno.EROFS: ("the file system is read-only", f"choose another place, or have it mounted for writing, {_AGAIN}"),
+    errno.EACCES: ("not permitted", _PERMIT),
+    errno.EPERM: ("not permitted", _PERMIT),
+    errno.EIO: ("the disk could not read or write it", f"check the disk {_AGAIN}"),
+    errno.ESTALE: ("the file server no longer knows it", f"mount it again {_AGAIN}"),
+    errno.ENOTDIR: ("a part of this path is a file, not a folder", "name another path"),
+    errno.EISDIR: ("this is a folder; a file is wanted", "name another path"),
+    errno.ENAMETOOLONG: ("this name is too long for the file system", "name another path"),
+}
+_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only ever of the path that is written to
 
 
 class VitrailError(Exception):
@@ -24,6 +47,49 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def disk_fault(fault: BaseException, path: str | Path | None = None) -> str | None:
+    """The line for a fault of a disk or path, or None for any other exception.
+
+    Args:
+        fault: an ``OSError``, or what a library made of one (safetensors and DuckDB raise their own kinds).
+        path: what was being written, where the exception does not know it itself.
+    """
+    if isinstance(fault, VitrailError):
+        return None
+    code = fault.errno if isinstance(fault, OSError) else None
+    if code not in _DISK:  # PyArrow gives the number, others only the words
+        code = next((known for known in _WRITING if os.strerror(known) in str(fault)), None)
+    if code is None:
+        return None
+    named = [getattr(fault, "filename", None), getattr(fault, "filename2", None)]
+    if code in _WRITING:
+        named.reverse()  # of a copy or rename the second is written
+    where = next((os.fsdecode(name) for name in named if isinstance(name, str | bytes)), None)
+    if where is None and code not in _WRITING and path is None:
+        return None  # such as a signal to another user's process
+    if where is None:
+        where = _fullest(path) if code == errno.ENOSPC else str(path or ".")
+    what, remedy = _DISK[code]
+    where = os.path.abspath(where)
+    return f"{what} while writing {where}; {remedy}" if code in _WRITING else f"{where}: {what}; {remedy}"
+
+
+@contextlib.contextmanager
+def named_faults(path: str | Path) -> Iterator[None]:
+    """Turn faults of a disk into one line that names the file itself, or ``path`` where the exception names none.
+
+    Raises:
+        VitrailError: such a fault.
+    """
+    try:
+        yield
+    except Exception as fault:
+        line = disk_fault(fault, path)
+        if line is None:
+            raise
+        raise VitrailError(line) from fault
+
+
 def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run ``main(argv)`` and return the process's exit code, showing faults the user can mend as one line."""
     try:
@@ -31,17 +97,25 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     except VitrailError as fault:
         print(f"error: {fault}", file=sys.stderr, flush=True)
         return 1
-    except OSError as fault:
-        if fault.errno != errno.ENOSPC:
-            raise
-        where = os.path.abspath(fault.filename or ".")
-        print(
-            f"error: the disk is full while writing {where}; free some space and run the same command again:"
-            " finished work is kept, nothing half-written counts",
-            file=sys.stderr,
-            flush=True,
-        )
-        return 1
     except KeyboardInterrupt:
         print("stopped: run the same command again to carry on", file=sys.stderr, flush=True)
         return 130
+    except Exception as fault:
+        line = disk_fault(fault)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr, flush=True)
+        return 1
+
+
+def _fullest(path: str | Path | None) -> str:
+    """``path``, unless the disk of temporary files is the one that is full."""
+    there, temporary = os.path.abspath(path or "."), tempfile.gettempdir()
+    return temporary if _free(temporary) < _free(there) else there
+
+
+def _free(path: str) -> int:
+    """Bytes that are left on the disk that ``path`` is, or would be, on."""
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free

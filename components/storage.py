@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 
 from pydantic import Field
 
-from components.errors import VitrailError
+from components.errors import VitrailError, named_faults
 from components.params import Strict
 
 DEFAULT_ROOT = "data"  # bytes stay inside the stages' outputs, which DVC tracks
@@ -96,38 +96,48 @@ def publish(params: StorageParams, folder: Path, names: Sequence[str], *below: s
 
 @contextlib.contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file that takes the name ``path`` only when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, renamed after
-        mode, dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
-    )
-    try:
-        with handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(handle.name, 0o644)
-        os.replace(handle.name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(handle.name)
-        raise
+    """Open a file that takes the name ``path`` only when the block ends without an exception.
+
+    Raises:
+        VitrailError: the disk is full, read-only or the like; names ``path`` where the exception names no file.
+    """
+    with named_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = tempfile.NamedTemporaryFile(  # noqa: SIM115 - closed below, renamed after
+            mode, dir=path.parent, prefix=f".{path.name}.", suffix=".partial", delete=False
+        )
+        try:
+            with handle:
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.chmod(handle.name, 0o644)
+            os.replace(handle.name, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(handle.name)
+            raise
 
 
 @contextlib.contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that replaces ``path`` only when the block ends without an exception."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-    try:
-        yield aside
-        aside.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(aside, path)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    """Yield an empty folder that replaces ``path`` only when the block ends without an exception.
+
+    Raises:
+        VitrailError: as :func:`atomic_file`.
+    """
+    with named_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+        try:
+            yield aside
+            aside.chmod(0o755)
+            if path.exists():
+                shutil.rmtree(path)
+            os.replace(aside, path)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
 
 
 class LocalStore:

@@ -20,6 +20,7 @@ from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.evaluation.features import FeatureParams, extract
 from components.evaluation.linear import LinearParams
+from components.lock import hold
 from components.params import Strict
 from components.progress import track
 from components.storage import atomic_dir, atomic_file
@@ -51,11 +52,12 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
     ``outputs`` holds ``scores.json``, ``scores.parquet``, ``table.md`` and ``pca/*.png``.
 
     Raises:
-        VitrailError: no checkpoint, a damaged one, a benchmark that is missing, an unreachable MLflow.
+        VitrailError: no checkpoint, a damaged one, a benchmark that is missing, an unreachable MLflow, or another run
+            at work on ``outputs``.
     """
     device = device_of(params.device)
     contenders = gather(inputs.checkpoints, params.features, params.baselines, device)
-    with tracking.run("benchmark", "benchmark", context.tracking, params) as run:
+    with hold(outputs), tracking.run("benchmark", "benchmark", context.tracking, params) as run:
         loaded = [load_benchmark(name, spec) for name, spec in inputs.benchmarks.scored.items()]
         found = [score for benchmark in loaded for score in _measure(contenders, benchmark, params, device)]
         majorities = {benchmark.name: majority(benchmark) for benchmark in loaded}

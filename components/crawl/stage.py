@@ -17,6 +17,7 @@ from components.crawl.demo import site as demo_site
 from components.crawl.demo.server import serve
 from components.crawl.spider import CrawlParams, crawl
 from components.errors import VitrailError
+from components.lock import hold
 from components.params import Strict, load_params
 from components.storage import atomic_dir, atomic_file
 from components.web.sources import Sources, register
@@ -40,7 +41,16 @@ class CrawlInputs:
 
 
 def run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: StageContext) -> dict[str, int]:
-    """Fill ``outputs`` with ``sources.json`` and ``crawl.json`` (and the WARC, when there was something to crawl)."""
+    """Fill ``outputs`` with ``sources.json`` and ``crawl.json`` (and the WARC, when there was something to crawl).
+
+    Raises:
+        VitrailError: bad input, nothing that could be read, or another run at work on ``outputs``.
+    """
+    with hold(outputs):
+        return _run(params, inputs, outputs, context)
+
+
+def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: StageContext) -> dict[str, int]:
     source, out, storage = inputs.source, outputs, context.storage
     if not source.endswith((".yaml", ".yml")):
         sources = register(source, storage)

@@ -37,6 +37,7 @@ from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
+from components.lock import hold
 from components.params import Strict, fingerprint
 from components.progress import Progress
 from components.storage import Store, atomic_dir, atomic_file, inside_outputs, open_store
@@ -84,7 +85,8 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
     """Curate what ``sources.json`` names into ``outputs``; returns the report, also written to ``context.report``.
 
     Raises:
-        VitrailError: nothing readable, nothing kept, or a broken quality suite.
+        VitrailError: nothing readable, nothing kept, a broken quality suite, or another run at work on
+            ``outputs``.
     """
     from components.tracking import run as tracked
 
@@ -92,7 +94,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
     began = time.monotonic()
     sources = Sources.load(crawl)
     record = tracked("curate", "curate", context.tracking, params)
-    with record as recording, kept_workers(params.executor):
+    with hold(out), record as recording, kept_workers(params.executor):
         digest = fingerprint(
             params.model_dump(mode="json", exclude={"executor", "memory"}), sources.model_dump(), [FORMAT]
         )[:16]

@@ -61,6 +61,7 @@ from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.executor import ExecutorParams, kept_workers
 from components.images.tables import DECISIONS, MANIFEST, write_table
+from components.lock import hold
 from components.neighbours import NeighbourParams
 from components.params import fingerprint
 from components.storage import atomic_dir, atomic_file, publish
@@ -82,7 +83,8 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
     """Deduplicate the curated pool into ``outputs``; returns the report, also written to ``context.report``.
 
     Raises:
-        VitrailError: bad input, a component over its largest share, or a broken quality suite.
+        VitrailError: bad input, a component over its largest share, a broken quality suite, or another run at work on
+            ``outputs``.
     """
     curated, benchmarks, out, storage = inputs.curated, inputs.benchmarks, outputs, context.storage
     began = time.monotonic()
@@ -95,7 +97,8 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         {name: benchmark.digest for name, benchmark in sets.items()},
         [FORMAT],
     )
-    with tracked("dedup", "dedup", context.tracking, params) as recording, kept_workers(params.executor):
+    recorded = tracked("dedup", "dedup", context.tracking, params)
+    with hold(out), recorded as recording, kept_workers(params.executor):
         recording.log_dataset("curated", digest[:16], str(curated), "dedup")
         work = out.parent / f".{out.name}.work"
         described_in, descriptor, rows_file = _describe_pool(

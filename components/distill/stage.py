@@ -12,15 +12,17 @@ from components.context import StageContext
 from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
 from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
-from components.learning.export import BACKBONE, HEADS, load_card
+from components.learning.export import BACKBONE, HEADS, ModelCard, load_card
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.command import TrainingInputs
+from components.training.distributed import World
 from components.training.loop import train
 from components.training.session import (
     Origin,
     data_digest,
     export_average,
+    holding,
     keep_global_batch,
     open_checkpoints,
     open_loader,
@@ -40,14 +42,22 @@ def run(params: DistillParams, inputs: DistillInputs, outputs: Path, context: St
     """Train a student of the exported teacher; export it to ``outputs``, write and return the report.
 
     Raises:
-        VitrailError: the machine cannot train this preset, or an input is missing, damaged or does not fit.
+        VitrailError: the machine cannot train this preset, an input is missing, damaged or does not fit, or another run
+            is at work on its state or output.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
-    storage, scratch, teacher_at = context.storage, context.scratch, inputs.teacher
-    card = load_card(teacher_at)
-    check_teacher(params, card, teacher_at)
-    digest = data_digest(inputs.curated, inputs.manifest)
+    card = load_card(inputs.teacher)
+    check_teacher(params, card, inputs.teacher)
     world = start(params)
+    with holding(world, context.scratch / outputs.name, outputs):
+        return _run(params, inputs, outputs, context, card, world)
+
+
+def _run(
+    params: DistillParams, inputs: DistillInputs, outputs: Path, context: StageContext, card: ModelCard, world: World
+) -> dict[str, Any]:
+    storage, scratch, teacher_at = context.storage, context.scratch, inputs.teacher
+    digest = data_digest(inputs.curated, inputs.manifest)
     teacher = load_teacher(teacher_at)
     require(inputs.preset, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {outputs.name}", outputs.name

@@ -26,6 +26,7 @@ from components.training.session import (
     Origin,
     data_digest,
     export_average,
+    holding,
     keep_global_batch,
     open_checkpoints,
     open_loader,
@@ -38,14 +39,23 @@ def run(params: TrainingParams, inputs: TrainingInputs, outputs: Path, context: 
     """Train all phases, export to ``outputs``, write and return the report.
 
     Raises:
-        VitrailError: the machine cannot train this preset, or an input is missing or damaged.
+        VitrailError: the machine cannot train this preset, an input is missing or damaged, or another run is at work
+            on its state or output.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
+    world = start(params)
+    for phase in params.phases():
+        require(inputs.preset, phase.params, world.size)
+    with holding(world, context.scratch / outputs.name, outputs):
+        return _run(params, inputs, outputs, context, world)
+
+
+def _run(
+    params: TrainingParams, inputs: TrainingInputs, outputs: Path, context: StageContext, world: World
+) -> dict[str, Any]:
     storage, scratch = context.storage, context.scratch
     digest, started_from = data_digest(inputs.curated, inputs.manifest), _digests(params.init)
-    world, phases = start(params), params.phases()
-    for phase in phases:
-        require(inputs.preset, phase.params, world.size)
+    phases = params.phases()
     preset, fingerprints, stores = outputs.name, list[str](), list[Checkpoints]()
     for phase in phases:  # each phase's state depends on all before it, and lies in their folder
         fingerprints.append(phase.params.fingerprint(digest, *started_from, *fingerprints))

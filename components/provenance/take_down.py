@@ -11,6 +11,7 @@ listed: removing those is a decision, with the commands for it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -32,6 +33,7 @@ import pyarrow.parquet as pq
 from components.errors import VitrailError
 from components.images.shards import erase
 from components.images.tables import DECISIONS, INDEX, MANIFEST, Shards, data_digest, read_table, write_table
+from components.lock import hold
 from components.provenance import holders
 from components.provenance.trace import AUDIT_NAME, LINKS_NAME
 from components.storage import StorageParams, atomic_dir, atomic_file, open_store, publish
@@ -90,8 +92,17 @@ def forget(
     """Take down what ``wanted`` names, with its ``copies`` (none; curation's duplicates; or dedup's component, too).
 
     Raises:
-        VitrailError: nothing that can be named so, or no index.
+        VitrailError: nothing that can be named so, no index, or a stage at work on an output that is to be changed.
     """
+    with contextlib.ExitStack() as held:
+        for folder in () if dry else (outputs.curated, outputs.dedup):
+            held.enter_context(hold(folder))
+        return _forget(wanted, outputs, copies, storage, tracking, dry)
+
+
+def _forget(
+    wanted: Wanted, outputs: Outputs, copies: Copies, storage: StorageParams, tracking: TrackingParams, dry: bool
+) -> Receipt:
     index = read_table(outputs.curated / "index.parquet", INDEX)
     named, entries = _named(wanted, index, outputs.curated)
     keys = _with_copies(named, index, copies)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.errors import VitrailError
+from components.errors import VitrailError, disk_fault
 from components.learning.export import ModelCard, export_model, load_backbone, load_card, load_heads
 from components.storage import atomic_file
 from components.training.distributed import World, agree, barrier, gather_objects
@@ -122,15 +122,16 @@ class Checkpoints:
             try:
                 result = work()
             except Exception as fault:  # safetensors raises its own kind for a full disk
-                error = f"rank {self.world.rank}: {aside.parent}: {' '.join(str(fault).split())}"
+                said = disk_fault(fault, aside.parent) or f"{aside.parent}: {' '.join(str(fault).split())}"
+                error = f"rank {self.world.rank}: {said}"
         found = gather_objects([result, error])
         errors = [error for _, error in found if error]
         if errors:
             if self.world.main:
                 shutil.rmtree(aside, ignore_errors=True)
             raise VitrailError(
-                f"checkpoint of step {step} not written: {errors[0]}; older checkpoints are kept: make room there, "
-                "then run the same command again to resume"
+                f"checkpoint of step {step} not written: {errors[0]}; older checkpoints are kept, from which the same "
+                "command resumes"
             )
         return [result for result, _ in found]
 
@@ -198,9 +199,12 @@ class Checkpoints:
             raise VitrailError(message.removeprefix("refused:"))
         return str(message)
 
-    def _mismatch(self, path: Path, manifest: Mapping[str, Any], on_mismatch: str) -> str:
+    def _other(self, path: Path, manifest: Mapping[str, Any]) -> str:
         what = f"{path} was trained with other params or data (fingerprint {manifest['fingerprint'][:12]}"
-        what += f", this run {self.fingerprint[:12]})"
+        return what + f", this run {self.fingerprint[:12]})"
+
+    def _mismatch(self, path: Path, manifest: Mapping[str, Any], on_mismatch: str) -> str:
+        what = self._other(path, manifest)
         if on_mismatch == "refuse":
             return (
                 f"refused:{what}; to go on with it restore its params and data, to start anew remove or rename "
@@ -219,7 +223,7 @@ class Checkpoints:
             lengths: elements of this rank's shard, by parameter name.
 
         Raises:
-            VitrailError: there are checkpoints, but none whose files are whole.
+            VitrailError: there are checkpoints, but none whose files are whole; or they are of another run.
         """
         found = gather_objects(self.found())[0]
         damaged: list[Path] = []
@@ -232,6 +236,8 @@ class Checkpoints:
                 if index % self.world.size == self.world.rank
             )
             if agree(good, self.world.device) and manifest is not None:
+                if manifest["fingerprint"] != self.fingerprint:
+                    raise VitrailError(f"{self._other(path, manifest)}; another run has written there meanwhile")
                 if self.world.main:
                     self._set_aside(damaged)
                 return self._read(path, manifest, lengths)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,11 +20,12 @@ from components.images.tables import Shards
 from components.learning.augment import MultiCrop, colors_on_device
 from components.learning.collate import collate_bytes
 from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_model
+from components.lock import hold
 from components.storage import StorageParams, publish
 from components.training.allocator import keep_freed_memory
 from components.training.checkpoint import Checkpoints
 from components.training.command import TrainingInputs
-from components.training.distributed import World, gather_shards, join, pick_device
+from components.training.distributed import World, gather_objects, gather_shards, join, pick_device
 from components.training.engine import Engine
 from components.training.loop import Curves
 from components.training.params import TrainingParams
@@ -54,6 +56,25 @@ def start(params: TrainingParams) -> World:
     if device.type == "cpu":
         keep_freed_memory()
     return join(device)
+
+
+@contextlib.contextmanager
+def holding(world: World, *folders: Path) -> Iterator[None]:
+    """Be the only run at work in ``folders``; rank 0 holds them for all.
+
+    Raises:
+        VitrailError: another run is at work in one of them; on every rank.
+    """
+    with contextlib.ExitStack() as held:
+        refused = ""
+        try:
+            for folder in folders if world.main else ():
+                held.enter_context(hold(folder))
+        except VitrailError as fault:
+            refused = str(fault)
+        if refused := str(gather_objects(refused)[0]):
+            raise VitrailError(refused)
+        yield
 
 
 def open_loader(

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from components.errors import VitrailError, nearest, run_cli
+from components.errors import VitrailError, disk_fault, nearest, run_cli
 from components.progress import Progress, duration, track
 
 
@@ -72,3 +73,39 @@ def test_what_a_resumed_run_had_done_counts_and_does_not_speed_it_up(monkeypatch
     now[0] = 10.0
     progress.advance(10)
     assert out.getvalue() == "pretrain: 90/100 steps, 1/s, 10 s left\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.EDQUOT, "the disk quota is used up while writing /data/x; free some space"),
+        (errno.EROFS, "the file system is read-only while writing /data/x"),
+        (errno.EACCES, "/data/x: not permitted"),
+        (errno.EIO, "/data/x: the disk could not read or write it"),
+        (errno.EISDIR, "/data/x: this is a folder; a file is wanted"),
+    ],
+)
+def test_other_faults_of_a_disk_are_a_line_each(capsys: pytest.CaptureFixture[str], code: int, words: str) -> None:
+    assert run_cli(raising(OSError(code, os.strerror(code), "/data/x")), []) == 1
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert shown.count("\n") == 1
+
+
+def test_what_a_library_made_of_a_full_disk_is_told_alike() -> None:
+    for fault in (RuntimeError("I/O error: No space left on device (os error 28)"), OSError("[Errno 122] Detail: "
+                  + os.strerror(errno.EDQUOT))):  # fmt: skip
+        line = disk_fault(fault, "/data/x")
+        assert line is not None
+        assert "while writing /data/x" in line
+
+
+def test_of_a_copy_the_written_path_is_named() -> None:
+    line = disk_fault(OSError(errno.ENOSPC, "No space left on device", "/from", None, "/to"))
+    assert line is not None
+    assert "while writing /to" in line
+
+
+def test_a_signal_that_may_not_be_sent_is_no_fault_of_a_disk() -> None:
+    assert disk_fault(PermissionError(errno.EPERM, "Operation not permitted")) is None
+    assert disk_fault(ZeroDivisionError(), "/data/x") is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,3 +123,31 @@ def test_nothing_half_written_keeps_a_name(tmp_path: Path) -> None:
     with atomic_dir(tmp_path / "folder") as folder:
         (folder / "newer").write_bytes(b"x")
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["newer"]
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0,
+    reason="left out: this machine lets nobody mount a small disk (unshare)",
+)
+@pytest.mark.parametrize(("options", "words"), [("size=100k", "the disk is full"), ("ro", "read-only")])
+@pytest.mark.parametrize("how", ["atomic_file(out)", "atomic_dir(out)", "hold(out)"])
+def test_the_path_that_was_written_to_is_named(tmp_path: Path, options: str, words: str, how: str) -> None:
+    (tmp_path / "disk").mkdir()
+    code = (
+        "from pathlib import Path\nfrom components.errors import run_cli\nfrom components.lock import hold\n"
+        "from components.storage import atomic_dir, atomic_file\n"
+        f"out = Path({str(tmp_path / 'disk/out')!r})\n"
+        f"def main(argv):\n    with {how} as made:\n"
+        "        file = made if hasattr(made, 'write') else open((made or out.parent) / 'x', 'wb')\n"
+        "        file.write(bytes(1_000_000))\n        file.flush()\n"
+        "raise SystemExit(run_cli(main))"
+    )
+    shell = f'mount -t tmpfs -o {options} none {tmp_path}/disk && exec {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", shell], env=os.environ | {"CODE": code}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert str(tmp_path / "disk") in done.stderr
+    assert done.stderr.count("\n") == 1

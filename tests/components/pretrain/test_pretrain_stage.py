@@ -144,8 +144,8 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
     _, facts = runs
     line = facts["full"]["raised"]
     assert line.startswith("VitrailError: checkpoint of step 4 not written: rank 0: ")
-    assert "File too large" in line  # what a full disk says, too, is passed on
-    assert line.endswith("make room there, then run the same command again to resume")
+    assert "allows no larger file while writing" in line  # what the disk says is passed on
+    assert line.endswith("which the same command resumes")
     assert "\n" not in line
     assert facts["left full"] == ["step-00000002"]  # whole, and nothing half-written beside it
     assert "resuming after step 2" in facts["after full"]["printed"]
