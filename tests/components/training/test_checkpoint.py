@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_made_or_named_is_one_line_on_every_rank(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("components.training.checkpoint.os.replace", full)
-    with pytest.raises(VitrailError, match=r"step 2 not written: rank 0: .*No space left on device"):
+    with pytest.raises(VitrailError, match=r"step 2 not written: rank 0: the disk is full while writing"):
         checkpoints.save(state(2))
     monkeypatch.undo()
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000001"]
@@ -192,7 +192,7 @@ def test_a_failed_write_leaves_the_older_ones(checkpoints: Checkpoints, monkeypa
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(
-        VitrailError, match=r"step 2 not written: .*No space left on device.*older checkpoints are kept"
+        VitrailError, match=r"step 2 not written: .*the disk is full while writing .*older checkpoints are kept"
     ):
         checkpoints.save(state(2))
     monkeypatch.undo()
