@@ -122,7 +122,8 @@ class Checkpoints:
             try:
                 result = work()
             except Exception as fault:  # safetensors raises its own kind for a full disk
-                said = disk_fault(fault, aside.parent) or f"{aside.parent}: {' '.join(str(fault).split())}"
+                said = str(fault) if isinstance(fault, VitrailError) else disk_fault(fault, aside.parent)
+                said = said or f"{aside.parent}: {' '.join(str(fault).split())}"
                 error = f"rank {self.world.rank}: {said}"
         found = gather_objects([result, error])
         errors = [error for _, error in found if error]
