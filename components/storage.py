@@ -7,6 +7,7 @@ and renaming, on S3 because an object exists only once its upload has ended.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -20,6 +21,14 @@ from components.errors import VitrailError, named_faults
 from components.params import Strict
 
 DEFAULT_ROOT = "data"  # bytes stay inside the stages' outputs, which DVC tracks
+
+
+class ObjectUnreadable(VitrailError):
+    """One object cannot be read, which says nothing of the others: it is gone, denied, archived, or its disk fails."""
+
+    def __init__(self, message: str, *, missing: bool = False, archived: bool = False) -> None:
+        super().__init__(message)
+        self.missing, self.archived = missing, archived
 
 
 class StorageParams(Strict):
@@ -157,9 +166,13 @@ class LocalStore:
                 file.seek(offset)
                 return file.read() if length is None else file.read(length)
         except FileNotFoundError:
-            raise VitrailError(
-                f"{self._path(name)}: no such file; was it moved, or is its stage still to run?"
+            raise ObjectUnreadable(
+                f"{self._path(name)}: no such file; was it moved, or is its stage still to run?", missing=True
             ) from None
+        except OSError as fault:
+            if fault.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # this process is at fault, not the file
+                raise
+            raise ObjectUnreadable(f"{self._path(name)}: cannot be read: {fault.strerror}") from None
 
     def write(self, name: str, data: bytes) -> None:
         with atomic_file(self._path(name)) as file:
@@ -247,7 +260,12 @@ class S3Store:
         except ClientError as fault:
             code = str(fault.response.get("Error", {}).get("Code", ""))
             if code in ("404", "NoSuchKey"):
-                raise VitrailError(f"{where}: no such object; is its stage still to run?") from None
+                raise ObjectUnreadable(f"{where}: no such object; is its stage still to run?", missing=True) from None
+            if code == "InvalidObjectState":
+                raise ObjectUnreadable(f"{where}: in an archive class; restore it first", archived=True) from None
+            if code in ("AccessDenied", "403"):
+                said = fault.response["Error"].get("Message", "")
+                raise ObjectUnreadable(f"{where}: S3 refused with {code}: {said}") from None
             if code == "NoSuchBucket":
                 raise VitrailError(f"{where}: the bucket {self._bucket!r} does not exist; create it first") from None
             raise VitrailError(
@@ -270,7 +288,13 @@ class S3Store:
         if offset or length is not None:
             ranged = {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
         with self._explained(name):
-            body: bytes = self._client.get_object(Bucket=self._bucket, Key=self._key(name), **ranged)["Body"].read()
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name), **ranged)
+            except self._client.exceptions.ClientError as fault:
+                if fault.response.get("Error", {}).get("Code") == "InvalidRange":  # an empty object, or behind the end
+                    return b""
+                raise
+            body: bytes = answer["Body"].read()
         return body
 
     def write(self, name: str, data: bytes) -> None:

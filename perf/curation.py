@@ -96,7 +96,7 @@ class _Measured:
         }
 
     def read(self) -> None:
-        self.data = [read_bytes(self.store, "images", place, self.params.decode) for place in self.places]
+        self.data = [read_bytes(self.store, place, self.params.decode) for place in self.places]
         for data in self.data:
             hashlib.sha256(data).hexdigest()
 
@@ -131,10 +131,10 @@ class _Measured:
         out = self.folder / f"whole-{self.turn}"
         out.mkdir()
         limits, sandbox = self.params.decode, self.params.sandbox
-        examined = examine(ChunkItem(self.store, "images", self.places, out / "examined.parquet", limits, sandbox))
+        examined = examine(ChunkItem(self.store, self.places, out / "examined.parquet", limits, sandbox))
         self.thumbnails = [np.frombuffer(bytes(row["thumbnail"]), np.uint8) for row in iter_rows(examined)]  # type: ignore[call-overload]
         self.hash()
-        chunk = ChunkItem(self.store, "images", self.places, out / "stored.parquet", limits, sandbox)
+        chunk = ChunkItem(self.store, self.places, out / "stored.parquet", limits, sandbox)
         shards = open_store(str(out / "shards"))
         store_chunk(StoreItem(chunk, shards, "whole", self.params.shard_bytes, self.params.nsfw, self.params.faces))
 

@@ -102,8 +102,10 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
         with RowWriter(folder / OUTCOMES_NAME, FETCHED) as writer:
             for item in items:
                 _outcomes(item, writer)
-        files = tuple(SourceFile(path=path.name, bytes=path.stat().st_size, sha256=_digest(path)) for path in warcs)
-        Sources(kind="warc", root="", files=files, links=LINKS_NAME, outcomes=OUTCOMES_NAME).save(folder)
+        files = tuple(
+            SourceFile(path=path.name, kind="warc", bytes=path.stat().st_size, sha256=_digest(path)) for path in warcs
+        )
+        Sources(root="", files=files, links=LINKS_NAME, outcomes=OUTCOMES_NAME).save(folder)
     return counts
 
 

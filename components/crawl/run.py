@@ -26,9 +26,10 @@ def main(argv: Sequence[str]) -> int:
     from components.context import StageContext
     from components.crawl import stage
     from components.crawl.spider import CrawlParams
+    from components.web.listing import shown
 
     params = load_params(arguments.params, CrawlParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking=None, report=None)
     counts = stage.run(params, stage.CrawlInputs(arguments.source), arguments.out, context)
-    print(f"crawl: {arguments.source} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+    print(f"crawl: {shown(arguments.source)} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
     return 0

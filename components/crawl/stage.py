@@ -54,7 +54,8 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
     source, out, storage = inputs.source, outputs, context.storage
     if not source.endswith((".yaml", ".yml")):
         sources = register(source, storage)
-        counts = {"files": len(sources.files)}
+        counts = {"files": sum(file.kind != "text" for file in sources.files)}
+        counts |= {f"left-{why}": count for why, count in sources.left.items()}
         with atomic_dir(out) as folder:
             _finish(folder, sources, counts)
         return counts
@@ -75,7 +76,7 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
         if not counts.get("page-ok"):
             raise VitrailError(f"{source}: not one page could be read ({counts}); are the seeds right and reachable?")
         described = register(str(warc), storage).files[0]
-        _finish(folder, Sources(kind="warc", root="", files=(described,)), counts)
+        _finish(folder, Sources(root="", files=(described,)), counts)
     return counts
 
 

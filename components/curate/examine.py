@@ -23,7 +23,8 @@ from components.curate.sandboxed_decode import Eye
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter
-from components.storage import Store, atomic_file
+from components.storage import ObjectUnreadable, Store, atomic_file
+from components.web.kinds import Kind
 from components.web.warc import read_record
 
 
@@ -35,6 +36,7 @@ class Place:
     file: str
     offset: int
     length: int
+    kind: Kind = "images"
     format: str = ""  # known once it was decoded
 
 
@@ -43,7 +45,6 @@ class ChunkItem:
     """A chunk of images to work on."""
 
     store: Store
-    kind: str  # "warc", "images" or "tars"
     places: tuple[Place, ...]
     out: Path
     limits: DecodeLimits
@@ -73,18 +74,19 @@ STORED = pa.schema(
 )  # fmt: skip
 
 
-def read_bytes(store: Store, kind: str, place: Place, limits: DecodeLimits) -> bytes:
+def read_bytes(store: Store, place: Place, limits: DecodeLimits) -> bytes:
     """The image's bytes as crawled.
 
     Raises:
         DecodeError: "too-many-bytes", or "truncated" where the record holds less than the response.
+        ObjectUnreadable: the file is gone, denied or on a failing disk.
     """
-    if kind == "images":
+    if place.kind == "images":
         data = store.read(place.file, 0, limits.max_bytes + 1)
         if len(data) > limits.max_bytes:
             raise DecodeError("too-many-bytes")
         return data
-    if kind == "tars":
+    if place.kind == "tars":
         if place.length > limits.max_bytes:
             raise DecodeError("too-many-bytes")
         return store.read(place.file, place.offset, place.length)
@@ -111,11 +113,13 @@ def _examined(item: ChunkItem, place: Place, eye: Eye) -> dict[str, object]:
     row: dict[str, object] = {"key": place.key, "reason": "", "sha256": "", "bytes": 0, "format": ""}
     row |= {"width": 0, "height": 0, "thumbnail": b""}
     try:
-        data = read_bytes(item.store, item.kind, place, item.limits)
+        data = read_bytes(item.store, place, item.limits)
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         return row | eye.facts(data)
     except DecodeError as fault:
         return row | {"reason": fault.reason}
+    except ObjectUnreadable:
+        return row | {"reason": "unreadable"}
 
 
 def store_chunk(item: StoreItem) -> Path:
@@ -156,10 +160,13 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
     batch: list[_Loaded] = []
     for place in item.chunk.places:
         try:
-            data = read_bytes(item.chunk.store, item.chunk.kind, place, item.chunk.limits)
+            data = read_bytes(item.chunk.store, place, item.chunk.limits)
             batch.append(_Loaded(place, data, *(eye.pixels(data) if eye else (unseen, place.format))))
         except DecodeError as fault:
             rows.append(_blank(place) | {"reason": fault.reason})
+            continue
+        except ObjectUnreadable:
+            rows.append(_blank(place) | {"reason": "unreadable"})
             continue
         pixels = sum(one.rgb.size // 3 for one in batch)
         if len(batch) >= item.nsfw.batch or pixels >= item.chunk.limits.max_pixels:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from components.curate.examine import Place
 from components.errors import VitrailError
@@ -18,11 +17,11 @@ from components.progress import track
 from components.storage import Store
 from components.web.keys import key_of
 from components.web.link_table import iter_rows, join_tables
+from components.web.listing import shown
 from components.web.policy import Policy
 from components.web.robots import Rules, rules_for
-from components.web.scan import ScanItem, ScanResult, local_file, scan_file
+from components.web.scan import ScanItem, ScanResult, scan_file
 from components.web.sources import Sources
-from components.web.tars import samples
 from components.web.unique import MemoryParams, unique_links
 
 _MAX_REDIRECTS = 5
@@ -45,6 +44,10 @@ _OUTCOME_REASONS = {
 Row = dict[str, Any]
 
 
+class NothingFound(VitrailError):
+    """Files of one kind hold no image and name none; files of another kind may."""
+
+
 @dataclass
 class Gathered:
     """Index rows in the order in which links were met, bytes' places by key, counts for the report, and all links."""
@@ -53,6 +56,16 @@ class Gathered:
     places: dict[str, Place] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     links: Path | None = None  # every link met; None where no page spoke of the images
+
+    def add(self, other: Gathered) -> None:
+        """Take in the rows of files of another kind; an address that is known already is counted and left."""
+        known = {row["key"] for row in self.rows}
+        new = [row for row in other.rows if row["key"] not in known]
+        self.counts.update(other.counts)
+        self.counts["repeated-address"] += len(other.rows) - len(new)
+        self.rows += new
+        self.places |= {key: place for key, place in other.places.items() if key not in known}
+        self.links = self.links or other.links
 
 
 def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset: int = -1, licence: str = "") -> Row:
@@ -64,43 +77,6 @@ def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset:
         "width": 0, "height": 0, "pca_hash": "", "nsfw": float("nan"), "faces": 0, "face_boxes": [], "face_scores": [],
         "shard": "", "offset": -1, "length": 0, "stored_sha256": "",
     }  # fmt: skip
-
-
-def gather_images(sources: Sources) -> Gathered:
-    """A row for every file of a folder of images; no page spoke of them, so no policy applies."""
-    found = Gathered()
-    for file in sources.files:
-        row = blank_row(f"file:{quote(file.path)}", source=sources.root)
-        found.rows.append(row)
-        found.places[row["key"]] = Place(row["key"], file.path, -1, 0)
-    found.counts["files"] = len(sources.files)
-    return found
-
-
-def gather_tars(sources: Sources, store: Store, policy: Policy) -> Gathered:
-    """A row for every image of tar shards in WebDataset layout; policy applies where its JSON says an address."""
-    found = Gathered()
-    seen: set[str] = set()
-    for file in track(sources.files, "scan", len(sources.files), unit="tar shards"):
-        counts: Counter[str] = Counter()
-        with local_file(store, file.path) as path:
-            for sample in samples(path, counts):
-                url = sample.url or f"file:{quote(f'{file.path}/{sample.member.name}', errors='replace')}"
-                if url in seen:
-                    counts["tar-repeated-address"] += 1
-                    continue
-                seen.add(url)
-                row = blank_row(url, "", sample.alt, file.path, sample.member.offset, sample.licence)
-                if sample.url:
-                    row["reason"], row["decisions"] = policy.judge(url, "", False, {})
-                if not row["reason"]:
-                    found.places[row["key"]] = Place(row["key"], file.path, sample.member.offset, sample.member.length)
-                found.rows.append(row)
-        found.counts.update(counts)
-        _warn(store, file.path, counts, f"the {len(found.rows)} images so far")
-    if not found.rows:
-        raise VitrailError(f"{sources.root}: no image in {len(sources.files)} tar shards {dict(found.counts) or ''}")
-    return found
 
 
 def gather_warc(
@@ -122,20 +98,22 @@ def gather_warc(
             _LINK_TABLE + number,
             sandbox=sandbox,
         )
-        for number, file in enumerate(sources.files)
+        for number, file in enumerate(sources.of("warc"))
     ]
     results = list(track(map_shards(scan_file, items, executor), "scan", len(items), unit="WARC files"))
     found = Gathered()
     robots: dict[str, Rules] = {}
     for result in results:
         found.counts.update(result.counts)
-        _warn(store, result.name, result.counts, f"the {result.counts['responses']} responses that can be read")
+        warn_of_damage(
+            store, result.name, result.counts, f"the {result.counts['responses']} responses that can be read"
+        )
         for site, (status, body) in result.robots.items():
             robots[site] = rules_for(status, body.encode("latin-1"), policy.params.token)
     where = sources.root or "the crawl"
     if not found.counts["responses"]:
         faults = {kind: count for kind, count in found.counts.items() if kind.startswith("warc-")}
-        raise VitrailError(
+        raise NothingFound(
             f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?"
         )
     table, found.links = work / "links.parquet", work / "all-links.parquet"
@@ -146,7 +124,7 @@ def gather_warc(
         join_tables(tables, found.links)
     links = {str(link["url"]): link for link in iter_rows(table)}
     if not links:
-        raise VitrailError(
+        raise NothingFound(
             f"{where}: {found.counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them"
         )
     responses = _responses(results, links)
@@ -159,9 +137,10 @@ def gather_warc(
             heard.append(f"fetch: {outcome}")
         row["reason"], row["decisions"] = reason, heard
         if response is not None:
-            row["source"], row["source_offset"] = response["file"], response["offset"]
+            file, at = response["file"], response["offset"]
+            row["source"], row["source_offset"] = shown(file), at
             if not reason:
-                found.places[row["key"]] = Place(row["key"], response["file"], response["offset"], response["length"])
+                found.places[row["key"]] = Place(row["key"], file, at, response["length"], "warc")
         found.rows.append(row)
     return found
 
@@ -225,8 +204,9 @@ def _judge(
     return ("cut-short" if response["cut"] else ""), heard, response
 
 
-def _warn(store: Store, name: str, counts: Mapping[str, int], used: str) -> None:
+def warn_of_damage(store: Store, name: str, counts: Mapping[str, int], used: str) -> None:
+    """One line on stderr where the file ``name`` is damaged."""
     faults = {kind: n for kind, n in counts.items() if kind.startswith(("warc-", "tar-")) and n}
     if faults:
         listed = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))
-        print(f"warning: {store.root}/{name}: damaged ({listed}); {used} are used", file=sys.stderr, flush=True)
+        print(f"warning: {store.root}/{shown(name)}: damaged ({listed}); {used} are used", file=sys.stderr, flush=True)

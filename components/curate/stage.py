@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from components.curate import contact_sheet, pca_hash
 from components.curate.audit import AUDIT, audit, audit_counts
 from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
-from components.curate.gather import Gathered, Row, gather_images, gather_tars, gather_warc
+from components.curate.gather import Gathered, NothingFound, Row, gather_warc
+from components.curate.gather_files import gather_images, gather_tars
 from components.curate.pca_hash import HashParams
 from components.curate.reasons import LINK_REASONS, REASONS
 from components.curate.report import listed, save_picture, summary
@@ -40,8 +42,9 @@ from components.images.tables import INDEX, Shards, write_table
 from components.lock import hold
 from components.params import Strict, fingerprint
 from components.progress import Progress
-from components.storage import Store, atomic_dir, atomic_file, inside_outputs, open_store
+from components.storage import ObjectUnreadable, Store, atomic_dir, atomic_file, inside_outputs, open_store
 from components.web.block_list import Forgotten
+from components.web.kinds import Kind
 from components.web.link_table import LINKS, iter_rows
 from components.web.policy import Policy, PolicyParams
 from components.web.sources import Sources
@@ -49,7 +52,7 @@ from components.web.unique import MemoryParams
 from components.web.work import work_folder
 
 CHECKED = 1_000_000  # rows that Great Expectations looks at, of very many
-FORMAT = 3  # of what the passes leave in the work folder, and of the decoding behind it
+FORMAT = 4  # of what the passes leave in the work folder, and of the decoding behind it
 
 
 IMAGES = pa.schema(
@@ -149,14 +152,28 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
 
 
 def _gather(params: CurateParams, sources: Sources, store: Store, work: Path, crawl: Path) -> Gathered:
-    if sources.kind == "images":
-        return gather_images(sources)
-    if sources.kind == "tars":
-        return gather_tars(sources, store, Policy(params.policy))
-    return gather_warc(
-        sources, store, Policy(params.policy), work, params.max_page_bytes, params.executor, params.memory, crawl,
-        params.sandbox,
-    )  # fmt: skip
+    """What files of every kind hold; a kind that holds nothing ends the run only where there is no other."""
+    policy = Policy(params.policy)
+    gather: dict[Kind, Callable[[], Gathered]] = {
+        "warc": lambda: gather_warc(
+            sources, store, policy, work, params.max_page_bytes, params.executor, params.memory, crawl, params.sandbox
+        ),
+        "tars": lambda: gather_tars(sources, store, policy),
+        "images": lambda: gather_images(sources, store, policy),
+    }
+    found, faults = Gathered(), list[NothingFound]()
+    for kind, gathered in gather.items():
+        if sources.of(kind):
+            try:
+                found.add(gathered())
+            except NothingFound as fault:
+                faults.append(fault)
+    if not found.rows and faults:
+        raise faults[0]
+    for unread in faults:
+        print(f"warning: {unread}", file=sys.stderr, flush=True)
+    found.counts.update({f"left-{why}": count for why, count in sources.left.items()})
+    return found
 
 
 def _chunks(params: CurateParams, places: list[Place]) -> list[tuple[Place, ...]]:
@@ -168,7 +185,7 @@ def _examine(params: CurateParams, sources: Sources, store: Store, found: Gather
     by_key = {row["key"]: row for row in found.rows}
     chunks = _chunks(params, list(found.places.values()))
     items = [
-        ChunkItem(store, sources.kind, places, work / f"examined-{number:06d}.parquet", params.decode, params.sandbox)
+        ChunkItem(store, places, work / f"examined-{number:06d}.parquet", params.decode, params.sandbox)
         for number, places in enumerate(chunks)
     ]
     progress = Progress("decode", len(found.places), unit="images")
@@ -221,9 +238,7 @@ def _store(
     by_key = {row["key"]: row for row in found.rows}
     items = []
     for number, places in enumerate(_chunks(params, survivors)):
-        chunk = ChunkItem(
-            store, sources.kind, places, work / f"stored-{number:06d}.parquet", params.decode, params.sandbox
-        )
+        chunk = ChunkItem(store, places, work / f"stored-{number:06d}.parquet", params.decode, params.sandbox)
         items.append(StoreItem(chunk, shards_at, f"{number:06d}", params.shard_bytes, params.nsfw, params.faces))
     shards: dict[str, dict[str, object]] = {}
     progress = Progress("NSFW, faces, shards", len(survivors), unit="images")
@@ -277,7 +292,7 @@ def _show(
         if not row["reason"]:
             data = shards_at.read(row["shard"], row["offset"], row["length"])
         else:
-            data = read_bytes(store, sources.kind, place, params.decode)
+            data = read_bytes(store, place, params.decode)
         return Eye(params.decode, params.sandbox).pixels(data)[0]
-    except DecodeError:
+    except (DecodeError, ObjectUnreadable):
         return None

@@ -21,6 +21,7 @@ from components.params import Strict
 from components.storage import Store, atomic_file, is_remote
 from components.web.link_table import LINKS, RowWriter, first_position, storable
 from components.web.links import Page, headers_said, is_vector, resolve
+from components.web.listing import shown
 from components.web.pages import read_page
 from components.web.policy import PolicyParams, origin
 from components.web.robots import MAX_BYTES
@@ -81,7 +82,7 @@ def scan_file(item: ScanItem) -> ScanResult:
     with ExitStack() as stack:
         path = stack.enter_context(local_file(item.store, item.name))
         writer = stack.enter_context(RowWriter(result.links, LINKS))
-        links = _Links(writer, first_position(item.number), item.name)
+        links = _Links(writer, first_position(item.number), shown(item.name))
         responses = stack.enter_context(RowWriter(result.responses, RESPONSES))
         if item.name.lower().endswith(".parquet"):
             _scan_table(item, path, links, result)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import itertools
 import json
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from components.errors import VitrailError
 from components.params import Strict
 from components.storage import StorageParams, Store, atomic_file, is_remote, open_store
-from components.web.warc import is_warc, is_wat
+from components.web.kinds import IMAGE_SUFFIXES, Kind, Left
+from components.web.listing import Listing, listing, shown
+from components.web.sidecars import beside, is_table
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
-LIST_SUFFIXES = (".txt", ".txt.gz", ".paths", ".paths.gz", ".list")
-
-Kind = Literal["warc", "images", "tars", "links"]
 _KINDS: dict[Kind, str] = {
     "warc": "WARC (.warc, .warc.gz, .warc.zst)",
     "images": f"image ({', '.join(IMAGE_SUFFIXES)})",
@@ -29,9 +24,10 @@ _KINDS: dict[Kind, str] = {
 
 
 class SourceFile(Strict):
-    """One file, by its path below the sources' root."""
+    """One file, by its path below the sources' root. A path need not be UTF-8 (surrogateescape, PEP 383)."""
 
     path: str
+    kind: Kind
     bytes: int | None = None  # None: on an object store, where asking for each size would take a request
     sha256: str | None = None  # of files other than single images, on local disk
 
@@ -40,14 +36,19 @@ class Sources(Strict):
     """What to curate. ``root`` "" stands for the folder that holds ``sources.json`` itself.
 
     ``links`` and ``outcomes`` name tables in that folder, of images that were fetched after their links were known:
-    every link (:data:`components.web.link_table.LINKS`), and how each fetch ended.
+    every link (:data:`components.web.link_table.LINKS`), and how each fetch ended. ``left`` counts what lay there and
+    is not read, by reason (:data:`components.web.kinds.LEFT`).
     """
 
-    kind: Kind
     root: str
     files: tuple[SourceFile, ...]
+    left: dict[Left, int] = {}
     links: str = ""
     outcomes: str = ""
+
+    def of(self, kind: Kind) -> tuple[SourceFile, ...]:
+        """The files of one kind."""
+        return tuple(file for file in self.files if file.kind == kind)
 
     @staticmethod
     def load(folder: Path) -> Sources:
@@ -79,106 +80,73 @@ class Sources(Strict):
 def register(source: str, storage: StorageParams, kinds: Sequence[Kind] = ("warc", "images", "tars")) -> Sources:
     """List what lies at ``source``: a folder, one file, ``s3://bucket/prefix``, or a list of any of these files.
 
-    A list is a text file (:data:`LIST_SUFFIXES`, gzipped or not) with a path or ``s3://`` address a line; relative
-    ones are taken from the list's own folder. ``kinds`` are those wanted; "links" may stand beside "warc".
+    A list is a text file (:data:`components.web.listing.LIST_SUFFIXES`, gzipped or not) with a path or ``s3://``
+    address a line; relative ones are taken from the list's own folder. ``kinds`` are those wanted; others are counted
+    and left, as is all that cannot be read, with a line on stderr for each reason.
 
     Raises:
-        VitrailError: nothing there, nothing in it, another kind than wanted, or kinds mixed.
+        VitrailError: nothing there, or nothing of a kind that is wanted.
     """
-    root, names = _listed(source, storage)
-    found: dict[Kind, list[str]] = {}
-    for name in names:
-        if kind := kind_of(name):
-            found.setdefault(kind, []).append(name)
-    if not found:
-        held = f"{len(names)} files, none of them" if names else "empty, no"
-        raise VitrailError(f"source {source}: {held} {', '.join(_KINDS[k] for k in kinds)}; point it at your data")
-    if set(found) == {"links"} and "links" not in kinds:
-        raise VitrailError(
-            f"source {source}: {len(found['links'])} files that name images and hold none; to have the images fetched,"
+    found = listing(source, storage)
+    texts = _texts(found, kinds)
+    with_images = "images" in found.found or "tars" in found.found
+    for kind, names in found.found.items():
+        for name in names if kind not in kinds else ():
+            table = kind == "links" and with_images and name.lower().endswith(".parquet")
+            found.leave(name, "unasked" if kind != "links" else "table" if table else "addresses")
+    files: list[SourceFile] = []
+    for kind in kinds:
+        files += [file for name in found.found.get(kind, []) if (file := _described(found, name, kind)) is not None]
+    if not files:
+        raise VitrailError(_nothing(source, found, kinds))
+    files += [file for name in texts if (file := _described(found, name, "text")) is not None]
+    for line in found.lines():
+        print(line, file=sys.stderr, flush=True)
+    return Sources(root=found.root, files=tuple(files), left=dict(sorted(found.left.items())))
+
+
+def _texts(found: Listing, kinds: Sequence[Kind]) -> list[str]:
+    """The files that say something of the images, among texts and tables; the others are left."""
+    images = found.found.get("images", []) if "images" in kinds else []
+    texts = found.found.pop("text", [])
+    tables = [name for name in (*texts, *found.found.get("links", [])) if is_table(name)] if images else []
+    if tables and "links" in found.found:
+        found.found["links"] = [name for name in found.found["links"] if not is_table(name)]
+    speaking = {text for said in beside(images, texts).values() for text in said.texts}
+    used = [text for text in texts if text in speaking]
+    for name in texts:
+        if name not in speaking and not (images and is_table(name)):
+            found.leave(name, "other")
+    return [*used, *tables]
+
+
+def _nothing(source: str, found: Listing, kinds: Sequence[Kind]) -> str:
+    """Why there is nothing to read at ``source``, in one line."""
+    where = f"source {shown(source)}"
+    if found.left.get("addresses") and "links" not in kinds:
+        return (
+            f"{where}: {found.left['addresses']} files that name images and hold none; to have the images fetched,"
             " write a .yaml with `kind: fetch` and `source:` (docs/curation.md)"
         )
-    if unwanted := set(found) - set(kinds):
-        kind = sorted(unwanted)[0]
-        raise VitrailError(f"source {source}: {len(found[kind])} files of a kind not read here: {_KINDS[kind]}")
-    if len(found) > 1 and not set(found) <= {"warc", "links"}:
-        counts = " and ".join(f"{len(files)} {kind}" for kind, files in sorted(found.items()))
-        raise VitrailError(f"source {source}: {counts} files mixed; point `source` at a folder of one kind")
-    chosen: Kind = next(iter(found)) if len(found) == 1 else "links"
-    files = tuple(_describe(root, name, chosen) for name in names if kind_of(name))
-    return Sources(kind=chosen, root=root, files=files)
+    if missing := found.first.get("missing"):
+        return f"{where}: names {shown(missing)}, which is no file ({found.left['missing']:,} such)"
+    held = f"{sum(found.left.values()):,} files, none of them" if found.left else "empty, no"
+    why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.left.items()))
+    wanted = ", ".join(_KINDS[kind] for kind in kinds)
+    return f"{where}: {held} {wanted}{f' ({why})' if why else ''}; point it at your data"
 
 
-def kind_of(name: str) -> Kind | None:
-    """What a file of this name holds; None for a file of no use here."""
-    low = name.lower()
-    if is_warc(low):
-        return "warc"
-    if is_wat(low) or low.endswith(".parquet"):
-        return "links"
-    if low.endswith(".tar"):
-        return "tars"
-    return "images" if low.endswith(IMAGE_SUFFIXES) else None
-
-
-def _listed(source: str, storage: StorageParams) -> tuple[str, list[str]]:
-    """The root and the names below it of all files at ``source``."""
-    if is_remote(source):
-        if kind_of(source):
-            return source.rpartition("/")[0], [source.rpartition("/")[2]]
-        root = source.rstrip("/")
-        return root, list(open_store(storage.model_copy(update={"root": root})).list())
-    if os.path.isfile(source):
-        if source.lower().endswith(LIST_SUFFIXES):
-            return _from_list(source)
-        root, name = os.path.split(source)
-        return root or ".", [name]
-    if not os.path.isdir(source):
-        raise VitrailError(
-            f"source {source}: no such file or folder; set `source` in params/pipeline.yaml (or --source)"
-        )
-    names = sorted(
-        Path(folder, name).relative_to(source).as_posix()
-        for folder, _, files in os.walk(source)
-        for name in files
-        if not name.startswith(".")
-    )
-    return source.rstrip("/") or "/", names
-
-
-def _from_list(source: str) -> tuple[str, list[str]]:
-    """Files named by a list, as the deepest folder that holds them all and their paths below it."""
-    folder = os.path.dirname(os.path.abspath(source))
+def _described(found: Listing, name: str, kind: Kind) -> SourceFile | None:
+    """The file's entry; None (and counted) where it cannot be read."""
+    if is_remote(found.root):
+        return SourceFile(path=name, kind=kind)
+    path = Path(found.root, name)
     try:
-        with gzip.open(source, "rt") if source.lower().endswith(".gz") else open(source) as file:
-            lines = [line.strip() for line in file]
-    except (OSError, EOFError, UnicodeDecodeError) as fault:
-        raise VitrailError(f"source {source}: not a readable list of files ({fault})") from None
-    paths = [line if is_remote(line) else os.path.join(folder, line) for line in lines if line and line[0] != "#"]
-    if not paths:
-        raise VitrailError(f"source {source}: an empty list; write a path or s3:// address a line")
-    if len({is_remote(path) for path in paths}) > 1:
-        raise VitrailError(f"source {source}: local paths and s3:// addresses mixed; make two lists")
-    if is_remote(paths[0]):
-        split = [path.removeprefix("s3://").split("/") for path in paths]
-        together = zip(*(parts[:-1] for parts in split), strict=False)
-        common = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, together)]
-        if not common:
-            raise VitrailError(f"source {source}: several buckets; make a list for each")
-        return "s3://" + "/".join(common), ["/".join(parts[len(common) :]) for parts in split]
-    for path in paths:
-        if not os.path.isfile(path):
-            raise VitrailError(f"source {source}: names {path}, which is no file")
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return root, [Path(path).relative_to(root).as_posix() for path in paths]
-
-
-def _describe(root: str, name: str, kind: Kind) -> SourceFile:
-    if is_remote(root):
-        return SourceFile(path=name)
-    path = Path(root, name)
-    sha256 = None
-    if kind != "images":
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return SourceFile(path=name, bytes=path.stat().st_size, sha256=sha256)
+        size, sha256 = path.stat().st_size, None
+        if kind != "images":
+            with open(path, "rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        found.leave(name, "unreadable")
+        return None
+    return SourceFile(path=name, kind=kind, bytes=size, sha256=sha256)

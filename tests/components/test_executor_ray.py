@@ -102,7 +102,7 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
     for name, data in {"a.png": large, "b.png": small, "c.png": bomb("PNG"), "d.png": small}.items():
         (tmp_path / name).write_bytes(data)
     items = [
-        ChunkItem(open_store(str(tmp_path)), "images", tuple(Place(n, f"{n}.png", -1, 0) for n in names),
+        ChunkItem(open_store(str(tmp_path)), tuple(Place(n, f"{n}.png", -1, 0) for n in names),
                   tmp_path / f"{names}.parquet", DecodeLimits(), SandboxParams(megabytes=64))
         for names in ("ab", "cd")
     ]  # fmt: skip

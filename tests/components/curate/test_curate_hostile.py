@@ -287,7 +287,7 @@ def test_a_crawl_full_of_bombs_keeps_what_is_none(tmp_path: Path, monkeypatch: p
             coding = [("Content-Encoding", "gzip")] * (name == "deflated")
             body = gzip.compress(body + bytes(30_000_000), 1) if coding else body
             writer.response(f"http://site.test/a/{name}", 200, "OK", [("Content-Type", "image/png"), *coding], body)
-    Sources(kind="warc", root=str(tmp_path / "in"), files=(SourceFile(path="a.warc.gz"),)).save(tmp_path)
+    Sources(root=str(tmp_path / "in"), files=(SourceFile(path="a.warc.gz", kind="warc"),)).save(tmp_path)
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false", "sandbox.megabytes=64"]  # fmt: skip
     params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)

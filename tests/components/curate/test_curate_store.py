@@ -25,7 +25,6 @@ def test_a_retried_or_doubled_shard_changes_nothing(tmp_path: Path) -> None:
     places = tuple(Place(f"{n:020x}", f"{n}.png", -1, 0) for n in range(6))
     chunk = ChunkItem(
         open_store(str(pictures)),
-        "images",
         places,
         work / "stored.parquet",
         DecodeLimits(),

@@ -92,6 +92,62 @@ def test_unsafe_members_are_counted_and_left() -> None:
     assert counts == {"tar-unsafe-member": 8}
 
 
+def test_links_inside_a_tar_are_members_and_sparse_files_are_not() -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as file:
+        for name, kind, target in (
+            ("d/early.png", tarfile.SYMTYPE, "../a.png"), ("a.png", tarfile.REGTYPE, ""),
+            ("h" * 150, tarfile.LNKTYPE, "a.png"), ("s.png", tarfile.SYMTYPE, "./d/early.png"),
+            ("round.png", tarfile.SYMTYPE, "round.png"), ("out.png", tarfile.SYMTYPE, "../../a.png"),
+            ("lost.png", tarfile.LNKTYPE, "zz.png"), ("b.png", tarfile.REGTYPE, ""),
+        ):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            info.size = 3 if kind == tarfile.REGTYPE else 0
+            file.addfile(info, io.BytesIO(b"abc"))
+    found, counts = listed(buffer.getvalue())
+    assert found == [(name, b"abc") for name in ("a.png", "h" * 150, "b.png", "d/early.png", "s.png")]
+    assert counts == {"tar-unsafe-member": 3}
+    sparse = tarfile.TarInfo("holes.png")
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
+    head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    head[482] = 1  # the map goes on in a block of its own
+    head[148:156] = b"%06o\0 " % (sum(head[:148]) + 8 * 32 + sum(head[156:512]))
+    data = bytes(head) + b"\1" * 504 + bytes(8) + b"\2" * 512 + tar([("after.png", b"x")])
+    assert listed(data) == ([("after.png", b"x")], Counter({"tar-sparse-member": 1}))
+
+
+def test_tars_put_together_by_cat_are_read_whole() -> None:
+    both = tar([("a.png", b"1")]) + tar([("b.png", b"2")])
+    assert listed(both) == ([("a.png", b"1"), ("b.png", b"2")], Counter())
+
+
+def test_names_that_are_not_utf8_are_members() -> None:
+    odd = b"caf\xe9\xe2\x80\x8d.png".decode("utf-8", "surrogateescape")
+    for kind in (tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT):
+        assert listed(tar([(odd, b"x")], format=kind, errors="surrogateescape")) == ([(odd, b"x")], Counter())
+
+
+def test_members_of_one_sample_may_lie_apart(tmp_path: Path) -> None:
+    def facts(number: int) -> bytes:
+        return json.dumps({"url": f"http://h.test/{number}.png"}).encode()
+
+    files = [("2.json", facts(2)), ("._1.jpg", b"\0\5\x16\7"), (".jpg", png(7)), ("1.jpg", png(1)),
+             ("d/1.jpg", png(2)), ("2.jpg", b"old"), ("2.txt", b"two"), ("p.a.jpg", png(3)), ("p.b.jpg", png(4)),
+             ("plain", png(5)), ("p.b.json", facts(4)), ("1.cls", b"7"), ("d/1.jpg.json", facts(6)),
+             ("empty.png", b""), ("page.html", b"<p>"), ("2.jpg", png(8)),
+             ("1.json", b"\xef\xbb\xbf" + facts(1))]  # fmt: skip
+    (tmp_path / "a.tar").write_bytes(tar(files))
+    counts: Counter[str] = Counter()
+    found = {s.member.name: (s.url, s.alt) for s in samples(tmp_path / "a.tar", counts)}
+    assert found == {
+        ".jpg": ("", ""), "1.jpg": ("http://h.test/1.png", ""), "d/1.jpg": ("http://h.test/6.png", ""),
+        "p.a.jpg": ("", ""), "p.b.jpg": ("http://h.test/4.png", ""), "plain": ("", ""),
+        "2.jpg": ("http://h.test/2.png", "two"),
+    }  # fmt: skip
+    assert counts == {"tar-repeated-name": 1, "left-appledouble": 1, "left-empty": 1, "left-other": 2}
+
+
 def test_sizes_that_lie_and_tars_that_end_early() -> None:
     data = tar([("a.png", bytes(1000)), ("b.png", bytes(1000))])
     second = 512 + 1024
