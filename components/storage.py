@@ -31,6 +31,14 @@ class ObjectUnreadable(VitrailError):
         self.missing, self.archived = missing, archived
 
 
+_OF_THIS_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def of_one_file(fault: OSError) -> bool:
+    """Whether ``fault`` speaks of the file that was read, and not of this process or of a disk that is full."""
+    return fault.errno not in _OF_THIS_MACHINE
+
+
 class StorageParams(Strict):
     """``params/storage.yaml``: where shards, manifests and exports go."""
 
@@ -170,7 +178,7 @@ class LocalStore:
                 f"{self._path(name)}: no such file; was it moved, or is its stage still to run?", missing=True
             ) from None
         except OSError as fault:
-            if fault.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # this process is at fault, not the file
+            if not of_one_file(fault):
                 raise
             raise ObjectUnreadable(f"{self._path(name)}: cannot be read: {fault.strerror}") from None
 

@@ -45,7 +45,11 @@ Row = dict[str, Any]
 
 
 class NothingFound(VitrailError):
-    """Files of one kind hold no image and name none; files of another kind may."""
+    """Files of one kind hold no image and name none; files of another kind may. ``counts`` say what was found."""
+
+    def __init__(self, message: str, counts: Counter[str]) -> None:
+        super().__init__(message)
+        self.counts = counts
 
 
 @dataclass
@@ -114,7 +118,8 @@ def gather_warc(
     if not found.counts["responses"]:
         faults = {kind: count for kind, count in found.counts.items() if kind.startswith("warc-")}
         raise NothingFound(
-            f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?"
+            f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?",
+            found.counts,
         )
     table, found.links = work / "links.parquet", work / "all-links.parquet"
     tables = [*([crawl / sources.links] if sources.links else []), *(result.links for result in results)]
@@ -125,7 +130,8 @@ def gather_warc(
     links = {str(link["url"]): link for link in iter_rows(table)}
     if not links:
         raise NothingFound(
-            f"{where}: {found.counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them"
+            f"{where}: {found.counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them",
+            found.counts,
         )
     responses = _responses(results, links)
     outcomes = _outcomes(crawl / sources.outcomes) if sources.outcomes else {}

@@ -11,7 +11,7 @@ from urllib.parse import quote
 from components.curate.examine import Place
 from components.curate.gather import Gathered, NothingFound, blank_row, warn_of_damage
 from components.progress import track
-from components.storage import ObjectUnreadable, Store, is_remote
+from components.storage import ObjectUnreadable, Store, is_remote, of_one_file
 from components.web.kinds import LEFT
 from components.web.listing import shown
 from components.web.policy import Policy
@@ -76,15 +76,18 @@ def gather_tars(sources: Sources, store: Store, policy: Policy) -> Gathered:
                         at, length = sample.member.offset, sample.member.length
                         found.places[row["key"]] = Place(row["key"], file.path, at, length, "tars")
                     found.rows.append(row)
-        except (ObjectUnreadable, OSError):  # what was read of it before stays
-            counts["tar-unreadable"] += 1
+        except (ObjectUnreadable, OSError) as fault:
+            if isinstance(fault, OSError) and not of_one_file(fault):
+                raise
+            counts["tar-unreadable"] += 1  # what was read of it before stays
         found.counts.update(counts)
         warn_of_damage(store, file.path, counts, f"the {len(found.rows)} images so far")
     for why, count in found.counts.items():
         if (kind := next((kind for kind in LEFT if why == f"left-{kind}"), None)) and kind != "other":
             print(f"left out in tar shards: {kind} {count:,}: {LEFT[kind]}", file=sys.stderr, flush=True)
     if not found.rows:
-        raise NothingFound(f"{shown(sources.root)}: no image in {len(files)} tar shards {dict(found.counts) or ''}")
+        said = f"{shown(sources.root)}: no image in {len(files)} tar shards {dict(found.counts) or ''}"
+        raise NothingFound(said, found.counts)
     return found
 
 

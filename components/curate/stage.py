@@ -168,6 +168,7 @@ def _gather(params: CurateParams, sources: Sources, store: Store, work: Path, cr
                 found.add(gathered())
             except NothingFound as fault:
                 faults.append(fault)
+                found.counts.update(fault.counts)
     if not found.rows and faults:
         raise faults[0]
     for unread in faults:

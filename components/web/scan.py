@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.params import Strict
-from components.storage import Store, atomic_file, is_remote
+from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file
 from components.web.link_table import LINKS, RowWriter, first_position, storable
 from components.web.links import Page, headers_said, is_vector, resolve
 from components.web.listing import shown
@@ -80,11 +80,13 @@ def scan_file(item: ScanItem) -> ScanResult:
         return ScanResult(content["name"], Path(content["links"]), Path(content["responses"]), known, content["counts"])
     result = ScanResult(item.name, Path(f"{item.out}.links.parquet"), Path(f"{item.out}.responses.parquet"), {}, {})
     with ExitStack() as stack:
-        path = stack.enter_context(local_file(item.store, item.name))
+        path = _opened(item, stack)
         writer = stack.enter_context(RowWriter(result.links, LINKS))
         links = _Links(writer, first_position(item.number), shown(item.name))
         responses = stack.enter_context(RowWriter(result.responses, RESPONSES))
-        if item.name.lower().endswith(".parquet"):
+        if path is None:
+            result.counts = {"responses": 0, "pages": 0, "warc-unreadable": 1}
+        elif item.name.lower().endswith(".parquet"):
             _scan_table(item, path, links, result)
         elif is_wat(item.name):
             _scan_wat(item, path, links, result)
@@ -93,6 +95,20 @@ def scan_file(item: ScanItem) -> ScanResult:
     with atomic_file(done, "w") as handle:
         json.dump({**asdict(result), "links": str(result.links), "responses": str(result.responses)}, handle)
     return result
+
+
+def _opened(item: ScanItem, stack: ExitStack) -> Path | None:
+    """The item's file as a local path; None where it cannot be read."""
+    try:
+        path = stack.enter_context(local_file(item.store, item.name))
+        open(path, "rb").close()
+    except ObjectUnreadable:
+        return None
+    except OSError as fault:
+        if not of_one_file(fault):
+            raise
+        return None
+    return path
 
 
 class _Links:

@@ -99,6 +99,25 @@ def test_files_that_fail_after_they_were_listed_are_rows_with_a_reason(
     assert report["reasons"] == {"unreadable": 2}
 
 
+def test_shards_and_crawls_that_vanish_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").write_bytes(picture(1))
+    for name in ("b.tar", "c.warc.gz"):
+        (tmp_path / "in" / name).write_bytes(b"rubbish")
+    gather = stage._gather
+
+    def lose(*given: Any) -> Any:
+        (tmp_path / "in/b.tar").unlink()
+        (tmp_path / "in/c.warc.gz").unlink()
+        (tmp_path / "in/c.warc.gz").mkdir()
+        return gather(*given)
+
+    monkeypatch.setattr(stage, "_gather", lose)
+    rows, report = curated(tmp_path / "in", tmp_path)
+    assert list(rows) == ["file:a.png"]
+    assert (report["tar-unreadable"], report["warc-unreadable"]) == (1, 1)
+
+
 def test_texts_beside_images_give_captions_and_ask_policy(tmp_path: Path) -> None:
     """img2dataset's folders of files: 00000/000000000.jpg, .json and .txt."""
     top = tmp_path / "in/00000"
