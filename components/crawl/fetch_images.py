@@ -85,7 +85,7 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
     numbers = [fetch.max_bytes, params.partitions, params.max_page_bytes]
     policy = fetch.policy.model_dump(mode="json")
     work = work_folder(out, fingerprint(site.model_dump(), sources.model_dump(), policy, numbers)[:16])
-    counts: Counter[str] = Counter()
+    counts = Counter({f"left-{why}": count for why, count in sources.left.items()})
     with kept_workers(params.executor):
         links = _links(site, sources, params, fetch, work, storage, counts)
         items = _partitions(site, links, params, fetch, work, counts)

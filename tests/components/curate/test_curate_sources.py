@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from components import tracking
+from components.context import StageContext
 from components.crawl.run import main
 from components.curate import stage
 from components.images.tables import INDEX, read_table
@@ -50,8 +51,8 @@ def curated(source: Path, out: Path) -> tuple[dict[str, dict[str, Any]], dict[st
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false", "sandbox.enabled=false"]  # fmt: skip
     params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
-    report = stage.run(params, out / "crawl", out / "curate", out / "r.json", StorageParams(root="data"),
-                       ROOT / "params/tracking.yaml")  # fmt: skip
+    context = StageContext(StorageParams(root="data"), None, out / "r.json")
+    report = stage.run(params, stage.CurateInputs(out / "crawl"), out / "curate", context)
     rows = read_table(out / "curate/index.parquet", INDEX).to_pylist()
     return {row["url"]: row for row in rows}, report
 
