@@ -10,6 +10,7 @@ import socket
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from PIL import Image
 
 from components.errors import VitrailError
 from components.storage import StorageParams, open_store
-from components.web import listing as listing_module
 from components.web.kinds import HEAD, KINDS, LEFT, what_is
 from components.web.listing import shown
 from components.web.sources import Sources, register
@@ -34,14 +34,14 @@ def picture(kind: str = "PNG", seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def tiff(tags: dict[int, int], order: str = "little") -> bytes:
+def tiff(tags: dict[int, int], order: Literal["little", "big"] = "little") -> bytes:
     """A TIFF's head: its first directory alone, each value a LONG."""
     entries = b"".join(
-        tag.to_bytes(2, order) + (4).to_bytes(2, order) + (1).to_bytes(4, order) + value.to_bytes(4, order)  # type: ignore[arg-type]
+        tag.to_bytes(2, order) + (4).to_bytes(2, order) + (1).to_bytes(4, order) + value.to_bytes(4, order)
         for tag, value in sorted(tags.items())
     )
     mark = b"II*\0" if order == "little" else b"MM\0*"
-    return mark + (8).to_bytes(4, order) + len(tags).to_bytes(2, order) + entries + bytes(4)  # type: ignore[arg-type]
+    return mark + (8).to_bytes(4, order) + len(tags).to_bytes(2, order) + entries + bytes(4)
 
 
 def boxed(*brands: bytes) -> bytes:
@@ -184,8 +184,8 @@ def test_what_may_not_be_read_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
             raise PermissionError(13, "Permission denied", path)
         return scanned(path)
 
-    monkeypatch.setattr(listing_module.os, "open", no_open)
-    monkeypatch.setattr(listing_module.os, "scandir", no_scan)
+    monkeypatch.setattr(os, "open", no_open)
+    monkeypatch.setattr(os, "scandir", no_scan)
     found = register(str(tmp_path), HERE)
     assert [(file.path, file.kind) for file in found.files] == [("a.png", "images"), ("t.tar", "tars")]
     assert found.left == {"unreadable": 1, "unreadable-folder": 1}
@@ -195,7 +195,7 @@ def test_a_source_that_cannot_be_read_at_all_is_one_line(tmp_path: Path, monkeyp
     def no_scan(path: str) -> object:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr(listing_module.os, "scandir", no_scan)
+    monkeypatch.setattr(os, "scandir", no_scan)
     with pytest.raises(VitrailError, match="Permission denied; mend its permissions"):
         register(str(tmp_path), HERE)
 
