@@ -16,6 +16,8 @@ help:      ## list the commands
 install: $(VENV)/.installed-$(EXTRA)  ## make the virtual environment from the lock
 
 $(VENV)/.installed-$(EXTRA): pyproject.toml requirements.lock
+	@# what does not fit is said first, by the Python that would be used
+	@if test -x $(BIN)/python; then $(BIN)/python infra/local/interpreter.py; else $(PYTHON) infra/local/interpreter.py; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@# torch first: pip must find the pinned build before anything that depends on it is resolved
 	$(BIN)/python -m pip install --quiet -c requirements.lock torch setuptools wheel

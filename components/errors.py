@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from components.loopback import spare_loopback
+
 _AGAIN = "and run the same command again: finished work is kept, nothing half-written counts"
 _PERMIT = f"choose another place, or have its owner or mode changed, {_AGAIN}"
 # What is wrong, and what to do: of faults that lie with a disk or a path, not with the code.
@@ -91,7 +93,11 @@ def named_faults(path: str | Path) -> Iterator[None]:
 
 
 def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
-    """Run ``main(argv)`` and return the process's exit code, showing faults the user can mend as one line."""
+    """Run ``main(argv)`` and return the process's exit code, showing faults the user can mend as one line.
+
+    Servers on loopback are reached without a proxy from here on.
+    """
+    spare_loopback()
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
     except VitrailError as fault:

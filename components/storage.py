@@ -18,6 +18,7 @@ from typing import IO, Any, Protocol
 from pydantic import Field
 
 from components.errors import VitrailError, named_faults
+from components.loopback import spare_loopback
 from components.params import Strict
 
 DEFAULT_ROOT = "data"  # bytes stay inside the stages' outputs, which DVC tracks
@@ -241,6 +242,7 @@ class S3Store:
             import boto3
             from botocore.config import Config
 
+            spare_loopback()
             # Checksums only where the operation needs them: S3-compatible servers refuse boto3's newer default.
             config = Config(
                 signature_version="s3v4",

@@ -19,6 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from components.loopback import spare_loopback
 from flows.artifacts import ProgressArtifact, publish_outcome, tracking_link
 from flows.process import run_streaming
 from flows.settings import PlatformParams
@@ -81,6 +82,7 @@ def stage_environment(workspace: Path) -> dict[str, str]:
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
     env["PYTHONUNBUFFERED"] = "1"
     env["VITRAIL_FLOW_RUN_ID"] = str(flow_run.id or "")
+    spare_loopback(env)
     return env
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,8 +35,9 @@ class FaceParams(Strict):
     """What finds faces, and how found ones are blurred."""
 
     enabled: bool = True
-    model: str = "yuface"  # of MODELS, or package.module:maker of a plug-in
-    threshold: float = Field(0.8, ge=0, le=1)  # confidence from which a find counts
+    model: str = "mtcnn"  # of MODELS, or package.module:maker of a plug-in
+    threshold: float = Field(0.9, ge=0, le=1)  # confidence from which a find counts
+    min_face: int = Field(20, ge=12)  # smallest face that mtcnn looks for, pixels of what it sees
     detect_side: int = Field(640, ge=32, le=960)  # longest side that the detector sees, pixels
     grow: float = Field(0.10, ge=0)  # a box grows by this share of its longer side, on every side
     sigma: float = Field(0.10, gt=0)  # of the blur, relative to the largest box's longer side
@@ -131,10 +133,46 @@ class OpenNsfw:
         return [[Finding(float(one.nsfw))] for one in self._classifier.classify_batch(list(images), max_workers=1)]
 
 
-class YuFace:
-    """libfacedetection; it takes one image at a time."""
+class MtcnnFaces:
+    """MTCNN; it takes one image at a time."""
 
     def __init__(self, params: FaceParams) -> None:
+        from components.curate.mtcnn import Mtcnn
+
+        self._detect = Mtcnn(params.min_face, params.threshold)
+        self._side = params.detect_side
+
+    def __call__(self, images: Sequence[RGB]) -> list[list[Finding]]:
+        """Faces with their confidence."""
+        return [self._one(rgb) for rgb in images]
+
+    def _one(self, rgb: RGB) -> list[Finding]:
+        seen, scale = _shrunk(rgb, self._side)
+        faces = self._detect(seen)
+        return [Finding(score, (x / scale, y / scale, w / scale, h / scale)) for score, x, y, w, h in faces]
+
+
+def _shrunk(rgb: RGB, side: int) -> tuple[RGB, float]:
+    """``rgb`` with a longer side of at most ``side`` pixels, and by what it was scaled."""
+    import cv2
+
+    height, width = rgb.shape[:2]
+    scale = min(1.0, side / max(height, width))
+    if scale == 1:
+        return rgb, scale
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+
+
+class YuFace:
+    """libfacedetection; it takes one image at a time. Its package has wheels for CPython 3.11 on x86-64 Linux alone."""
+
+    def __init__(self, params: FaceParams) -> None:
+        if importlib.util.find_spec("yuface") is None:
+            raise VitrailError(
+                "faces.model: yuface is not installed, and its package fits CPython 3.11 on x86-64 Linux alone: "
+                "pip install yuface there, or set faces.model: mtcnn and faces.threshold: 0.9"
+            )
         self._params = params
 
     def __call__(self, images: Sequence[RGB]) -> list[list[Finding]]:
@@ -142,15 +180,9 @@ class YuFace:
         return [self._one(rgb) for rgb in images]
 
     def _one(self, rgb: RGB) -> list[Finding]:
-        import cv2
         import yuface
 
-        height, width = rgb.shape[:2]
-        scale = min(1.0, self._params.detect_side / max(height, width))
-        seen: RGB = rgb
-        if scale < 1:
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            seen = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+        seen, scale = _shrunk(rgb, self._params.detect_side)
         percents, boxes, _ = yuface.detect(np.ascontiguousarray(seen[:, :, ::-1]), self._params.threshold)
         scaled = np.asarray(boxes, np.float64).reshape(-1, 4) / scale
         return [
@@ -159,7 +191,7 @@ class YuFace:
         ]
 
 
-MODELS: dict[str, Callable[[Any], SafetyModel]] = {"open_nsfw": OpenNsfw, "yuface": YuFace}
+MODELS: dict[str, Callable[[Any], SafetyModel]] = {"open_nsfw": OpenNsfw, "mtcnn": MtcnnFaces, "yuface": YuFace}
 
 
 def blur_faces(rgb: RGB, boxes: Sequence[Box], params: FaceParams) -> RGB:

