@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from components.benchmark.contenders import find_checkpoints
 from components.benchmark.scoring import KnnParams
-from components.evaluation.benchmarks import RGB, Benchmark
+from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Extractor, FeatureParams, Rows, Tokens, extract, network
 from components.evaluation.knn import knn_predict
+from components.images.decode import RGB
 from components.learning.export import load_backbone
 
 FOLDS = 5

@@ -10,9 +10,10 @@ import torch
 from pydantic import Field
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import RGB, Benchmark
+from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import square
 from components.evaluation.pca import pca_pictures
+from components.images.decode import RGB
 from components.learning.collate import normalize
 from components.learning.export import ModelCard
 from components.learning.vit import VisionTransformer

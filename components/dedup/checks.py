@@ -109,16 +109,19 @@ def check_manifest(
     pool: Pool,
     rows: NDArray[Any],
     held_out: NDArray[Any],
+    held_digests: Sequence[str],
     threshold: float,
     params: CheckParams,
     docs: Path,
 ) -> None:
     """The suites over manifest and decisions as written to ``folder``.
 
-    ``rows`` [N, R, d] describe the pool and ``held_out`` [M, R, d] the held-out images, M may be 0.
+    ``rows`` [N, R, d] describe the pool and ``held_out`` [M, R, d] the held-out images, M may be 0; ``held_digests``
+    are the SHA-256 of their files. Digests are compared of every image, descriptors of those that ``params`` draw.
 
     Raises:
-        VitrailError: a rule is broken; an image of the manifest is over ``threshold`` to a held-out image.
+        VitrailError: a rule is broken; an image of the manifest is over ``threshold`` to a held-out image, or has the
+            bytes of one.
     """
     from components.quality import validate
     from components.quality.suites import decisions_suite, manifest_suite
@@ -127,12 +130,23 @@ def check_manifest(
     decisions = read_table(folder / "decisions.parquet", DECISIONS)
     place = {key: row for row, key in enumerate(pool.keys)}
     chosen = np.array([place[key] for key in manifest["key"].to_pylist() if key in place], np.int64)
+    same = _with_digests(pool.rows, chosen, held_digests)
     if len(chosen) > params.held_out:
         chosen = np.sort(np.random.default_rng(params.seed).choice(chosen, params.held_out, replace=False))
     near = chosen[nearest_held_out(rows, chosen, held_out) > threshold + ROUNDING]
     keys = pool.keys
-    validate(manifest, manifest_suite(pool.rows, {keys[row] for row in near}), docs)
+    validate(manifest, manifest_suite(pool.rows, {keys[row] for row in [*near.tolist(), *same.tolist()]}), docs)
     validate(decisions, decisions_suite(pool.rows, decide.REASONS), docs)
+
+
+def _with_digests(rows: pa.Table, chosen: NDArray[np.int64], digests: Sequence[str]) -> NDArray[np.int64]:
+    """Those of the ``chosen`` rows of the index whose bytes, as crawled or as stored, have one of the ``digests``."""
+    import pyarrow.compute as pc
+
+    known = pa.array(digests, pa.string())
+    table = rows.take(pa.array(chosen, pa.int64()))
+    same = pc.or_(pc.is_in(table["sha256"], known), pc.is_in(table["stored_sha256"], known))
+    return np.asarray(chosen[same.to_numpy().astype(bool)])
 
 
 def nearest_held_out(rows: NDArray[Any], chosen: NDArray[np.int64], held_out: NDArray[Any]) -> NDArray[np.float32]:

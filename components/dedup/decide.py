@@ -13,11 +13,12 @@ from components.dedup.reference import Touch
 from components.dedup.retrieve import Retrieved
 
 HELD_OUT = "held-out"  # copies a benchmark's held-out image, or is in one component with such a copy
+IDENTICAL = "held-out-identical"  # has the very bytes of a benchmark's held-out image
 SELF_DUPLICATE = "self-duplicate"
 NOT_RETRIEVED = "not-retrieved"
 NOT_SAMPLED = "not-sampled"  # balancing took others of its clusters
 BALANCED = "balanced"  # selected by balancing
-REASONS = (HELD_OUT, SELF_DUPLICATE, NOT_RETRIEVED, NOT_SAMPLED)
+REASONS = (HELD_OUT, IDENTICAL, SELF_DUPLICATE, NOT_RETRIEVED, NOT_SAMPLED)
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,20 @@ def decisions(
     queries: list[str],
     reasons: list[str],
     sampled: NDArray[np.bool_] | None = None,
+    identical: NDArray[np.bool_] | None = None,
 ) -> list[dict[str, object]]:
     """Rows of ``tables.DECISIONS``, one a row of the pool and in its order.
 
     ``retrieved`` is over all rows of the pool (zero where not found), ``queries`` names its query images and
     ``reasons`` what a row that each brought is selected for; None: everything that survives is selected, as "pool",
-    or those of ``sampled`` [N] where balancing chose.
+    or those of ``sampled`` [N] where balancing chose. ``identical`` [N] are rows with a held-out image's bytes.
     """
     rows: list[dict[str, object]] = []
     for row, key in enumerate(keys):
         culprit, kept = int(copies.culprit[row]), int(copies.kept[row])
         status, match, similarity, representative = "dropped", "", float("nan"), keys[kept]
         if culprit >= 0:
-            reason, representative = HELD_OUT, ""
+            reason, representative = HELD_OUT if identical is None or not identical[row] else IDENTICAL, ""
             if touch.touched[row]:
                 match, similarity = held_out[touch.reference[row]], float(touch.similarity[row])
             else:

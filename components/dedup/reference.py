@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -115,6 +116,32 @@ def touching_parts(
     found = [*track(map_shards(look, parts, executor), "held-out images", len(parts), unit="parts")]
     _indexed.cache_clear()
     return Touch(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def identical_rows(table: pa.Table, held_out: Sequence[str]) -> NDArray[np.int64]:
+    """Per row of ``table`` (``tables.INDEX``) the held-out image with the same bytes, -1 where none has them.
+
+    ``held_out`` [M] are SHA-256 digests (hex). Bytes count as crawled and as stored, for a blurred face changes them.
+    """
+    place = {digest: number for number, digest in reversed(list(enumerate(held_out)))}
+    found = np.full(len(table), -1, np.int64)
+    for column in ("stored_sha256", "sha256"):
+        rows = np.array([place.get(digest, -1) for digest in table[column].to_pylist()], np.int64).reshape(len(table))
+        found = np.where(rows >= 0, rows, found)
+    return found
+
+
+def with_identical(touch: Touch, identical: NDArray[np.int64]) -> Touch:
+    """``touch``, where a row with the bytes of held-out image ``identical`` [N] (-1: none) touches that, at cosine 1.
+
+    So what a descriptor says of it does not matter: one that is blind to a picture lets no held-out image pass.
+    """
+    same = identical >= 0
+    return Touch(
+        np.where(same, identical, touch.reference),
+        np.where(same, np.float32(1), touch.similarity),
+        touch.touched | same,
+    )
 
 
 def _touching_part(

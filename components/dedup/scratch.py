@@ -22,7 +22,7 @@ from components.descriptors.weights import read_weights
 from components.params import fingerprint
 from components.storage import StorageParams
 
-FORMAT = 4  # of what is kept; a change makes old files stale
+FORMAT = 5  # of what is kept, and of the decoding behind it; a change makes old files stale
 
 
 def scratch_folder(parent: Path, kind: str, digest: str) -> Path:

@@ -42,7 +42,7 @@ from components.dedup.graph import component_sizes, components, size_histogram
 from components.dedup.keep import scores
 from components.dedup.params import DedupParams
 from components.dedup.recall import measure_recall
-from components.dedup.reference import Touch, dropped_components, touching_parts
+from components.dedup.reference import Touch, dropped_components, identical_rows, touching_parts, with_identical
 from components.dedup.retrieve import Brought, Retrieved, retrieve
 from components.dedup.review import sweep_thresholds, write_review
 from components.dedup.scratch import FORMAT, described_digest, scratch_folder
@@ -111,15 +111,19 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         at_self, at_relative = _thresholds(params, calibration)
 
         held_out, held_keys = _held_out(params, sets, described, descriptor.dim)
+        held_digests = _held_digests(params, sets)
+        identical = identical_rows(pool.rows, held_digests)
         copies, touch, edges, cuts = _copies(
-            params, pool, rows_file, described_in, held_out, at_self, at_relative, work
+            params, pool, rows_file, described_in, held_out, identical, at_self, at_relative, work
         )
         docs = (context.report or out).parent / "gx/dedup"
         # Before anything is chosen of what chained.
         check_components(copies, params.graph.largest_share, params.graph.largest_least, at_self, docs)
         found, queries, reasons, brought = _retrieve(params, pool, rows, sets, described, copies, work)
         sampled = _balance(params, rows, copies, work)
-        decisions = decide.decisions(pool.keys, rows, copies, touch, held_keys, found, queries, reasons, sampled)
+        decisions = decide.decisions(
+            pool.keys, rows, copies, touch, held_keys, found, queries, reasons, sampled, identical >= 0
+        )
         report = _report(decisions, copies, (at_self, at_relative), calibration, cuts, brought, len(held_keys))
         report |= measure_recall(rows_file, edges, params.graph.k, at_self, params.neighbours).report()
         manifest = _manifest(pool, decisions, found)
@@ -141,7 +145,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         with atomic_dir(out) as folder:
             write_table(folder / "manifest.parquet", manifest, MANIFEST)
             write_table(folder / "decisions.parquet", decisions, DECISIONS)
-            check_manifest(folder, pool, pieces, held_out, at_relative, params.checks, docs)
+            check_manifest(folder, pool, pieces, held_out, held_digests, at_relative, params.checks, docs)
             _take(rows_file.path, folder / "descriptors.npy")
             _save_keys(folder / "keys.parquet", keys)
             np.save(folder / "to-held-out.npy", touch.similarity, allow_pickle=False)
@@ -279,12 +283,19 @@ def _held_out(
     return np.concatenate(rows) if rows else np.empty((0, 1, dim), np.float16), keys
 
 
+def _held_digests(params: DedupParams, sets: Mapping[str, Benchmark]) -> list[str]:
+    """SHA-256 (hex) of the files of the images that must not be trained on, in the order of :func:`_held_out`."""
+    asked = {name: np.flatnonzero(one.kept_out(params.relative.against)) for name, one in sets.items()}
+    return [sets[name].digests[row] for name, rows in asked.items() for row in rows]
+
+
 def _copies(
     params: DedupParams,
     pool: Pool,
     rows: Rows,
     described_in: Path,
     held_out: NDArray[np.float16],
+    identical: NDArray[np.int64],
     at_self: float,
     at_relative: float,
     work: Path,
@@ -306,6 +317,7 @@ def _copies(
                 flush=True,
             )
     touch = _touch(rows, parts, held_out, at_relative, near, executor, work / "held-out.npy")
+    touch = with_identical(touch, identical)
     tied = labels
     if params.relative.within == "relative":
         tied = components(count, edges, at_relative, work / "relative.bin" if on_disk else None)

@@ -1,15 +1,15 @@
 """Labelled image sets with held-out images (``params/benchmarks.yaml``): the embedded elpv, and the user's own Parquet.
 
-Images are read when asked for. The digest names labels, keys and split, so scores of the same digest can be compared.
+Images are read when asked for. The digest covers the files' bytes in their order, labels, keys and split, so scores of
+the same digest can be compared.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -18,9 +18,8 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from components.errors import VitrailError, nearest
-from components.params import Strict, load_params
-
-RGB = npt.NDArray[np.uint8]
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+from components.params import Strict, fingerprint, load_params
 
 
 class ElpvParams(Strict):
@@ -94,7 +93,6 @@ class Benchmark:
     labels: dict[str, npt.NDArray[np.int64]]  # task -> [n]
     class_names: dict[str, list[str]]  # task -> name of each label
     test: npt.NDArray[np.bool_]  # [n]: held out
-    digest: str = field(default="")
     groups: npt.NDArray[np.int64] | None = None  # [n]: number of the group
     queries_only: bool = False
 
@@ -104,15 +102,25 @@ class Benchmark:
                 f"benchmark {self.name}: {int(self.test.sum())} of {len(self.keys)} images are held out; "
                 "both sides need images: check its split in params/benchmarks.yaml"
             )
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """SHA-256 (hex) of each image's file, n of them. The first access reads every image."""
+        return [hashlib.sha256(self.images.bytes(row)).hexdigest() for row in range(len(self.keys))]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over everything a score depends on. The first access reads every image."""
         content = {
             "name": self.name,
             "keys": self.keys,
+            "images": self.digests,
             "labels": {task: values.tolist() for task, values in self.labels.items()},
             "class_names": self.class_names,
             "test": self.test.tolist(),
+            "groups": None if self.groups is None else self.groups.tolist(),
         }
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        object.__setattr__(self, "digest", hashlib.sha256(text.encode()).hexdigest())
+        return fingerprint(content)
 
     def kept_out(self, against: Literal["test", "all"]) -> npt.NDArray[np.bool_]:
         """Which images [n] no training image may copy: the held-out ones, or all; of mere queries none."""
@@ -173,12 +181,9 @@ class _Column:
 
 
 def _decode(data: bytes, where: str) -> RGB:
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as fault:
+        return decode(data, DecodeLimits())
+    except DecodeError as fault:
         raise VitrailError(f"{where}: not a readable image ({fault}); take it out of the benchmark") from None
 
 
@@ -213,16 +218,14 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
     table = _table(params.path, columns, where)
     labels, class_names = {}, {}
     for column in params.labels:
-        values = table[column].to_pylist()
-        if any(value is None for value in values):
-            raise VitrailError(f"{where}: row {values.index(None)} has no {column!r}; label it or take it out")
+        values = _filled(table, column, where)
         names = sorted(set(values))
         numbers = {value: number for number, value in enumerate(names)}
         labels[column] = np.array([numbers[value] for value in values], np.int64)
         class_names[column] = [str(value) for value in names]
     groups = None
     if params.group:
-        found = table[params.group].to_pylist()
+        found = _filled(table, params.group, where)
         numbers = {value: number for number, value in enumerate(dict.fromkeys(found))}
         groups = np.array([numbers[value] for value in found], np.int64)
     return Benchmark(
@@ -231,9 +234,18 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
         _Column(table[params.image], f"{where}, column {params.image!r}"),
         labels,
         class_names,
-        np.array([value == params.test for value in table[params.split].to_pylist()], bool),
+        np.array([value == params.test for value in _filled(table, params.split, where)], bool),
         groups=groups,
     )
+
+
+def _filled(table: Any, column: str, where: str) -> list[Any]:
+    """The values of ``column``; None and NaN, which tables of numbers hold for None, are an error, never a value."""
+    values: list[Any] = table[column].to_pylist()
+    for row, value in enumerate(values):
+        if value is None or value != value:
+            raise VitrailError(f"{where}: row {row} has no {column!r}; fill it in or take the row out")
+    return values
 
 
 def _queries(name: str, params: QueryParams) -> Benchmark:

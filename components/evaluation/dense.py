@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import RGB, Benchmark
+from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import square
 from components.evaluation.segmentation import IGNORE
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode, decode_numbers
 from components.training.probe_params import DenseFolderParams, DenseMosaicParams, DenseParquetParams
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -172,8 +172,8 @@ def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
 
 def _source(image: Callable[[], Any], mask: Callable[[], Any], image_at: str, mask_at: str) -> Source:
     def read() -> tuple[RGB, npt.NDArray[np.integer]]:
-        rgb = _decoded(image(), image_at, colours=True)
-        classes = _decoded(mask(), mask_at, colours=False)
+        rgb = _decoded(image(), image_at, decode)
+        classes = _decoded(mask(), mask_at, decode_numbers)  # a palette's numbers are the classes
         if classes.ndim != 2:
             raise VitrailError(f"{mask_at}: a mask has one channel of class numbers, this file has {classes.shape[2]}")
         if classes.shape != rgb.shape[:2]:
@@ -184,13 +184,10 @@ def _source(image: Callable[[], Any], mask: Callable[[], Any], image_at: str, ma
     return read
 
 
-def _decoded(data: Any, where: str, colours: bool) -> npt.NDArray[Any]:
-    from PIL import Image, UnidentifiedImageError
-
+def _decoded(data: Any, where: str, read: Callable[[bytes, DecodeLimits], npt.NDArray[Any]]) -> npt.NDArray[Any]:
     if not isinstance(data, bytes):
         raise VitrailError(f"{where}: holds no image bytes")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.array(image.convert("RGB") if colours else image)  # a palette's numbers are the classes
-    except (UnidentifiedImageError, OSError) as fault:
+        return read(data, DecodeLimits())
+    except DecodeError as fault:
         raise VitrailError(f"{where}: not a readable image ({fault})") from None

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from components.evaluation.benchmarks import RGB, Images
+from components.evaluation.benchmarks import Images
+from components.images.decode import RGB
 from components.learning.collate import normalize
 from components.learning.crops import resize
 from components.learning.vit import VisionTransformer

@@ -20,12 +20,13 @@ import torch
 from torch import nn
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import RGB, Benchmark, BenchmarksFile, load_benchmark
+from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.evaluation.features import square
 from components.evaluation.pca import pca_pictures
 from components.evaluation.probes import Prober, Scores, mean_of
 from components.evaluation.sample import draw
 from components.evaluation.seeds import crops_picture
+from components.images.decode import RGB
 from components.learning.collate import normalize
 from components.params import load_params
 from components.storage import atomic_file

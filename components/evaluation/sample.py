@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import RGB, Benchmark
+from components.evaluation.benchmarks import Benchmark
 from components.evaluation.dense import DenseSet, MosaicPlan, mosaics, own_masks, plan_mosaics
 from components.evaluation.features import Rows, raw_pixels, square, without_equal_channels
+from components.images.decode import RGB
 from components.training.params import TrainingParams
 from components.training.probe_params import DenseMosaicParams, ProbeParams
 

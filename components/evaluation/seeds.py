@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluation.benchmarks import RGB
 from components.images.dataset import ManifestDataset
-from components.images.decode import DecodeError, DecodeLimits, decode
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode
 from components.learning.augment import MultiCrop
 from components.learning.masks import sample_masks
 from components.storage import StorageParams

@@ -1,5 +1,6 @@
 """From untrusted bytes to an RGB array, with every limit checked on the header before a pixel is decoded.
 
+Every room decodes here, so the same bytes are the same pixels in the pool, in the benchmarks and in training.
 JPEG goes through libjpeg-turbo (simplejpeg); whatever it refuses, and every other format, through Pillow, whose plugins
 are restricted to a short list. The faults that data can have are a closed set, :data:`DECODE_REASONS`.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,6 +18,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 from components.images.headers import gif_frames, webp_size
+from components.images.samples import RGB as RGB
+from components.images.samples import numbers, shown
 from components.params import Strict
 
 DecodeReason = Literal[
@@ -41,8 +44,6 @@ _ORIENTATION_TAG = 0x0112
 
 HEAD_BYTES = 32  # enough for :func:`looks_like_image`
 
-RGB = npt.NDArray[np.uint8]
-
 
 class DecodeLimits(Strict):
     """What an image may cost and must offer."""
@@ -61,7 +62,7 @@ class Probe:
     width: int
     height: int
     frames: int
-    orientation: int = 1
+    orientation: int = 1  # what is still to undo once the pixels are decoded
 
 
 class DecodeError(Exception):
@@ -78,6 +79,7 @@ class DecodeError(Exception):
 
 def prepare() -> None:
     """Load the decoders now rather than with the first image."""
+    import cv2  # noqa: F401
     import simplejpeg  # noqa: F401
     from PIL import Image
 
@@ -117,17 +119,33 @@ def decode_probed(data: bytes, limits: DecodeLimits) -> tuple[RGB, Probe]:
     if len(data) > limits.max_bytes:
         raise DecodeError("too-many-bytes", f"{len(data)} > {limits.max_bytes}")
     with _opened(data, limits.max_pixels) as image:
-        facts = _probe(image, data, limits.max_frames)
-        if facts.width * facts.height > limits.max_pixels:
-            raise DecodeError("too-many-pixels", f"{facts.width} x {facts.height}")
-        if min(facts.width, facts.height) < limits.min_side:
-            raise DecodeError("too-small", f"{facts.width} x {facts.height}")
-        if facts.frames > limits.max_frames:
-            raise DecodeError("too-many-frames", f"{facts.frames} > {limits.max_frames}")
+        facts = _checked(image, data, limits)
         rgb = _turbo(data) if facts.format == "jpeg" and image.mode in ("RGB", "L") else None
         if rgb is None:
-            rgb = _pillow(image)
-    return np.ascontiguousarray(_oriented(rgb, facts.orientation)), facts
+            rgb = _pillow(image, data)
+    rgb = np.ascontiguousarray(_oriented(rgb, facts.orientation))
+    return rgb, replace(facts, height=rgb.shape[0], width=rgb.shape[1])
+
+
+def decode_numbers(data: bytes, limits: DecodeLimits) -> npt.NDArray[np.int64]:
+    """The samples of ``data`` as numbers, ``[H, W]`` or ``[H, W, C]``: class numbers of a mask, a palette's indices.
+
+    Nothing is scaled or made RGB; limits and orientation are those of :func:`decode`.
+
+    Raises:
+        DecodeError: as :func:`decode`; "unsupported-mode" for floating-point samples.
+    """
+    if len(data) > limits.max_bytes:
+        raise DecodeError("too-many-bytes", f"{len(data)} > {limits.max_bytes}")
+    with _opened(data, limits.max_pixels) as image:
+        facts = _checked(image, data, limits)
+        image.seek(0)
+        image.load()
+        try:
+            found = numbers(image, data)
+        except ValueError as fault:
+            raise DecodeError("unsupported-mode", str(fault)) from None
+    return np.ascontiguousarray(_oriented(found, facts.orientation))
 
 
 def encode_jpeg(rgb: RGB, quality: int) -> bytes:
@@ -187,13 +205,25 @@ def _explained(fault: Exception) -> DecodeError:
     return DecodeError("corrupt", text)
 
 
+def _checked(image: Any, data: bytes, limits: DecodeLimits) -> Probe:
+    """The header's facts, within ``limits``."""
+    facts = _probe(image, data, limits.max_frames)
+    if facts.width * facts.height > limits.max_pixels:
+        raise DecodeError("too-many-pixels", f"{facts.width} x {facts.height}")
+    if min(facts.width, facts.height) < limits.min_side:
+        raise DecodeError("too-small", f"{facts.width} x {facts.height}")
+    if facts.frames > limits.max_frames:
+        raise DecodeError("too-many-frames", f"{facts.frames} > {limits.max_frames}")
+    return facts
+
+
 def _probe(image: Any, data: bytes, most: int) -> Probe:
     """The header's facts; frames are counted up to ``most`` + 1."""
     width, height = image.size
     if width < 1 or height < 1:
         raise DecodeError("corrupt", f"{width} x {height}")
     kind = str(image.format).lower()
-    orientation = _orientation(image)
+    orientation = 1 if kind == "tiff" else _orientation(image)  # Pillow turns a TIFF itself, its size included
     if orientation >= 5:
         width, height = height, width
     frames = _frames(image, kind, data, most)
@@ -236,35 +266,21 @@ def _turbo(data: bytes) -> RGB | None:
     return rgb
 
 
-def _pillow(image: Any) -> RGB:
-    from PIL import Image
-
+def _pillow(image: Any, data: bytes) -> RGB:
     image.seek(0)
     image.load()
-    mode = image.mode
-    if mode.startswith("I;16"):
-        return _gray(np.asarray(image).astype(np.uint16) >> 8)
-    if mode == "I":  # 32-bit container; files hold 16-bit samples in it
-        samples = np.asarray(image)
-        return _gray(np.clip(samples >> 8 if samples.max(initial=0) > 255 else samples, 0, 255))
-    if mode == "F":
-        raise DecodeError("unsupported-mode", mode)
-    if "A" in mode or "a" in mode or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return np.asarray(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+    rgb = shown(image, data)
+    if rgb is None:
+        raise DecodeError("unsupported-mode", image.mode)
+    return rgb
 
 
-def _gray(samples: npt.NDArray[Any]) -> RGB:
-    return np.repeat(samples.astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _oriented(rgb: RGB, orientation: int) -> RGB:
+def _oriented(pixels: Any, orientation: int) -> Any:
     """Undo the camera's rotation (EXIF 2.3, table 5: what row 0 and column 0 of the stored image show)."""
     if orientation in (5, 6, 7, 8):
-        rgb = rgb.transpose(1, 0, 2)
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
-        rgb = rgb[:, ::-1]
+        pixels = pixels[:, ::-1]
     if orientation in (3, 4, 7, 8):
-        rgb = rgb[::-1]
-    return rgb
+        pixels = pixels[::-1]
+    return pixels

@@ -73,7 +73,8 @@ DECISIONS = pa.schema(
     [
         ("key", pa.string()),
         ("status", pa.string()),  # "selected" or "dropped"
-        ("reason", pa.string()),  # "self-duplicate", "held-out", "not-retrieved"; the manifest's reason when selected
+        # "held-out-identical", "held-out", "self-duplicate", "not-retrieved"; the manifest's reason when selected
+        ("reason", pa.string()),
         ("component", pa.int64()),  # connected component of the copy graph
         ("representative", pa.string()),  # the component's kept key; "" when the component was dropped whole
         ("match", pa.string()),  # the nearest image that decided: a key, or "benchmark/row" for a held-out image

@@ -134,6 +134,13 @@ def _safety(row: dict[str, Any], curated: Path) -> Iterator[str]:
         )
 
 
+_DECIDED_BY = {
+    "held-out": "held-out image or its copy",
+    "held-out-identical": "held-out image",
+    "self-duplicate": "copy",
+}
+
+
 def _decided(row: dict[str, Any], dedup: Path) -> Iterator[str]:
     path = dedup / "decisions.parquet"
     if not path.exists():
@@ -144,5 +151,5 @@ def _decided(row: dict[str, Any], dedup: Path) -> Iterator[str]:
         yield f"{one['status']}: {one['reason']}"
         yield f"component {one['component']} of {len(members):,} images, kept: {kept}"
         if one["match"]:
-            what = {"held-out": "held-out image or its copy", "self-duplicate": "copy"}.get(one["reason"], "query")
+            what = _DECIDED_BY.get(one["reason"], "query")
             yield f"decided by the {what} {one['match']} at cosine {one['similarity']:.3f}"

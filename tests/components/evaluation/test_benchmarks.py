@@ -76,6 +76,8 @@ def test_own_images_load(tmp_path: Path) -> None:
     ("columns", "message"),
     [
         ({"kind": ["a", None, "b", "a"]}, "row 1 has no 'kind'"),
+        ({"kind": [1.0, 2.0, float("nan"), 1.0]}, "row 2 has no 'kind'"),
+        ({"split": ["train", None, "train", "test"]}, "row 1 has no 'split'"),
         ({"split": ["train"] * 4}, "0 of 4 images are held out"),
         ({"image": [b"no"] * 4}, "not a readable image"),
         ({"image": [None, png(0), png(0), png(0)]}, "row 0 holds no image bytes"),
@@ -85,6 +87,31 @@ def test_what_is_wrong_with_own_images_is_said(tmp_path: Path, columns: dict[str
     params = own(tmp_path / "x.parquet", **columns)
     with pytest.raises(VitrailError, match=message):
         load_benchmark("mine", params).images.rgb(0)
+
+
+def test_a_group_that_is_missing_is_no_group_of_its_own(tmp_path: Path) -> None:
+    params = own(tmp_path / "x.parquet", scene=[1.0, float("nan"), 2.0, float("nan")])
+    with pytest.raises(VitrailError, match="row 1 has no 'scene'"):
+        load_benchmark("mine", params.model_copy(update={"group": "scene"}))
+
+
+def test_the_digest_covers_pictures_in_their_order_labels_split_and_groups(tmp_path: Path) -> None:
+    def digest(group: str | None = None, **columns: Any) -> str:
+        params = own(tmp_path / "x.parquet", **columns)
+        return load_benchmark("mine", params.model_copy(update={"group": group})).digest
+
+    first = digest()
+    assert first == digest()
+    others = {
+        digest(image=[png(i) for i in (1, 0, 2, 3)]),
+        digest(image=[png(i) for i in (0, 1, 2, 9)]),
+        digest(kind=["b", "a", "b", "b"]),
+        digest(kind=["b", "c", "b", "c"]),
+        digest(split=["train", "train", "test", "train"]),
+        digest("scene", scene=[0, 0, 1, 1]),
+        digest("scene", scene=[0, 1, 1, 1]),
+    }
+    assert len(others | {first}) == 8
 
 
 def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
