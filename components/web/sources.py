@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,8 +94,7 @@ def register(source: str, storage: StorageParams, kinds: Sequence[Kind] = ("warc
     with_images = "images" in found.found or "tars" in found.found
     for kind, names in found.found.items():
         for name in names if kind not in kinds else ():
-            table = kind == "links" and with_images and name.lower().endswith(".parquet")
-            found.leave(name, "unasked" if kind != "links" else "table" if table else "addresses")
+            found.leave(name, "unasked" if kind != "links" else _why_not(found.root, name, with_images))
     files: list[SourceFile] = []
     for kind in kinds:
         files += [file for name in found.found.get(kind, []) if (file := _described(found, name, kind)) is not None]
@@ -103,6 +104,26 @@ def register(source: str, storage: StorageParams, kinds: Sequence[Kind] = ("warc
     for line in found.lines():
         print(line, file=sys.stderr, flush=True)
     return Sources(root=found.root, files=tuple(files), left=dict(sorted(found.left.items())))
+
+
+def _why_not(root: str, name: str, with_images: bool) -> Left:
+    """Why a file that names images is left: a table may hold the images themselves, as those of Hugging Face do."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not name.lower().endswith(".parquet"):
+        return "addresses"
+    fields: list[pa.Field] = []
+    if not is_remote(root):
+        with contextlib.suppress(pa.ArrowException, OSError):
+            fields = list(pq.read_schema(os.path.join(root, name)))
+    for field in fields:
+        inner = (
+            [field.type.field(i) for i in range(field.type.num_fields)] if pa.types.is_struct(field.type) else [field]
+        )
+        if any(pa.types.is_binary(one.type) or pa.types.is_large_binary(one.type) for one in inner):
+            return "image-table"
+    return "table" if with_images else "addresses"
 
 
 def _texts(found: Listing, kinds: Sequence[Kind]) -> list[str]:

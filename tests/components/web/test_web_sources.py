@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -230,6 +232,21 @@ def test_folders_as_others_write_them_are_taken(tmp_path: Path) -> None:
     found = register(str(crawl), HERE, ("warc", "links"))
     assert [file.path for file in found.files] == ["a.warc.gz", "a.warc.wat.gz"]
     assert found.left == {"unasked": 1, "other": 1}
+
+
+def test_tables_that_hold_images_are_named_as_that(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [{"bytes": picture(), "path": "a.png"}], "label": [1]}), tmp_path / "a.parquet")
+    pq.write_table(pa.table({"jpg": [picture("JPEG")]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"url": ["http://h.test/a.png"]}), tmp_path / "c.parquet")
+    (tmp_path / "d.parquet").write_bytes(b"PAR1 and rubbish")
+    with pytest.raises(VitrailError, match=r"addresses 2, image-table 2|kind: fetch"):
+        register(str(tmp_path), HERE)
+    for name in ("c.parquet", "d.parquet"):
+        (tmp_path / name).unlink()
+    with pytest.raises(VitrailError, match=r"2 files, none of them .*\(image-table 2\)"):
+        register(str(tmp_path), HERE)
+    (tmp_path / "e.png").write_bytes(picture())
+    assert register(str(tmp_path), HERE).left == {"image-table": 2}
 
 
 def test_lists_take_what_is_there_and_count_the_rest(tmp_path: Path) -> None:
