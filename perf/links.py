@@ -34,7 +34,7 @@ from urllib.parse import urljoin
 
 from components.storage import open_store
 from components.web.link_table import iter_rows
-from components.web.links import resolve
+from components.web.urls import resolve
 from components.web.policy import PolicyParams
 from components.web.scan import ScanItem, scan_file
 from components.web.warc import WarcWriter

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -22,9 +22,10 @@ from components.crawl.addresses import RefusedAddress, checked_resolver, is_refu
 from components.crawl.hosts import Host, Hosts
 from components.images.decode import HEAD_BYTES, looks_like_image
 from components.params import Strict
-from components.web.links import header_opts_out, resolve
-from components.web.policy import Policy, PolicyParams, origin
-from components.web.robots import MAX_BYTES, Rules, rules_for
+from components.web.opt_out import header_opts_out
+from components.web.policy import Policy, PolicyParams
+from components.web.robots import MAX_BYTES, Rules, heard, rules_for
+from components.web.urls import origin, resolve, target
 from components.web.warc import Hop
 
 OUTCOMES = (
@@ -32,7 +33,7 @@ OUTCOMES = (
     "http-error",  # a status other than 200, or a redirect to nowhere
     "robots",  # robots.txt forbids it, or answered with 5xx
     "restricted",  # a restricted domain, first or after a redirect
-    "refused-address",  # not a global address
+    "refused-address",  # not an http(s) address, or not a global one
     "redirects",  # too many
     "dns",
     "tls",
@@ -94,11 +95,12 @@ class _Robots:
 class Fetcher:
     """Fetches addresses under :class:`FetchParams`; use as an async context manager.
 
-    At most ``in_flight`` requests are under way at a time; those that wait for their host's turn do not count.
+    At most ``in_flight`` requests are under way at a time; those that wait for their host's turn do not count. With
+    ``sniff``, what is to be an image and by its first bytes is none is not read on.
     """
 
-    def __init__(self, params: FetchParams, in_flight: int = 1000, seed: int = 0) -> None:
-        self.params = params
+    def __init__(self, params: FetchParams, in_flight: int = 1000, seed: int = 0, sniff: bool = True) -> None:
+        self.params, self._sniff = params, sniff
         self.policy = Policy(params.policy)
         self.agent = f"{params.policy.token}/0.1 (+{params.contact})"
         self.hosts = Hosts(params.per_host, params.breaker_faults, params.breaker_rest, params.hosts_kept)
@@ -134,6 +136,10 @@ class Fetcher:
         and what is larger than the cap are not read at all.
         """
         result = Fetched(url)
+        url = resolve("", url)
+        if not url:
+            result.outcome = "refused-address"
+            return result
         for _ in range(self.params.max_redirects + 1):
             if self.policy.restricts(url):
                 result.outcome = "restricted"
@@ -172,9 +178,10 @@ class Fetcher:
             known = self._robots.get(site)
             if known is None or time.monotonic() >= known.expires:
                 hop, fault = await self._robots_hop(site)
-                rules = rules_for(hop.status if hop else 0, hop.body if hop else b"", self.params.policy.token)
+                status, body = heard(hop.response(MAX_BYTES)) if hop else (0, b"")
+                rules = await asyncio.to_thread(lambda: rules_for(status, body, self.params.policy.token).ready())
                 # An unreachable robots.txt forbids everything, but not for a whole day.
-                lasts = self.params.robots_expiry if hop and hop.status < 500 else self.params.breaker_rest
+                lasts = self.params.robots_expiry if 0 < status < 500 else self.params.breaker_rest
                 known = self._robots[site] = _Robots(rules, hop, fault, time.monotonic() + lasts)
                 while len(self._robots) > self.params.hosts_kept:
                     self._robots.popitem(last=False)
@@ -190,11 +197,11 @@ class Fetcher:
             if hop is None:
                 return None, outcome
             if hop.status not in _REDIRECTS:
-                return Hop(own, hop.status, hop.reason, hop.headers, hop.body, hop.cut), ""
-            target = resolve(url, hop.header("location"))
-            if not target or self.policy.restricts(target):
+                fault = outcome if outcome in _FAULTS else ""  # it broke off
+                return Hop(own, hop.status, hop.reason, hop.headers, hop.body, hop.cut), fault
+            url = resolve(url, hop.header("location"))
+            if not url or self.policy.restricts(url):
                 return Hop(own, 404, "redirected away", [], b""), ""
-            url = urljoin(url, target)
         return Hop(own, 404, "redirects", [], b""), ""
 
     async def _persist(self, url: str, max_bytes: int, delay: float, image: bool) -> tuple[Hop | None, str]:
@@ -238,17 +245,19 @@ class Fetcher:
         refused = ""
         try:
             async with asyncio.timeout(self.params.deadline):
-                async with self._session.get(url, allow_redirects=False) as answer:
+                async with self._session.get(_verbatim(url), allow_redirects=False) as answer:
                     kept = [(n, v) for n, v in answer.headers.items() if n.lower() != "transfer-encoding"]
                     hop = Hop(url, answer.status, answer.reason or "", kept, b"")
                     refused = self._refused(hop, max_bytes, answer.content_length) if image else ""
-                    if image and not refused and hop.status != 200:
+                    if hop.status in _REDIRECTS or (image and not refused and hop.status != 200):
                         # Read only so that the connection can be used again: an error page is no image.
                         if await _read(answer.content, body, _ERROR_PAGE_BYTES, False):
                             answer.close()
                         body.clear()
                     elif not refused:
-                        refused = await _read(answer.content, body, max_bytes, image and not _is_coded(hop))
+                        refused = await _read(
+                            answer.content, body, max_bytes, image and self._sniff and not _is_coded(hop)
+                        )
                     if refused:
                         answer.close()  # the rest of the body is not read
         except TimeoutError:
@@ -264,10 +273,18 @@ class Fetcher:
 
     def _refused(self, hop: Hop, max_bytes: int, declared: int | None) -> str:
         """Why an image's body need not be read, by its headers."""
-        opted = header_opts_out(hop.header("x-robots-tag"), hop.header("tdm-reservation"), self.params.policy.token)
+        opted = header_opts_out(hop.values("x-robots-tag"), hop.values("tdm-reservation"), self.params.policy.token)
         if opted and self.params.policy.respect_opt_out:
             return "opt-out"
         return "too-large" if hop.status == 200 and (declared or 0) > max_bytes else ""
+
+
+def _verbatim(url: str) -> Any:
+    """``url`` for aiohttp, so that path and query go out as they are; parsed by its library, ``/a?`` becomes ``/a``."""
+    from yarl import URL
+
+    parts = urlsplit(url)
+    return URL.build(scheme=parts.scheme, authority=parts.netloc, path=target(url), encoded=True)
 
 
 async def _read(content: Any, body: bytearray, max_bytes: int, image: bool) -> str:

@@ -7,6 +7,7 @@ crawls of an unchanged site give the same file (but for dates, unless ``date`` i
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -20,8 +21,10 @@ from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
 from components.web.links import Page
+from components.web.opt_out import header_opts_out
 from components.web.pages import read_page
-from components.web.warc import Response, WarcWriter, decode_text
+from components.web.urls import resolve
+from components.web.warc import WarcWriter, decode_text
 
 _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 
@@ -48,11 +51,13 @@ async def crawl(
     progress = Progress("crawl", None, unit="responses")
     with open(out, "wb") as file:
         writer = WarcWriter(file, date)
-        async with Fetcher(params.fetch) as fetcher:
+        async with Fetcher(params.fetch, sniff=False) as fetcher:
             writer.info({"software": "vitrail", "robots": "obey", "http-header-user-agent": fetcher.agent})
             sink = _Sink(writer, fetcher, counts, progress, params.sandbox)
-            wave = list(dict.fromkeys(seeds))
+            wave = list(dict.fromkeys(resolve("", seed) or seed for seed in seeds))
             seen_pages, seen_images = set(wave), set[str]()
+            opted_out = set[str]()
+            obeys = params.fetch.policy.respect_opt_out
             for _ in range(params.max_depth + 1):
                 following: list[str] = []
                 images: list[str] = []
@@ -62,7 +67,9 @@ async def crawl(
                     if page is None:
                         continue
                     for link in page.images:
-                        if not link.reason and link.url not in seen_images:
+                        if page.opt_out and obeys:
+                            opted_out.add(link.url)
+                        elif not link.reason and link.url not in seen_images:
                             seen_images.add(link.url)
                             images.append(link.url)
                     for anchor in () if page.nofollow else page.anchors:
@@ -73,7 +80,9 @@ async def crawl(
                             following.append(anchor)
                         else:
                             counts["page-limit"] += 1
-                async for fetched in _ordered(fetcher, images, params.in_flight):
+                # One page that opts an image out forbids it to all of its wave and later, before it is asked for.
+                images = [url for url in images if url not in opted_out]
+                async for fetched in _ordered(fetcher, images, params.in_flight, image=True):
                     sink.image(fetched)
                 wave = following
                 if not wave:
@@ -81,17 +90,19 @@ async def crawl(
             else:
                 counts["depth-limit"] += len(wave)
     progress.close()
+    if opted_out:
+        counts["link-opt-out"] = len(opted_out)
     return dict(sorted(counts.items()))
 
 
-async def _ordered(fetcher: Fetcher, urls: list[str], in_flight: int) -> AsyncIterator[Fetched]:
+async def _ordered(fetcher: Fetcher, urls: list[str], in_flight: int, image: bool = False) -> AsyncIterator[Fetched]:
     """Results in the order of ``urls``, with at most ``in_flight`` requests begun and not yet yielded."""
     pending: deque[asyncio.Task[Fetched]] = deque()
     rest = iter(urls)
     try:
         while True:
             while len(pending) < in_flight and (url := next(rest, None)) is not None:
-                pending.append(asyncio.create_task(fetcher.fetch(url)))
+                pending.append(asyncio.create_task(fetcher.fetch(url, image)))
             if not pending:
                 return
             yield await pending.popleft()
@@ -116,14 +127,16 @@ class _Sink:
         last = fetched.hops[-1] if fetched.hops else None
         if fetched.outcome not in ("ok", "too-large", "timeout") or last is None:
             return None
-        headers = {name.lower(): value for name, value in last.headers}
-        response = Response(last.url, last.status, headers, last.body, bool(last.cut), 0)
+        response = last.response(self._fetcher.params.max_bytes)
         if response.content_type not in _PAGE_TYPES:
             return None
-        page = read_page(decode_text(response), last.url, self._fetcher.params.policy.token, self._sandbox)
+        token = self._fetcher.params.policy.token
+        page = read_page(decode_text(response), last.url, token, self._sandbox)
         if page is None:
             self._counts["page-too-costly"] += 1
-        return page
+            return None
+        said = header_opts_out(response.values("x-robots-tag"), response.values("tdm-reservation"), token)
+        return dataclasses.replace(page, opt_out=page.opt_out or said)
 
     def image(self, fetched: Fetched) -> None:
         """Write an image's hops."""

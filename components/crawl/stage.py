@@ -7,7 +7,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -21,6 +20,7 @@ from components.lock import hold
 from components.params import Strict, load_params
 from components.storage import atomic_dir, atomic_file
 from components.web.sources import Sources, register
+from components.web.urls import host_of, normal_host
 
 WARC_NAME = "site-00000.warc.gz"
 
@@ -69,7 +69,7 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
     with atomic_dir(out) as folder:
         warc = folder / WARC_NAME
         if isinstance(site, WebSite):
-            hosts = frozenset(site.hosts) or frozenset(urlsplit(seed).hostname or "" for seed in site.seeds)
+            hosts = frozenset(map(normal_host, site.hosts)) or frozenset(host_of(seed) for seed in site.seeds)
             counts = asyncio.run(crawl(site.seeds, hosts, params, warc))
         else:
             counts = _crawl_demo(site, params, folder, warc)

@@ -40,7 +40,7 @@ from components.storage import StorageParams, atomic_dir, atomic_file, open_stor
 from components.tracking import TrackingParams, Trained, trained_on
 from components.web.block_list import below, remember
 from components.web.keys import key_of
-from components.web.links import resolve
+from components.web.urls import resolve
 
 Copies = Literal["none", "curate", "dedup"]
 PICTURES = ("contact-sheet.png", "duplicates.jpg", "held-out.jpg", "review.html")  # may show it; made anew by a run

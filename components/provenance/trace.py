@@ -19,7 +19,7 @@ from components.provenance.holders import manifests
 from components.storage import StorageParams
 from components.web.block_list import Forgotten
 from components.web.keys import key_of
-from components.web.links import resolve
+from components.web.urls import resolve
 
 SHOWN = 20  # pages, copies or manifests that are listed one by one
 LINKS_NAME, AUDIT_NAME = "links.parquet", "audit.parquet"

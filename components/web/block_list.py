@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from components.errors import VitrailError
 from components.storage import atomic_file
+from components.text import read_lines, read_text
 from components.web.keys import key_of
 
 HEAD = """\
@@ -69,7 +70,7 @@ def entries(path: Path) -> list[tuple[str, str]]:
         VitrailError: no such list, or a line that is no entry.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError:
         raise VitrailError(f"{path}: no such list; name another under policy.forgotten, or []") from None
     found = []
@@ -92,7 +93,7 @@ def remember(path: Path, wanted: Iterable[tuple[str, str]], note: str) -> int:
     fresh = [entry for entry in dict.fromkeys(wanted) if entry not in known]
     if not fresh:
         return 0
-    text = path.read_text(encoding="utf-8") if path.exists() else HEAD
+    text = read_text(path) if path.exists() else HEAD
     text += "" if text.endswith("\n") else "\n"
     with atomic_file(path, "w") as file:
         file.write(text + f"# {note}\n" + "".join(f"{kind} {value}\n" for kind, value in fresh))

@@ -10,12 +10,13 @@ longer than any honest page writes, are cut or left out.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urljoin, urlsplit
+
+from components.web.opt_out import meta_words, metas_said
+from components.web.urls import resolve
 
 _WHITESPACE = " \t\n\f\r"
 _LAZY_SRCSET = ("data-srcset", "data-lazy-srcset")
@@ -29,25 +30,10 @@ _NUMBER = re.compile(r"\s*(\d+)")
 _DECODABLE = frozenset(("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"))
 
 MAX_TAGS = 50_000  # img, source and a tags of one page that are read; what stands after them is not
-_MAX_ADDRESS = 8_192  # characters; servers refuse longer ones
 _MAX_SRCSET = 65_536  # characters
 _MAX_ALT = 2_000  # characters
-_PORTS = {"http": ":80", "https": ":443"}
 _TAG = re.compile(r"<(?:img|source|a)[\s/>]", re.I)
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _WANTED = "base[href],meta[name],img," + ",".join(f"{tag}[rel~=license][href]" for tag in ("a", "area", "link"))
-# Addresses that resolving leaves as they are, or only puts behind a directory: no dots, colons or gaps to see to.
-_SEGMENT = r"[\w!$&'()*+,=@~%-][\w!$&'()*+,=@~%.-]*"
-_PATH = rf"(?:{_SEGMENT}/)*(?:{_SEGMENT})?(?:\?[!-\"$-~]+)?"
-_NORMAL = re.compile(rf"(https?://[a-z0-9](?:[a-z0-9-]|\.(?=[a-z0-9]))*)/{_PATH}", re.A)
-_PLAIN = re.compile(rf"/?(?:{_SEGMENT}/)*{_SEGMENT}/?(?:\?[!-\"$-~]+)?", re.A)
-_RELATIVE = re.compile(r"(?:/(?!/)|[\w.%~-])[^:\x00-\x20]*", re.A)  # to a folder; not to the page itself, as "?x" is
-_ASCII = "".join(chr(code) for code in range(128))
-_NO_HOST = re.compile(
-    r"[\x00-\x20\x7f\"#%/<>?@\\^`{|}]"
-)  # URL standard: forbidden in a host (brackets: urlsplit checks)
-
-_OPT_OUT = frozenset(("noai", "noimageai", "noindex", "noimageindex", "noml", "none"))
 
 
 @dataclass(frozen=True)
@@ -100,107 +86,10 @@ def parse_page(html: str, url: str, token: str = "vitrail", anchors: bool = True
     targets = (resolve(base, node.attributes.get("href") or "") for node in (tree.css("a[href]") if anchors else ()))
     following = tuple(dict.fromkeys(target for target in targets if target))
     metas = [(node.attributes.get("name") or "", node.attributes.get("content") or "") for node in found["meta"]]
-    nofollow = bool(_directives(metas, token) & {"nofollow", "none"})
+    nofollow = bool(meta_words(metas, token) & {"nofollow", "none"})
     said = metas_said(metas, token)
     licence = _licence(licences, base, metas)
     return Page(tuple(images.values()), following, bool(said), nofollow, skipped, licence, cut, said)
-
-
-def metas_opt_out(metas: list[tuple[str, str]], token: str = "vitrail") -> bool:
-    """Whether a page's meta elements, as (name, content), opt its images out."""
-    return bool(metas_said(metas, token))
-
-
-def metas_said(metas: list[tuple[str, str]], token: str = "vitrail") -> str:
-    """The words with which a page's meta elements opt out, such as ``meta robots noai``; "" when they do not."""
-    if any(name.strip().lower() == "tdm-reservation" and text.strip() == "1" for name, text in metas):
-        return "meta tdm-reservation 1"
-    words = sorted(_directives(metas, token) & _OPT_OUT)
-    return f"meta robots {', '.join(words)}" if words else ""
-
-
-def _directives(metas: list[tuple[str, str]], token: str) -> set[str]:
-    ours = ("robots", token.lower())
-    return {
-        word for name, text in metas if name.strip().lower() in ours for word in text.lower().replace(",", " ").split()
-    }
-
-
-def header_opts_out(x_robots_tag: str, tdm_reservation: str, token: str = "vitrail") -> bool:
-    """Whether response headers opt the response out; ``otherbot: noai`` speaks to another crawler only."""
-    return bool(headers_said(x_robots_tag, tdm_reservation, token))
-
-
-def headers_said(x_robots_tag: str, tdm_reservation: str, token: str = "vitrail") -> str:
-    """The words with which response headers opt out, such as ``X-Robots-Tag noai``; "" when they do not."""
-    if tdm_reservation.strip() == "1":
-        return "TDM-Reservation 1"
-    agent = ""
-    for part in x_robots_tag.lower().split(","):
-        head, colon, rest = part.partition(":")
-        word = part.strip()
-        if colon and head.strip() not in ("max-snippet", "max-image-preview", "max-video-preview", "unavailable_after"):
-            agent, word = head.strip(), rest.strip()
-        if word in _OPT_OUT and agent in ("", token.lower()):
-            return f"X-Robots-Tag {word}"
-    return ""
-
-
-def resolve(base: str, address: str) -> str:
-    """``address`` made absolute and normal; "" unless it is a usable http(s) address without credentials.
-
-    Normal: no fragment, host lower case and in ASCII, no default port, no dot segments, non-ASCII characters
-    percent-encoded as UTF-8. So one image has one address, however pages spell it.
-    """
-    if len(address) > _MAX_ADDRESS:
-        return _resolved(base, address)
-    if _NORMAL.fullmatch(address):
-        return address
-    place = _place(base)
-    if place is None or not _RELATIVE.fullmatch(address):
-        return _resolved(base, address)
-    if _PLAIN.fullmatch(address):
-        return place[address[0] != "/"] + address
-    return _from_folder(place[1], address)  # pages of one folder name the same images
-
-
-@functools.lru_cache(maxsize=1024)  # times _MAX_ADDRESS: 16 MB at the most
-def _from_folder(folder: str, address: str) -> str:
-    return _resolved(folder, address)
-
-
-@functools.lru_cache(maxsize=256)
-def _place(base: str) -> tuple[str, str] | None:
-    """``scheme://host`` and the directory of a normal page address, to which :data:`_PLAIN` ones are just appended."""
-    address = base.partition("?")[0]
-    found = _NORMAL.fullmatch(address)
-    return (found.group(1), address[: address.rindex("/") + 1]) if found else None
-
-
-def _resolved(base: str, address: str) -> str:
-    """:func:`resolve`, by every rule; what it does not change need not come here."""
-    address = address[: _MAX_ADDRESS + 1].strip(_WHITESPACE).replace("\t", "").replace("\n", "").replace("\r", "")
-    if not address or len(address) > _MAX_ADDRESS:
-        return ""
-    try:
-        address = address.replace(" ", "%20")
-        # urljoin would take "http://" without a host for the base itself.
-        whole = address[:8].lower().startswith(("http://", "https://"))
-        absolute = address if whole else urljoin(base, address)
-        parts = urlsplit(absolute.partition("#")[0])
-        host, _ = parts.hostname, parts.port
-        if parts.scheme not in ("http", "https") or not host or parts.username is not None:
-            return ""
-        netloc = parts.netloc.lower().removesuffix(_PORTS[parts.scheme]).removesuffix(":")
-        if not netloc.isascii():
-            netloc = netloc.encode("idna").decode("ascii").removesuffix(":")
-        if _NO_HOST.search(netloc):  # mapping a name to ASCII can bring such characters in
-            return ""
-        path = urljoin("http://h/", parts.path).removeprefix("http://h") if "/." in parts.path else parts.path
-        found = f"{parts.scheme}://{netloc}{path or '/'}" + (f"?{parts.query}" if parts.query else "")
-    except ValueError:  # malformed IPv6 host, port out of range, a host name that is none
-        return ""
-    return found if found.isascii() else quote(_SURROGATES.sub("\ufffd", found), safe=_ASCII)
 
 
 Candidate = tuple[str, str, float]  # address, "w" or "x", number

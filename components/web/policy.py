@@ -12,9 +12,11 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.params import Strict
+from components.text import read_lines
 from components.web.block_list import Forgotten
 from components.web.keys import key_of
 from components.web.robots import Rules
+from components.web.urls import normal_host, origin
 
 
 class PolicyParams(Strict):
@@ -79,12 +81,6 @@ class Policy:
         return "", heard
 
 
-def origin(url: str) -> str:
-    """``scheme://host[:port]`` of ``url``, lower case."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}".lower()
-
-
 @functools.lru_cache(maxsize=65536)
 def registrable_domain(host: str) -> str:
     """The domain one registers (``b.co.uk`` of ``a.b.co.uk``) by the public suffix list shipped with tldextract.
@@ -113,23 +109,24 @@ def _extractor():  # type: ignore[no-untyped-def]  # tldextract is imported here
 
 
 def read_domains(path: Path) -> list[str]:
-    """Registrable domains listed in ``path``.
+    """Registrable domains listed in ``path``, as addresses spell them (``xn--strae-oqa.de`` for ``straße.de``).
 
     Raises:
-        VitrailError: no such file, or a line that is no domain.
+        VitrailError: no such file, one that is not UTF-8, or a line that is no domain.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except FileNotFoundError:
         raise VitrailError(
             f"{path}: no such list of restricted domains; name another under policy.restricted"
         ) from None
     domains = []
     for number, line in enumerate(lines, 1):
-        domain = line.partition("#")[0].strip().lower()
-        if not domain:
+        written = line.partition("#")[0].strip()
+        if not written:
             continue
-        if any(c in domain for c in "/: ") or registrable_domain(domain) != domain:
-            raise VitrailError(f"{path}, line {number}: {domain!r} is not a registrable domain such as example.org")
+        domain = normal_host(written)
+        if not domain or any(c in domain for c in "/: ") or registrable_domain(domain) != domain:
+            raise VitrailError(f"{path}, line {number}: {written!r} is not a registrable domain such as example.org")
         domains.append(domain)
     return domains

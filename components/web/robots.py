@@ -5,42 +5,56 @@ Python's own ``urllib.robotparser`` takes the first matching rule and knows no `
 
 from __future__ import annotations
 
+import codecs
+import functools
 import re
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+
+from components.web.robots_match import Index, Rule, canonical
+from components.web.urls import target
+from components.web.warc import Response
 
 MAX_BYTES = 512_000  # RFC 9309 section 2.5: parse at least 500 KiB; what follows is ignored
 
 _MAX_DELAY = 1e9  # seconds; a number of a thousand digits is not one
 _MAX_SHOWN = 200  # characters of a rule that are quoted
-_ESCAPE = re.compile(r"%[0-9a-fA-F]{2}")
-_UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_LINE_END = re.compile(rb"\r\n|\r|\n")  # RFC 9309 section 2.2, and no other: U+2028 and form feeds stand in lines
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The rules of one group: (allow, pattern) pairs, and a crawl delay in seconds where one is asked for."""
+    """The rules of one group: (allow, pattern) pairs as written, and a crawl delay in seconds where one is asked for.
 
-    rules: tuple[tuple[bool, str], ...] = ()
+    Patterns are text in which a byte beyond ASCII is percent-encoded.
+    """
+
+    rules: tuple[Rule, ...] = ()
     crawl_delay: float = 0.0
 
     def allows(self, url: str) -> bool:
-        """Whether ``url`` (absolute, or a path) may be fetched."""
+        """Whether ``url`` (absolute and normal, or a path) may be fetched."""
         return self.verdict(url)[0]
 
     def verdict(self, url: str) -> tuple[bool, str]:
         """Whether ``url`` may be fetched, and the rule that says so, in words."""
-        parts = urlsplit(url)
-        path = _normal((parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+        path = canonical(target(url).partition("#")[0] or "/")
         if path == "/robots.txt":
             return True, "always allowed"
-        best_length, best_allow, best = -1, True, ""
-        for allow, pattern in self.rules:
-            if (len(pattern), allow) > (best_length, best_allow) and _matches(pattern, path):
-                best_length, best_allow, best = len(pattern), allow, pattern
-        if best_length < 0:
+        found = self._index.best(path)
+        if found is None:
             return True, "no rule for it, so allowed"
-        return best_allow, f"{'allow' if best_allow else 'disallow'}: {best[:_MAX_SHOWN]}"
+        allow, pattern = found
+        return allow, f"{'allow' if allow else 'disallow'}: {pattern[:_MAX_SHOWN]}"
+
+    def ready(self) -> Rules:
+        """Itself, the index built already: of the longest robots.txt, that takes a tenth of a second."""
+        _ = self._index
+        return self
+
+    @functools.cached_property
+    def _index(self) -> Index:
+        return Index(self.rules)
 
 
 ALLOW_ALL = Rules()
@@ -50,22 +64,33 @@ DISALLOW_ALL = Rules(((False, "/"),))
 def rules_for(status: int, body: bytes, token: str) -> Rules:
     """The rules for ``token`` from an HTTP answer (RFC 9309 section 2.3.1): 4xx allows all, 5xx nothing.
 
-    ``status`` 0 stands for a server that could not be reached, which allows nothing either.
+    ``status`` 0 stands for a server that could not be reached or an answer that did not arrive whole, which allows
+    nothing either.
     """
     if 200 <= status < 300:
         return parse(body, token)
     return ALLOW_ALL if 300 <= status < 500 else DISALLOW_ALL
 
 
+def heard(answer: Response) -> tuple[int, bytes]:
+    """Status and body of an answer for ``/robots.txt``, to be given to :func:`rules_for`.
+
+    The status is 0 when the answer broke off or its coding could not be undone (RFC 9309, 2.3.1.4): what is missing
+    may forbid. What stands beyond :data:`MAX_BYTES` is not missed.
+    """
+    whole = not answer.cut or len(answer.body) >= MAX_BYTES
+    return answer.status if whole else 0, answer.body[:MAX_BYTES]
+
+
 def parse(body: bytes, token: str) -> Rules:
     """The group for the product token ``token`` (compared without case), merged; else the group ``*``; else none."""
-    ours: list[tuple[bool, str]] = []
-    others: list[tuple[bool, str]] = []
+    ours: list[Rule] = []
+    others: list[Rule] = []
     delays = {"ours": 0.0, "others": 0.0}
     named = False
     agents: set[str] = set()
     in_rules = True
-    for line in body[:MAX_BYTES].decode("utf-8", "replace").lstrip("\ufeff").splitlines():
+    for line in _lines(body):
         name, colon, value = line.partition("#")[0].partition(":")
         name, value = name.strip().lower(), value.strip()
         if not colon:
@@ -80,7 +105,7 @@ def parse(body: bytes, token: str) -> Rules:
             in_rules = True
             if not value.startswith(("/", "*")):
                 continue  # an empty path matches nothing; another is no path
-            rule = (name == "allow", _normal(value))
+            rule = (name == "allow", value)
             if token.lower() in agents:
                 ours.append(rule)
             if "*" in agents:
@@ -94,35 +119,14 @@ def parse(body: bytes, token: str) -> Rules:
     return Rules(tuple(ours), delays["ours"]) if named else Rules(tuple(others), delays["others"])
 
 
-def _normal(path: str) -> str:
-    """Percent-encoding made comparable (RFC 9309 section 2.2.2): reserved as written, the rest one spelling."""
-
-    def one(match: re.Match[str]) -> str:
-        byte = int(match.group()[1:], 16)
-        return chr(byte) if byte in _UNRESERVED else match.group().upper()
-
-    path = _ESCAPE.sub(one, path)
-    return "".join(c if ord(c) < 128 else "".join(f"%{b:02X}" for b in c.encode("utf-8", "replace")) for c in path)
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """Whether ``pattern`` (``*`` any run, final ``$`` the end) matches ``path`` from its start.
-
-    Greedy left-most search of the pieces between stars: linear, where a regular expression could be made to explode.
-    """
-    anchored = pattern.endswith("$")
-    pieces = (pattern[:-1] if anchored else pattern).split("*")
-    if not path.startswith(pieces[0]):
-        return False
-    at = len(pieces[0])
-    if len(pieces) == 1:
-        return not anchored or at == len(path)
-    for piece in pieces[1:-1]:
-        found = path.find(piece, at)
-        if found < 0:
-            return False
-        at = found + len(piece)
-    last = pieces[-1]
-    if anchored:
-        return len(path) - len(last) >= at and path.endswith(last)
-    return path.find(last, at) >= 0
+def _lines(body: bytes) -> list[str]:
+    """The lines of ``body``, each byte beyond ASCII percent-encoded: raw UTF-8 and raw Latin-1 match their escapes."""
+    if len(body) >= MAX_BYTES:  # a rule cut in two is another rule
+        body = body[: max(body.rfind(b"\n", 0, MAX_BYTES), body.rfind(b"\r", 0, MAX_BYTES)) + 1]
+    if (encoding := _UTF16.get(body[:2])) is not None:
+        body = body[2:].decode(encoding, "replace").encode()
+    lines = _LINE_END.split(body.removeprefix(codecs.BOM_UTF8))
+    return [
+        line.decode() if line.isascii() else "".join(chr(b) if b < 128 else f"%{b:02X}" for b in line)
+        for line in lines
+    ]  # fmt: skip

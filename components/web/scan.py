@@ -20,11 +20,13 @@ from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file
 from components.web.link_table import LINKS, RowWriter, first_position, storable
-from components.web.links import Page, headers_said, is_vector, resolve
+from components.web.links import Page, is_vector
 from components.web.listing import shown
+from components.web.opt_out import headers_said
 from components.web.pages import read_page
-from components.web.policy import PolicyParams, origin
-from components.web.robots import MAX_BYTES
+from components.web.policy import PolicyParams
+from components.web.robots import heard
+from components.web.urls import origin, resolve
 from components.web.warc import Faults, Response, decode_text, is_wat, read_warc
 from components.web.wat import parse_wat
 
@@ -137,7 +139,8 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         if not url:  # dns: records, and addresses that are none
             counts["bad-addresses"] += 1
         elif url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
-            result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
+            status, body = heard(response)
+            result.robots[origin(url)] = (status, body.decode("latin-1"))
         elif response.status == 200 and response.content_type in _PAGE_TYPES:
             counts["pages"] += 1
             page = read_page(decode_text(response), url, token, item.sandbox, anchors=False)
@@ -221,7 +224,7 @@ def _texts(column: pa.Array) -> list[str]:
 
 
 def _headers_said(response: Response, token: str) -> str:
-    return headers_said(response.headers.get("x-robots-tag", ""), response.headers.get("tdm-reservation", ""), token)
+    return headers_said(response.values("x-robots-tag"), response.values("tdm-reservation"), token)
 
 
 class local_file:

@@ -18,7 +18,7 @@ from typing import Any
 
 from components.web.kinds import TEXT_SUFFIXES
 from components.web.link_table import storable
-from components.web.links import resolve
+from components.web.urls import resolve
 
 MAX_TEXT = 65_536  # bytes of a caption or JSON that are read
 TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")

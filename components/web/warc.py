@@ -13,7 +13,6 @@ import hashlib
 import io
 import re
 import uuid
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,14 +21,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-from components.images.decode import HEAD_BYTES, looks_like_image
+from components.web.coding import decode_body
 
 SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
 WAT_SUFFIXES = (".wat", ".wat.gz", ".wat.zst")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PLAIN_MAGIC = b"\r\n\r\nWARC/1."  # a record's end and the next one's first line
-_CODINGS = {"br": "BrotliReader", "zstd": "ZstdReader"}  # of content, and FastWARC's reader for each
 # Python's codecs that no browser reads pages in: they fail on other bytes, or give text that is no Unicode.
 _NO_PAGE = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
 _PRINTABLE = "".join(chr(code) for code in range(128))
@@ -49,7 +47,18 @@ class Hop:
 
     def header(self, name: str) -> str:
         """The first header ``name`` (lower case); "" when there is none."""
-        return next((value for known, value in self.headers if known.lower() == name), "")
+        return next(iter(self.values(name)), "")
+
+    def values(self, name: str) -> list[str]:
+        """The value of each header ``name`` (lower case)."""
+        return [value for known, value in self.headers if known.lower() == name]
+
+    def response(self, max_bytes: int) -> Response:
+        """The response as :func:`read_warc` would give it, without its place in a file."""
+        fields = tuple((name.lower(), value) for name, value in self.headers)
+        joined = _joined(fields)
+        body, whole = decode_body(self.body, joined, max_bytes)
+        return Response(self.url, self.status, joined, body, bool(self.cut) or not whole, 0, fields=fields)
 
 
 @dataclass
@@ -63,6 +72,11 @@ class Response:
     cut: bool  # the record holds less than the response: byte cap of reader or crawler, or a damaged file
     offset: int  # of the record in the file, bytes
     length: int = 0  # of the record, bytes (as compressed)
+    fields: tuple[tuple[str, str], ...] = ()  # (lower-case name, value) of each header as it was sent
+
+    def values(self, name: str) -> list[str]:
+        """The value of each header ``name`` (lower case)."""
+        return [value for known, value in self.fields if known == name]
 
     @property
     def content_type(self) -> str:
@@ -274,26 +288,32 @@ def _response(record: Any, max_bytes: int) -> Response | None:
 
     if record.record_type not in (WarcRecordType.response, WarcRecordType.resource):
         return None
-    headers: dict[str, str] = {}
+    fields: tuple[tuple[str, str], ...] = ()
     status = 200
     if record.http_headers is not None:
-        for name, value in record.http_headers.items():
-            key = name.lower()
-            headers[key] = f"{headers[key]}, {value}" if key in headers else value
+        fields = tuple((name.lower(), value) for name, value in record.http_headers.items())
         status = int(record.http_headers.status_code or 0)
     elif record.record_type == WarcRecordType.response:
         return None
     else:
-        headers["content-type"] = record.headers.get("Content-Type") or ""
+        fields = (("content-type", record.headers.get("Content-Type") or ""),)
+    headers = _joined(fields)
     mark = record.headers.get("WARC-Truncated")
     if mark:
         headers["warc-truncated"] = mark
     expected = int(record.content_length)
     raw = record.reader.read(min(expected, max_bytes) + 1)
     cut = len(raw) < expected or len(raw) > max_bytes or bool(mark)
-    body, whole = _decoded(raw, headers, max_bytes)
+    body, whole = decode_body(raw, headers, max_bytes)
     url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    return Response(url, status, headers, body, cut or not whole, int(record.stream_pos))
+    return Response(url, status, headers, body, cut or not whole, int(record.stream_pos), fields=fields)
+
+
+def _joined(fields: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def _metadata(record: Any, max_bytes: int) -> Response | None:
@@ -305,43 +325,6 @@ def _metadata(record: Any, max_bytes: int) -> Response | None:
     body = record.reader.read(min(expected, max_bytes))
     url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
     return Response(url, 200, {}, body, len(body) < expected, int(record.stream_pos))
-
-
-def _decoded(raw: bytes, headers: dict[str, str], max_bytes: int) -> tuple[bytes, bool]:
-    """``raw`` without transfer and content coding, and whether all of it came out within ``max_bytes``."""
-    if "chunked" in headers.get("transfer-encoding", "").lower() and re.match(
-        rb"[0-9a-fA-F]+[ \t]*(;[^\r\n]*)?\r\n", raw
-    ):
-        from fastwarc.stream_io import ChunkedReader
-
-        try:
-            raw = ChunkedReader(io.BytesIO(raw)).read(max_bytes + 1)
-        except (OSError, ValueError):
-            return b"", False
-    coding = headers.get("content-encoding", "").strip().lower()
-    if coding in ("gzip", "x-gzip", "deflate") and raw:
-        # 32 + 15: gzip or zlib by its header; servers that say deflate may send it bare.
-        for window in (47, -15):
-            inflater = zlib.decompressobj(window)
-            try:
-                body = inflater.decompress(raw, max_bytes + 1)
-            except zlib.error:
-                continue
-            return body[:max_bytes], inflater.eof and len(body) <= max_bytes
-        return (raw[:max_bytes], True) if raw[:2] != _GZIP_MAGIC[:2] else (b"", False)
-    if coding in _CODINGS and raw:
-        from fastwarc import stream_io
-
-        reader = getattr(stream_io, _CODINGS[coding])(io.BytesIO(raw))
-        decoded = bytearray()
-        try:
-            while len(decoded) <= max_bytes and (block := reader.read(max_bytes + 1 - len(decoded))):
-                decoded += block
-        except (OSError, ValueError):
-            # Servers name a coding and send none: an image then shows itself.
-            return (raw[:max_bytes], len(raw) <= max_bytes) if looks_like_image(raw[:HEAD_BYTES]) else (b"", False)
-        return bytes(decoded[:max_bytes]), len(decoded) <= max_bytes
-    return raw[:max_bytes], len(raw) <= max_bytes
 
 
 def _codec(label: str) -> str:

@@ -10,7 +10,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from components.web.links import ImageLink, Page, headers_said, is_vector, metas_said, resolve
+from components.web.links import ImageLink, Page, is_vector
+from components.web.opt_out import headers_said, metas_said
+from components.web.urls import resolve
 
 _MAX_ALT = 2_000  # characters
 
@@ -52,9 +54,9 @@ def parse_wat(body: bytes, token: str) -> tuple[str, Page] | None:
             alt = str(link.get("alt") or "").strip()[:_MAX_ALT]
             images[address] = ImageLink(address, alt, "vector" if is_vector(address) else "")
     metas = [(str(meta.get("name") or ""), str(meta.get("content") or "")) for meta in _dicts(head.get("Metas"))]
-    sent = {name.lower(): _text(value) for name, value in _at(answer, "Headers").items()}
+    sent = {name.lower(): _values(value) for name, value in _at(answer, "Headers").items()}
     said = metas_said(metas, token) or headers_said(
-        sent.get("x-robots-tag", ""), sent.get("tdm-reservation", ""), token
+        sent.get("x-robots-tag", ()), sent.get("tdm-reservation", ()), token
     )
     licence = next(
         (found for link in _dicts(head.get("Link")) if link.get("rel") == "license"
@@ -74,5 +76,5 @@ def _dicts(content: Any) -> Iterator[dict[str, Any]]:
     return (item for item in content if isinstance(item, dict)) if isinstance(content, list) else iter(())
 
 
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _values(value: Any) -> list[str]:
+    return [str(one) for one in value] if isinstance(value, list) else [str(value)]

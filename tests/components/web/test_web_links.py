@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.web import links
-from components.web.links import header_opts_out, parse_page, parse_srcset, resolve
+from components.web.links import parse_page, parse_srcset
+from components.web.opt_out import header_opts_out
+from components.web.urls import resolve
 
 PAGE = "http://site.test/a/b.html"
 
@@ -165,17 +166,3 @@ def test_pages_of_any_text_give_only_absolute_http_addresses(body: str, address:
     for url in [*(link.url for link in page.images), *page.anchors]:
         assert url.startswith(("http://", "https://"))
         assert resolve(PAGE, url) == url
-
-
-BITS = st.lists(
-    st.sampled_from([*'aZ/.:?#;&=%@ \t\\[]é~,"<', "..", "//", "http://", "../", "h.test/", "b"]), max_size=12
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(BITS, BITS)
-def test_shortcuts_of_resolving_change_nothing(base: list[str], address: list[str]) -> None:
-    text = "".join(address)
-    for page in ("".join(base), f"http://h.test/{''.join(base)}", "http://h.test/a/b?c"):
-        for one in (text, f"http://h.test/{text}", f"a/{text}"):
-            assert resolve(page, one) == links._resolved(page, one)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from components.errors import VitrailError
-from components.web.policy import Policy, PolicyParams, origin, read_domains, registrable_domain
+from components.web.policy import Policy, PolicyParams, read_domains, registrable_domain
 from components.web.robots import DISALLOW_ALL
+from components.web.urls import origin, resolve
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,24 @@ def test_a_line_that_is_no_domain_names_file_and_line(tmp_path: Path, line: str)
 def test_a_missing_list_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(VitrailError, match=r"nothere\.txt: no such list"):
         read_domains(tmp_path / "nothere.txt")
+
+
+def test_a_list_with_a_byte_order_mark_restricts_its_first_domain(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes(b"\xef\xbb\xbfbad.test\r\nstra\xc3\x9fe.de\n")
+    assert read_domains(listed) == ["bad.test", "xn--strae-oqa.de"]
+    judge = Policy(PolicyParams(token="vitrail", restricted=(listed,)))
+    assert judge.restricts("http://www.bad.test/")
+    assert judge.restricts(resolve("", "http://straße.de/"))
+    assert not judge.restricts("http://strasse.de/")
+    kept = tmp_path / "forgotten.txt"
+    kept.write_bytes(b"\xef\xbb\xbfdomain gone.test\n")
+    assert Policy(PolicyParams(token="vitrail", forgotten=(kept,))).restricts("http://gone.test/")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_list_in_another_encoding_is_one_clear_line(tmp_path: Path, encoding: str) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_bytes("bücher.de\n".encode(encoding))
+    with pytest.raises(VitrailError, match="UTF-8"):
+        read_domains(listed)
