@@ -11,19 +11,35 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import VitrailError, nearest
 
 
+@dataclass(frozen=True)
+class Effect:
+    """Whether a parameter changes what a run computes; stands beside it, as in ``Annotated[int, NEUTRAL]``.
+
+    Rounding does not count: device, threads and compilation are neutral.
+    """
+
+    results: bool
+    part: Callable[[Any], Any] | None = None  # of the value: what of it changes results
+
+
+CHANGES, NEUTRAL = Effect(True), Effect(False)
+
+
 class Strict(BaseModel):
     """Base of every parameter model: immutable, no unknown keys, no silent defaults for misspelt ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    effect: ClassVar[Effect | None] = None  # of all fields that have none of their own
 
 
 Model = TypeVar("Model", bound=Strict)
@@ -70,6 +86,42 @@ def fingerprint(*parts: Strict | Mapping[str, Any] | Sequence[Any] | str) -> str
     plain = [part.model_dump(mode="json") if isinstance(part, Strict) else part for part in parts]
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def results(params: Strict) -> dict[str, Any]:
+    """The JSON values of all parameters that change what a run computes, by dotted name.
+
+    A parameter that says nothing of itself counts as one that does.
+    """
+    found: dict[str, Any] = {}
+    plain = params.model_dump(mode="json")
+    for name in type(params).model_fields:
+        effect = _effect(type(params), name)
+        if effect is not None and not effect.results:
+            continue
+        value = getattr(params, name)
+        if isinstance(value, Strict):
+            found |= {f"{name}.{inner}": v for inner, v in results(value).items()}
+        else:
+            found[name] = effect.part(plain[name]) if effect and effect.part else plain[name]
+    return found
+
+
+def undeclared(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of the parameters below ``model`` that do not say whether they change results."""
+    for name, field in model.model_fields.items():
+        if _effect(model, name) is not None:
+            continue
+        inner = _models_in(field.annotation)
+        if not inner:
+            yield prefix + name
+        for each in inner:
+            yield from undeclared(each, f"{prefix}{name}.")
+
+
+def _effect(model: type[BaseModel], name: str) -> Effect | None:
+    own = next((entry for entry in model.model_fields[name].metadata if isinstance(entry, Effect)), None)
+    return own or getattr(model, "effect", None)
 
 
 def _assign(content: dict[str, Any], keys: list[str], value: Any, override: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, Network, build_network, health, losses
 from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
+from components.params import CHANGES
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
 from components.training.engine import Engine
@@ -36,7 +37,8 @@ from components.training.params import TrainingParams
 class DistillParams(TrainingParams):
     """``params/distill/*.yaml``."""
 
-    patches: Literal["all", "masked"] = Field("all")  # iBOT loss: DINOv2's authors all, DINOv3's code the masked ones
+    # of the iBOT loss: DINOv2's authors took all, DINOv3's code the masked ones
+    patches: Annotated[Literal["all", "masked"], CHANGES] = Field("all")
 
     @model_validator(mode="after")
     def _of_distillation(self) -> Self:

@@ -61,8 +61,8 @@ def _run(
     teacher = load_teacher(teacher_at)
     require(inputs.preset, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {outputs.name}", outputs.name
-    fingerprint = params.fingerprint(digest, *(_digest(teacher_at / name) for name in (BACKBONE, HEADS)))
-    checkpoints = open_checkpoints(scratch / preset, params, fingerprint, world)
+    identity = params.identity(digest, **{f"teacher {name}": _digest(teacher_at / name) for name in (BACKBONE, HEADS)})
+    checkpoints = open_checkpoints(scratch / preset, params, identity, world)
     [params] = keep_global_batch([params], [checkpoints], world)
     loader = open_loader(params, inputs, storage, world, scratch / "quarantine")
     learner = Distillation(params, teacher, world)
@@ -72,7 +72,7 @@ def _run(
     with observe(subject, params, learner.engine, tracking, benchmarks, checkpoints) as observer:
         curves = train(learner, loader, params, checkpoints, observer, world, label, scratch)
         model_id = observer.register(params.run.iterations)
-        origin = Origin("distill", fingerprint, digest, params.run.iterations, card.preset, model_id)
+        origin = Origin("distill", identity.fingerprint, digest, params.run.iterations, card.preset, model_id)
         export_average(outputs, learner.engine, params, origin, curves, storage)
         report = {
             "preset": preset,

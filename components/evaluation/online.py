@@ -35,6 +35,7 @@ from components.tracking import run as tracking_run
 from components.training.checkpoint import Checkpoints
 from components.training.distributed import World
 from components.training.engine import Engine
+from components.training.identity import listed
 from components.training.params import TrainingParams
 
 RUN_NOTE = "mlflow-run"  # file in the folder of the training state
@@ -237,6 +238,8 @@ def observe(
         if engine.world.main and tracking is not None:
             config = params.model_dump(mode="json")
             tags = {"preset": preset, "data_digest": data[1]}
+            if state is not None and state.changes:
+                tags["vitrail.continued"] = listed(state.changes)[:5000]  # MLflow's limit
             former = _noted(state)
             run = stack.enter_context(tracking_run(kind, f"{kind} {preset}", tracking, config, tags, former))
             if state is not None and run.id != former:

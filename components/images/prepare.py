@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ from components.images.dataset import Address, ManifestDataset
 from components.images.decode import DecodeError, DecodeLimits, decode
 from components.images.quarantine import Entry, Quarantine
 from components.images.sampler import BLOCK, replacements, sample_generator
-from components.params import Strict
+from components.params import CHANGES, NEUTRAL, Strict
 
 Transform = Callable[[Any, np.random.Generator], Any]  # (bytes, or uint8 [H, W, 3] or [H, W]; generator) -> sample
 Collate = Callable[[list[Any]], Any]
@@ -25,12 +25,15 @@ Collate = Callable[[list[Any]], Any]
 class LoaderParams(Strict):
     """How images reach the training process."""
 
-    workers: int = Field(0, ge=0)  # processes; 0: in the training process
-    prefetch: int = Field(2, ge=1)  # batches a worker prepares ahead
-    block: int = Field(BLOCK, ge=1024)  # draws permuted together
-    replacements: int = Field(100, ge=1)  # unreadable images in a row, for one draw, that end the run
-    cache_decoded: bool = False  # keep decoded images in memory: for sets of a few thousand small images
-    cache_side: int | None = Field(None, ge=16)  # pixels; the shorter side of cached images. None: as it is
+    workers: Annotated[int, NEUTRAL] = Field(0, ge=0)  # processes; 0: in the training process
+    prefetch: Annotated[int, NEUTRAL] = Field(2, ge=1)  # batches a worker prepares ahead
+    block: Annotated[int, CHANGES] = Field(BLOCK, ge=1024)  # draws permuted together
+    # unreadable images in a row, for one draw, that end the run
+    replacements: Annotated[int, NEUTRAL] = Field(100, ge=1)
+    # keep decoded images in memory: for sets of a few thousand small images
+    cache_decoded: Annotated[bool, CHANGES] = False
+    # pixels; the shorter side of cached images. None: as it is
+    cache_side: Annotated[int | None, CHANGES] = Field(None, ge=16)
 
 
 class Task(NamedTuple):

@@ -8,7 +8,7 @@ itself when every crop has pixels to spare.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from components.images.decode import DecodeLimits, decode
 from components.images.jpeg import plain_header
 from components.learning import color
 from components.learning.crops import Box, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +29,7 @@ ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, sat
 class JitterParams(Strict):
     """Colour jitter: factors uniform in 1 +- strength (hue: a turn uniform in +- strength), in random order."""
 
+    effect: ClassVar = CHANGES
     probability: float = Field(0.8, ge=0, le=1)
     brightness: float = Field(0.4, ge=0, le=1)
     contrast: float = Field(0.4, ge=0, le=1)
@@ -43,6 +44,7 @@ class AugmentParams(Strict):
     code passes the complement of what its configuration names), ``[1.0, 0.1, 0.5]`` is BYOL's and DINO's paper's.
     """
 
+    effect: ClassVar = CHANGES
     global_size: int = Field(224, ge=8)  # pixels
     local_size: int = Field(98, ge=8)
     locals: int = Field(8, ge=0)  # local crops an image; 0: only the two global ones

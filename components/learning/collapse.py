@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ from torch import Tensor
 from components.errors import VitrailError
 from components.learning.losses.collective import sum_over
 from components.learning.schedules import Length, iterations_of
-from components.params import Strict
+from components.params import NEUTRAL, Strict
 
 
 class CollapseParams(Strict):
@@ -27,6 +27,7 @@ class CollapseParams(Strict):
     The defaults lie far outside of what a healthy run shows (docs/training.md); null switches a sign off.
     """
 
+    effect: ClassVar = NEUTRAL
     action: Literal["off", "warn", "stop"] = "warn"
     after: Length = 0.2  # iterations, or share of the run: nothing counts before, while everything warms up
     patience: int = Field(200, ge=1)  # iterations that a sign must hold without a break

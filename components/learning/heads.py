@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 
 class HeadConfig(Strict):
     """The shape of a projection head (arXiv 2304.07193, table 16 and appendix B)."""
 
+    effect: ClassVar = CHANGES
     prototypes: int = Field(gt=1)  # K: 65,536 in the short recipe, 131,072 in the long
     hidden: int = Field(default=2048, gt=0)
     bottleneck: int = Field(default=256, gt=0)  # 384 for DINO's head in the long recipe

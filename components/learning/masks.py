@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 
 class MaskParams(Strict):
     """Which global crops are masked, and how much of each."""
 
+    effect: ClassVar = CHANGES
     probability: float = Field(default=0.5, ge=0, le=1)  # share of the global crops that are masked
     ratio_min: float = Field(default=0.1, ge=0, le=1)  # least share of hidden patches; shares are stratified between
     ratio_max: float = Field(default=0.5, ge=0, le=1)

@@ -5,7 +5,7 @@ Pretraining and distillation differ in who the teacher is and what the student i
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,7 +21,7 @@ from components.learning.losses.ibot import ibot_loss
 from components.learning.losses.koleo import koleo_loss
 from components.learning.losses.sinkhorn import sinkhorn_knopp
 from components.learning.vit import VisionTransformer, ViTConfig
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 
 class HeadsParams(Strict):
@@ -38,6 +38,7 @@ class ObjectiveParams(Strict):
     on one micro-batch at a time: of all ranks, but KoLeo's, which ``koleo_over`` decides.
     """
 
+    effect: ClassVar = CHANGES
     dino_weight: float = Field(1.0, ge=0)
     ibot_weight: float = Field(1.0, ge=0)
     koleo_weight: float = Field(0.1, ge=0)

@@ -6,17 +6,18 @@ Names, not shapes, for ZeRO-3 leaves every parameter flat and empty on most rank
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import nn
 
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 
 class ParamGroupParams(Strict):
     """Multipliers of the learning rate."""
 
+    effect: ClassVar = CHANGES
     layer_decay: float = Field(
         default=1.0, gt=0, le=1
     )  # a block below learns this much slower; 0.9 in the short recipe

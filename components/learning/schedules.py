@@ -7,12 +7,12 @@ one preset serves runs of any length.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 
 def _length(value: object) -> object:
@@ -34,6 +34,7 @@ def iterations_of(length: int | float, total: int) -> int:
 class Schedule(Strict):
     """A linear warm-up from ``start`` to ``peak``, then a half cosine to ``end``, or ``peak`` to the end."""
 
+    effect: ClassVar = CHANGES
     peak: float
     end: float | None = None  # of the cosine; unused by "constant"
     start: float = 0.0  # of the warm-up
@@ -74,6 +75,7 @@ def scaled_learning_rate(
 class ScheduleParams(Strict):
     """Every schedule of a run; the defaults are the long recipe's, its lengths as shares of 625,000 iterations."""
 
+    effect: ClassVar = CHANGES
     learning_rate: Schedule = Schedule(peak=2e-4, end=1e-6, warmup=0.16)  # for a batch of `reference_batch`
     learning_rate_rule: Literal["sqrt", "linear", "none"] = "sqrt"
     reference_batch: int = Field(default=1024, gt=0)  # images

@@ -7,7 +7,7 @@ to rounding to those of separate passes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field, model_validator
@@ -19,7 +19,7 @@ from components.learning.blocks import Block
 from components.learning.embed import Embeddings, Interpolation
 from components.learning.packing import Group, Layout, unpack
 from components.learning.stochastic_depth import Kept, draw_kept
-from components.params import Strict
+from components.params import CHANGES, Strict
 
 # Width, depth and heads of the named architectures (arXiv 2304.07193, table 17; ViT-B has 12 blocks). ViT-g was
 # released with SwiGLU only; the other released models, distilled, have the MLP, and ViT-L's own recipe SwiGLU.
@@ -35,6 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 class ViTConfig(Strict):
     """The shape of a vision transformer."""
 
+    effect: ClassVar = CHANGES
     image_size: int = Field(gt=0)  # px; the square the table of position embeddings is made for
     patch_size: int = Field(gt=0)  # px
     in_channels: int = Field(default=3, gt=0)

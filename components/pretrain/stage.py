@@ -20,6 +20,7 @@ from components.training.checkpoint import Checkpoints
 from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_objects
 from components.training.loop import Curves, train
+from components.training.mismatch import FIRST
 from components.training.params import Phase, TrainingParams
 from components.training.resolution import carry_over, earlier_lengths
 from components.training.session import (
@@ -56,11 +57,12 @@ def _run(
     storage, scratch = context.storage, context.scratch
     digest, started_from = data_digest(inputs.curated, inputs.manifest), _digests(params.init)
     phases = params.phases()
-    preset, fingerprints, stores = outputs.name, list[str](), list[Checkpoints]()
+    preset, stores = outputs.name, list[Checkpoints]()
     for phase in phases:  # each phase's state depends on all before it, and lies in their folder
-        fingerprints.append(phase.params.fingerprint(digest, *started_from, *fingerprints))
-        folder = scratch / preset / phase.name
-        stores.append(open_checkpoints(folder, phase.params, fingerprints[-1], world))
+        before = {"earlier phase": stores[-1].fingerprint, FIRST: str(phase.first)} if stores else started_from
+        identity = phase.params.identity(digest, **before)
+        stores.append(open_checkpoints(scratch / preset / phase.name, phase.params, identity, world))
+        stores[0].changes.update(stores[-1].changes)  # which the MLflow run is told
     kept = keep_global_batch([phase.params for phase in phases], stores, world)
     phases = [phase._replace(params=own) for phase, own in zip(phases, kept, strict=True)]
     begun = _begun(stores)
@@ -86,7 +88,7 @@ def _run(
                     first=phase.first, curves=curves, until=until, total=phases[-1].last,
                 )  # fmt: skip
         model_id = observer.register(phase.last)
-        origin = Origin("pretrain", fingerprints[-1], digest, phase.last, model_id=model_id)
+        origin = Origin("pretrain", stores[-1].fingerprint, digest, phase.last, model_id=model_id)
         export_average(outputs, learner.engine, phase.params, origin, curves, storage)
         earlier = [phase.params for phase in phases[:-1]]
         report = {
@@ -123,17 +125,17 @@ def _enter(
     return Curves(**state.shared["curves"])
 
 
-def _digests(folder: str | None) -> list[str]:
-    """SHA-256 (hex) of the weights that a run starts from.
+def _digests(folder: str | None) -> dict[str, str]:
+    """SHA-256 (hex) of the weights that a run starts from, by file.
 
     Raises:
         VitrailError: there are none.
     """
     if folder is None:
-        return []
+        return {}
     load_card(Path(folder))
-    found = []
+    found = {}
     for name in (BACKBONE, HEADS):
         with open(Path(folder) / name, "rb") as file:
-            found.append(hashlib.file_digest(file, "sha256").hexdigest())
+            found[f"init {name}"] = hashlib.file_digest(file, "sha256").hexdigest()
     return found

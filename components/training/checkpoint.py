@@ -1,9 +1,10 @@
 """Training state on disk: a folder a checkpoint, verified by hash, from which a run goes on bit by bit as if unbroken.
 
-``<scratch>/step-00000500/`` holds ``manifest.json`` (step, fingerprint, number of ranks, every file's SHA-256, and the
-small state that is equal on all ranks) and ``rank-00000.safetensors``, one a rank: flat fp32 shards by parameter name.
-Because ZeRO-3 cuts a parameter into equal pieces in rank order, another number of ranks reads the pieces one after the
-other and cuts anew. Exported models (:mod:`components.learning.export`) can be reached from here, too.
+``<scratch>/step-00000500/`` holds ``manifest.json`` (step, identity, number of ranks, every file's SHA-256, the small
+state that is equal on all ranks, and its own SHA-256) and ``rank-00000.safetensors``, one a rank: flat fp32 shards by
+parameter name. Because ZeRO-3 cuts a parameter into equal pieces in rank order, another number of ranks reads the
+pieces one after the other and cuts anew. Exported models (:mod:`components.learning.export`) can be reached from here,
+too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from components.learning.export import ModelCard, export_model, load_backbone, l
 from components.storage import atomic_file
 from components.training.distributed import World, agree, barrier, gather_objects
 from components.training.engine import cut
+from components.training.identity import Changes, Identity, changes
 
 __all__ = [
     "Checkpoint",
@@ -37,7 +39,8 @@ __all__ = [
     "load_heads",
 ]
 
-VERSION = 1
+VERSION = 2
+REPLACED = ".replaced"  # behind the name, after a dot, of one that is being written anew
 DAMAGED = "damaged-"  # before the name of a checkpoint whose files are not what was written
 
 
@@ -49,6 +52,7 @@ class Checkpoint:
     shards: dict[str, Tensor]  # this rank's: "KIND/PARAMETER" -> flat fp32
     shared: dict[str, Any]  # JSON, equal on every rank
     whole: dict[str, Tensor] = field(default_factory=dict)  # tensors equal on every rank
+    changes: Changes = field(default_factory=dict)  # when loaded: of the identity, since it was written
 
 
 class Checkpoints:
@@ -56,14 +60,25 @@ class Checkpoints:
 
     Args:
         folder: e.g. ``scratch/pretrain/vitt``.
-        fingerprint: of params and data; a checkpoint under another is not resumed.
+        identity: of the run, or a name for it: a checkpoint of another run is not loaded, unless its fingerprint is in
+            :attr:`accepted`.
         keep: newest checkpoints kept, at least 1.
         keep_every: those whose step is a multiple of this are kept for good; 0: none.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, world: World, keep: int = 2, keep_every: int = 0) -> None:
-        self.folder, self.fingerprint, self.world = folder, fingerprint, world
+    def __init__(
+        self, folder: Path, identity: Identity | str, world: World, keep: int = 2, keep_every: int = 0
+    ) -> None:
+        self.folder, self.world = folder, world
+        self.identity = identity if isinstance(identity, Identity) else Identity({}, {"run": identity})
         self.keep, self.keep_every = keep, keep_every
+        self.accepted: set[str] = set()  # fingerprints that this run goes on from, besides its own
+        self.changes: Changes = {}  # what is other than in the newest of them
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the run's identity."""
+        return self.identity.fingerprint
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -79,6 +94,7 @@ class Checkpoints:
         aside = self.folder / f".{target.name}.partial"
 
         def prepare() -> None:
+            self._recover()
             for left in self.folder.glob(".step-*.partial"):  # of a run that was killed while it wrote
                 shutil.rmtree(left)
             aside.mkdir(parents=True)
@@ -95,15 +111,20 @@ class Checkpoints:
                 "version": VERSION,
                 "step": state.step,
                 "fingerprint": self.fingerprint,
+                "identity": self.identity.plain(),
+                "lineage": sorted(self.accepted - {self.fingerprint}),  # of earlier parts of this run
                 "world": self.world.size,
                 "files": {e["name"]: {"sha256": e["sha256"], "bytes": e["bytes"]} for e in entries},
                 "shared": state.shared,
             }
             with atomic_file(aside / "manifest.json", "w") as file:
-                json.dump(manifest, file)
-            shutil.rmtree(target, ignore_errors=True)
+                json.dump(sealed(manifest), file)
+            former = target.with_name(f".{target.name}{REPLACED}")
+            if target.exists():
+                os.replace(target, former)
             os.replace(aside, target)
             _sync(self.folder)
+            shutil.rmtree(former, ignore_errors=True)
             self._prune(state.step)
 
         self._together(state.step, aside, prepare, main_only=True)
@@ -172,48 +193,34 @@ class Checkpoints:
     def newest(self) -> dict[str, Any] | None:
         """What the newest checkpoint with a whole manifest says of itself (its files may still be damaged), on every
         rank; None without one."""
-        manifest = None
-        if self.world.main:
-            manifest = next((found for path in reversed(self.found()) if (found := _manifest(path))), None)
-        return gather_objects(manifest)[0]  # type: ignore[no-any-return]
+        return gather_objects(self.newest_here()[1] if self.world.main else None)[0]  # type: ignore[no-any-return]
 
-    def check_fingerprint(self, on_mismatch: str) -> str:
-        """Compare the newest checkpoint's fingerprint with this run's.
+    def newest_here(self) -> tuple[Path | None, dict[str, Any] | None]:
+        """The newest checkpoint with a whole manifest, and that; on the rank that asks.
 
-        Under another one: ``on_mismatch="fresh"`` moves the folder aside and returns a line that says so; ``"refuse"``
-        raises. Returns "" when there is nothing to say.
-
-        Raises:
-            VitrailError: the fingerprint differs and ``on_mismatch`` is "refuse".
+        Where there is none, the newest folder that another version of this program wrote, or two times None.
         """
-        message = ""
-        if self.world.main:
-            for path in reversed(self.found()):
-                manifest = _manifest(path)
-                if manifest is None:
-                    continue
-                if manifest["fingerprint"] != self.fingerprint:
-                    message = self._mismatch(path, manifest, on_mismatch)
-                break
-        message = gather_objects(message)[0]
-        if message.startswith("refused:"):
-            raise VitrailError(message.removeprefix("refused:"))
-        return str(message)
+        self._recover()
+        found = list(reversed(self.found()))
+        for path in found:
+            if (manifest := _manifest(path)) is not None:
+                return path, manifest
+        return next((path for path in found if _version(path) not in (None, VERSION)), None), None
 
-    def _other(self, path: Path, manifest: Mapping[str, Any]) -> str:
-        what = f"{path} was trained with other params or data (fingerprint {manifest['fingerprint'][:12]}"
-        return what + f", this run {self.fingerprint[:12]})"
-
-    def _mismatch(self, path: Path, manifest: Mapping[str, Any], on_mismatch: str) -> str:
-        what = self._other(path, manifest)
-        if on_mismatch == "refuse":
-            return (
-                f"refused:{what}; to go on with it restore its params and data, to start anew remove or rename "
-                f"{self.folder} or set run.on_mismatch: fresh"
-            )
+    def move_aside(self) -> Path:
+        """Rename the folder, so that a run can start anew; returns where it is now. On one rank."""
         aside = self.folder.with_name(f"{self.folder.name}.{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
         os.replace(self.folder, aside)
-        return f"{what}: moved aside to {aside}, starting anew"
+        return aside
+
+    def _recover(self) -> None:
+        """Put back what a run that was killed in between had moved to make room for the same step, written anew."""
+        for former in self.folder.glob(f".step-*{REPLACED}"):
+            place = former.with_name(former.name.removeprefix(".").removesuffix(REPLACED))
+            if place.exists():
+                shutil.rmtree(former)
+            else:
+                os.replace(former, place)
 
     def load(self, lengths: Mapping[str, int]) -> Checkpoint | None:
         """The newest undamaged checkpoint, cut for this number of ranks; None when there is none.
@@ -226,6 +233,8 @@ class Checkpoints:
         Raises:
             VitrailError: there are checkpoints, but none whose files are whole; or they are of another run.
         """
+        if self.world.main:
+            self._recover()
         found = gather_objects(self.found())[0]
         damaged: list[Path] = []
         for path in reversed(found):
@@ -237,8 +246,8 @@ class Checkpoints:
                 if index % self.world.size == self.world.rank
             )
             if agree(good, self.world.device) and manifest is not None:
-                if manifest["fingerprint"] != self.fingerprint:
-                    raise VitrailError(f"{self._other(path, manifest)}; another run has written there meanwhile")
+                if manifest["fingerprint"] not in {self.fingerprint, *self.accepted}:
+                    raise VitrailError(f"{path}: of a run with other params or data, which has written there meanwhile")
                 if self.world.main:
                     self._set_aside(damaged)
                 return self._read(path, manifest, lengths)
@@ -269,8 +278,15 @@ class Checkpoints:
             length = lengths.get(name.partition("/")[2])
             if length is None:
                 raise VitrailError(f"{path}: holds {name}, which this model does not have; is it of another preset?")
+            elements, wanted_now = sum(part.numel() for part in parts), length * (1 if same else self.world.size)
+            if abs(elements - wanted_now) >= (1 if same else max(ranks, self.world.size)):  # but for padding
+                raise VitrailError(f"{path}: {name} has another size in this model; is it of another preset?")
             own[name] = parts[0] if same else cut(torch.cat(parts), length, self.world.rank)
-        return Checkpoint(int(manifest["step"]), own, dict(manifest["shared"]), whole)
+        missing = sorted(lengths.keys() - {name.partition("/")[2] for name in own})
+        if missing:
+            raise VitrailError(f"{path}: holds no {missing[0]}, which this model has; is it of another preset?")
+        changed = changes(manifest["identity"], self.identity)
+        return Checkpoint(int(manifest["step"]), own, dict(manifest["shared"]), whole, changed)
 
 
 def _rank_file(rank: int) -> str:
@@ -282,12 +298,35 @@ def _step(path: Path) -> int:
 
 
 def _manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint; None when it is missing or cut short."""
+    """The manifest of a checkpoint, without its digest; None when it is missing, cut short or altered."""
     try:
         content = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and content.get("version") == VERSION else None
+    if not isinstance(content, dict) or content.get("version") != VERSION:
+        return None
+    digest = content.pop("sha256", None)
+    return content if digest == _manifest_digest(content) and content["step"] == _step(path) else None
+
+
+def _version(path: Path) -> Any:
+    """Of the format that a manifest says it is in; None when it says nothing."""
+    try:
+        content = json.loads((path / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return content.get("version") if isinstance(content, dict) else None
+
+
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """``manifest`` with its own digest."""
+    return {**manifest, "sha256": _manifest_digest(manifest)}
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    # NaN may stand in curves, so this is not components.params.fingerprint
+    text = json.dumps(json.loads(json.dumps(manifest)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _whole(path: Path, entry: Mapping[str, Any]) -> bool:

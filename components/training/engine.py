@@ -12,14 +12,14 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from components.errors import VitrailError
-from components.params import Strict
+from components.params import CHANGES, NEUTRAL, Effect, Strict
 from components.training.distributed import World, sum_
 from components.training.ema import ShardedEMA
 
@@ -27,22 +27,31 @@ Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
+def _quantised(zero: Mapping[str, Any]) -> dict[str, Any]:
+    """What of DeepSpeed's ``zero_optimization`` changes results: ZeRO++ rounds what it sends."""
+    return {key: value for key, value in zero.items() if key.startswith("zero_quantized")}
+
+
 class EngineParams(Strict):
     """How the numbers are held and moved; ``device: auto`` is CUDA where there is one."""
 
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
-    accumulation: int = Field(1, ge=1)  # micro-batches a step
-    clip: float = Field(3.0, ge=0)  # gradient norm of each sub-module on its own (DINOv2's code); 0: none
-    loss_scale_power: int = Field(16, ge=0, le=32)  # fp16: the first loss scale is 2**this
-    loss_scale_window: int = Field(1000, ge=1)  # fp16: steps without overflow before the scale doubles
+    device: Annotated[str, NEUTRAL] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "fp16", "bf16"], CHANGES] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
+    accumulation: Annotated[int, NEUTRAL] = Field(1, ge=1)  # micro-batches a step; see run.batch
+    # gradient norm of each sub-module on its own (DINOv2's code); 0: none
+    clip: Annotated[float, CHANGES] = Field(3.0, ge=0)
+    loss_scale_power: Annotated[int, CHANGES] = Field(16, ge=0, le=32)  # fp16: the first loss scale is 2**this
+    # fp16: steps without overflow before the scale doubles
+    loss_scale_window: Annotated[int, CHANGES] = Field(1000, ge=1)
     # Non-finite steps in a row before the run stops. fp16 overflows that still lower the loss scale do not count: from
     # 2**32 a healthy run may need more of them until its gradients fit
-    max_skipped: int = Field(20, ge=1)
+    max_skipped: Annotated[int, NEUTRAL] = Field(20, ge=1)
     # Type of gradients on the wire: the weights' own but fp32 for the heads (DINOv2's), the weights' own, or fp32
-    reduce_dtype: Literal["heads_fp32", "same", "fp32"] = "heads_fp32"
-    zero: dict[str, Any] = Field(default_factory=dict)  # passed to DeepSpeed's zero_optimization (ZeRO++ among it)
-    silence: float = Field(120.0, gt=0)  # seconds without a sign of life of a rank on another host: it is lost
+    reduce_dtype: Annotated[Literal["heads_fp32", "same", "fp32"], CHANGES] = "heads_fp32"
+    # passed to DeepSpeed's zero_optimization (ZeRO++ among it)
+    zero: Annotated[dict[str, Any], Effect(True, _quantised)] = Field(default_factory=dict)
+    # seconds without a sign of life of a rank on another host: it is lost
+    silence: Annotated[float, NEUTRAL] = Field(120.0, gt=0)
 
 
 @dataclass(frozen=True)

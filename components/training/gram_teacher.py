@@ -6,7 +6,7 @@ section 4).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -16,13 +16,14 @@ from components.learning.collate import Crops
 from components.learning.losses.gram import gram_loss, resample_patches
 from components.learning.schedules import Length
 from components.learning.vit import VisionTransformer
-from components.params import Strict
+from components.params import CHANGES, Strict
 from components.training.engine import Engine
 
 
 class GramParams(Strict):
     """When the gram teacher is taken and how much it counts."""
 
+    effect: ClassVar = CHANGES
     weight: float = Field(2.0, gt=0)
     teacher_at: Length  # iterations after which the average is copied; shares of the run with a point
     start: Length  # iteration from which on the term counts

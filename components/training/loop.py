@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from components.errors import VitrailError
 from components.images.loader import Loader
 from components.learning.collapse import Detector
 from components.learning.collate import Crops, normalize_crops
@@ -34,6 +35,7 @@ from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World, anywhere, gather_objects, sum_
 from components.training.engine import Engine, StepReport
 from components.training.gram_teacher import GramTeacher
+from components.training.identity import IMAGES
 from components.training.params import TrainingParams
 from components.training.watch import Stopped, watched
 
@@ -76,6 +78,7 @@ class Curves:
     skipped: int = 0
     images: int = 0  # shown, by all ranks
     seconds: float = 0.0  # training time, over all resumptions
+    changes: list[dict[str, Any]] = field(default_factory=list)  # step from which on, and what differs, when continued
 
 
 class Signals:
@@ -139,7 +142,7 @@ def train(
     total = total or first + run.iterations
     probes = {first + at for at in params.probe.steps(run.iterations)}
     window, detector = _Window(world, params), Detector(params.collapse, run.iterations, first)
-    curves, step, due = _resume(learner, loader, checkpoints, world, curves or Curves(), first, window, detector)
+    curves, step, due = _resume(learner, loader, checkpoints, world, curves or Curves(), first, window, detector, last)
     if step == 0 and probes:
         _note(curves, step, observer.begin())
     if due:  # the stop came before it
@@ -194,16 +197,19 @@ def train(
                 if line and world.main:
                     print(line, file=sys.stderr, flush=True)
             progress.advance(1, window.note)
-            # A probe takes minutes that whoever asked for the end may not give: it is left to the next start.
             due, stop = step in probes, anywhere(bool(signals.name), world.device)
+            # Before a probe, which can fail in many ways: no step that was trained is lost by one.
+            if stop or due or step % run.checkpoint_every == 0 or step == last:
+                _save(learner, loader, checkpoints, curves, step, images, window, detector, due)
+                saved = step
+            # A probe takes minutes that whoever asked for the end may not give: it is left to the next start.
             if due and not stop:
                 asked = time.monotonic()
                 _note(curves, step, observer.probe(step))
                 window.leave_out(time.monotonic() - asked)
                 due, stop = False, anywhere(bool(signals.name), world.device)
-            if stop or step % run.checkpoint_every == 0 or step == last:
-                _save(learner, loader, checkpoints, curves, step, images, window, detector, due)
-                saved = step
+                if stop or step == last:  # else a later checkpoint holds its scores
+                    _save(learner, loader, checkpoints, curves, step, images, window, detector)
             if stop and (due or step < total):
                 by = signals.name or "a signal to another rank"
                 raise Stopped(
@@ -228,23 +234,41 @@ def _resume(
     first: int,
     window: _Window,
     detector: Detector,
+    last: int,
 ) -> tuple[Curves, int, bool]:
     """The curves and the step to go on from, and whether that step's probe is still to be made."""
     lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
     state = checkpoints.load(lengths)
     if state is None:
         return curves, first, False
+    if state.step > last:
+        raise VitrailError(
+            f"{checkpoints.folder}: trained {state.step} steps already, of {last} that run.iterations asks for; raise "
+            "run.iterations, or set run.on_mismatch: fresh to start anew"
+        )
     learner.engine.load(state.shards, state.shared["engine"])
     if learner.gram is not None:
         learner.gram.load(state.shards)
-    loader.load_state_dict(state.shared["loader"])
+    loader.load_state_dict(_place_in_data(state, loader))
     for name, center in state.whole.items():
         learner.centering.centers[name] = center.to(world.device)
     window.load(state.shared.get("window", window.state()))  # older checkpoints have none of these
     detector.load(state.shared.get("collapse", detector.state()))
     if world.main:
         print(f"resuming after step {state.step} from {checkpoints.folder}", file=sys.stderr, flush=True)
-    return Curves(**state.shared["curves"]), state.step, bool(state.shared.get("probe_due"))
+    curves = Curves(**state.shared["curves"])
+    changed = state.changes | {name: value for name, value in checkpoints.changes.items() if name == IMAGES}
+    if changed:
+        curves.changes.append({"after_step": state.step, "changes": {k: list(v) for k, v in changed.items()}})
+    return curves, state.step, bool(state.shared.get("probe_due"))
+
+
+def _place_in_data(state: Checkpoint, loader: Loader) -> dict[str, int]:
+    """Where the stream goes on: at its place, or, in other data or another order, with the next pass."""
+    place, own = dict(state.shared["loader"]), loader.state_dict()
+    if not {"data", "run.seed", "loader.block"} & state.changes.keys():
+        return place
+    return own | {"epoch": place["epoch"] + 1, "position": 0, "consumed": place["consumed"]}
 
 
 def _save(

@@ -14,9 +14,10 @@ from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
 from components.learning.schedules import ScheduleParams, compressed
 from components.learning.vit import ViTConfig
-from components.params import Strict, fingerprint
+from components.params import CHANGES, NEUTRAL, Strict, results
 from components.training.engine import EngineParams
 from components.training.gram_teacher import GramParams
+from components.training.identity import Identity
 from components.training.probe_params import ProbeParams
 from components.training.resolution import HighResolutionParams
 
@@ -24,24 +25,32 @@ from components.training.resolution import HighResolutionParams
 class RunParams(Strict):
     """How long, how much at a time, and what is kept on the way."""
 
-    iterations: int = Field(ge=1)  # optimizer steps
-    batch: int = Field(ge=1)  # images a rank and micro-batch; the global batch is this x ranks x engine.accumulation
+    # optimizer steps; schedules are functions of it, so that a longer run is another one (see on_mismatch)
+    iterations: Annotated[int, CHANGES] = Field(ge=1)
+    # images a rank and micro-batch; the global batch is this x ranks x engine.accumulation, and another split of the
+    # same global batch is the same run
+    batch: Annotated[int, NEUTRAL] = Field(ge=1)
     # images a step that rates, momentum and length were chosen for: `plan` says so where ranks make another; null: any
-    recipe_batch: int | None = Field(None, ge=1)
+    recipe_batch: Annotated[int | None, NEUTRAL] = Field(None, ge=1)
     # of a run resumed on other ranks: keep the images a step (batch changes, and must come out whole), or the batch
-    global_batch: Literal["keep", "follow"] = "keep"
+    global_batch: Annotated[Literal["keep", "follow"], NEUTRAL] = "keep"
     # that `run` starts on this machine where neither torchrun nor srun did; auto: one a GPU, one on a CPU
-    processes: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    seed: int = 0
-    log_every: int = Field(10, ge=1)  # steps between two points of the curves
-    checkpoint_every: int = Field(1000, ge=1)  # steps
-    keep: int = Field(2, ge=1)  # newest checkpoints kept
-    keep_every: int = Field(0, ge=0)  # steps; checkpoints at multiples are kept for good; 0: none
-    keep_state: bool = False  # keep the training state after the export
-    on_mismatch: Literal["fresh", "refuse"] = "fresh"  # a checkpoint of other params or data: set it aside, or stop
-    threads: int = Field(0, ge=0)  # of torch on a CPU; 0: as torch chooses
-    compile: bool = False  # blocks by torch.compile: no gain on a CPU (docs/decisions.md); GPUs not measured
-    activation_checkpointing: bool = False  # compute blocks again in backward: less memory, a third more work
+    processes: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], NEUTRAL] = "auto"
+    seed: Annotated[int, CHANGES] = 0
+    log_every: Annotated[int, NEUTRAL] = Field(10, ge=1)  # steps between two points of the curves
+    checkpoint_every: Annotated[int, NEUTRAL] = Field(1000, ge=1)  # steps
+    keep: Annotated[int, NEUTRAL] = Field(2, ge=1)  # newest checkpoints kept
+    keep_every: Annotated[int, NEUTRAL] = Field(0, ge=0)  # steps; checkpoints at multiples are kept for good; 0: none
+    keep_state: Annotated[bool, NEUTRAL] = False  # keep the training state after the export
+    # a checkpoint of other params or data: stop; continue with it under the new ones; set it aside and start afresh
+    on_mismatch: Annotated[Literal["stop", "continue", "fresh"], NEUTRAL] = "stop"
+    # minutes; state of less training than this is set aside without a question; 0: never
+    disposable_minutes: Annotated[float, NEUTRAL] = Field(10.0, ge=0)
+    threads: Annotated[int, NEUTRAL] = Field(0, ge=0)  # of torch on a CPU; 0: as torch chooses
+    # blocks by torch.compile: no gain on a CPU (docs/decisions.md); GPUs not measured
+    compile: Annotated[bool, NEUTRAL] = False
+    # compute blocks again in backward: less memory, a third more work, the same weights
+    activation_checkpointing: Annotated[bool, NEUTRAL] = False
 
 
 class TrainingParams(Strict):
@@ -58,9 +67,11 @@ class TrainingParams(Strict):
     loader: LoaderParams = LoaderParams()
     run: RunParams
     probe: ProbeParams = ProbeParams()
-    init: str | None = None  # folder of an exported model to start from; null: from random weights
+    # folder of an exported model to start from; null: from random weights. Its weights count, not its name
+    init: Annotated[str | None, NEUTRAL] = None
     gram: GramParams | None = None  # hold patch similarities to an earlier average; null: not
-    high_resolution: HighResolutionParams | None = None  # a second phase on larger images; null: none
+    # a second phase on larger images; null: none. It changes nothing of the first, and has an identity of its own
+    high_resolution: Annotated[HighResolutionParams | None, NEUTRAL] = None
     collapse: CollapseParams = CollapseParams()
 
     @model_validator(mode="after")
@@ -111,15 +122,14 @@ class TrainingParams(Strict):
         )
         return [first, Phase("high-resolution", second, self.run.iterations)]
 
-    def fingerprint(self, data_digest: str, *more: str) -> str:
-        """Of all that decides the numbers: device, logging and worker counts are left out, and the phase to come."""
-        content = self.model_dump(mode="json")
-        for section, keys in VOLATILE.items():
-            for key in keys:
-                content[section].pop(key)
-        for key in ("probe", "high_resolution", "collapse"):
-            del content[key]
-        return fingerprint(content, data_digest, *more)
+    def identity(self, data_digest: str, **inputs: str) -> Identity:
+        """What the numbers of a run depend on: parameters that change results, and digests of all that it reads."""
+        own = results(self)
+        return Identity(own, {"data": data_digest, **inputs}, self.run.batch * self.engine.accumulation)
+
+    def fingerprint(self, data_digest: str, **inputs: str) -> str:
+        """Of the identity."""
+        return self.identity(data_digest, **inputs).fingerprint
 
 
 class Phase(NamedTuple):
@@ -142,21 +152,3 @@ class Phase(NamedTuple):
             return [(self.last, None)]
         start = int(gram.resolved(self.params.run.iterations).start)
         return [(start, None)] * (start > self.first) + [(self.last, gram.size)]
-
-
-VOLATILE = {
-    "run": (
-        "processes",
-        "recipe_batch",
-        "global_batch",
-        "log_every",
-        "checkpoint_every",
-        "keep",
-        "keep_every",
-        "keep_state",
-        "on_mismatch",
-        "threads",
-    ),
-    "engine": ("device", "zero", "max_skipped", "silence"),
-    "loader": ("workers", "prefetch"),
-}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from components.params import Strict
+from components.params import NEUTRAL, Strict
 
 
 class LinearProbeParams(Strict):
@@ -63,6 +63,7 @@ DenseProbeParams = Annotated[DenseMosaicParams | DenseFolderParams | DenseParque
 class ProbeParams(Strict):
     """Scores during the run, on training-side images of a benchmark only: its test split is never read."""
 
+    effect: ClassVar = NEUTRAL
     benchmark: str | None = None  # a name in params/benchmarks.yaml; null: no kNN, no linear probe, no mosaics
     at: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of the run; the untrained network is scored before it
     seed: int = Field(0, ge=0)  # of the sample; independent of the run's, so that runs can be compared

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -19,7 +20,7 @@ from components.learning.embed import Interpolation, interpolate_positions
 from components.learning.export import ModelCard, load_backbone, load_card, load_heads
 from components.learning.objective import HeadsParams, Network
 from components.learning.vit import ViTConfig
-from components.params import Strict
+from components.params import CHANGES, Strict
 from components.training.checkpoint import Checkpoint
 from components.training.distributed import gather_shards
 from components.training.engine import Engine
@@ -31,6 +32,7 @@ POSITIONS = "backbone.embeddings.pos_embed"
 class HighResolutionParams(Strict):
     """The phase at the end of a run. The paper publishes size and length; the rest is for the user to choose."""
 
+    effect: ClassVar = CHANGES
     size: int = Field(518, ge=8)  # px of a global crop and of the table of position embeddings
     local_size: int | None = Field(None, ge=8)  # px; unpublished; null: as before
     iterations: int = Field(10_000, ge=1)  # optimizer steps

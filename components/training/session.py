@@ -27,7 +27,9 @@ from components.training.checkpoint import Checkpoints
 from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_objects, gather_shards, join, pick_device
 from components.training.engine import Engine
+from components.training.identity import Identity
 from components.training.loop import Curves
+from components.training.mismatch import settle
 from components.training.params import TrainingParams
 
 Params = TypeVar("Params", bound=TrainingParams)
@@ -109,10 +111,10 @@ def open_loader(
     )
 
 
-def open_checkpoints(folder: Path, params: TrainingParams, fingerprint: str, world: World) -> Checkpoints:
-    """The run's checkpoints; those of other params or data are refused or set aside, as ``run.on_mismatch`` says."""
-    checkpoints = Checkpoints(folder, fingerprint, world, params.run.keep, params.run.keep_every)
-    message = checkpoints.check_fingerprint(params.run.on_mismatch)
+def open_checkpoints(folder: Path, params: TrainingParams, identity: Identity, world: World) -> Checkpoints:
+    """The run's checkpoints; what becomes of those of other params or data is :mod:`~components.training.mismatch`."""
+    checkpoints = Checkpoints(folder, identity, world, params.run.keep, params.run.keep_every)
+    message = settle(checkpoints, params.run, world)
     if message and world.main:
         print(message, flush=True)
     return checkpoints
@@ -130,6 +132,9 @@ def keep_global_batch(phases: Sequence[Params], stores: Sequence[Checkpoints], w
     for params, store in reversed(list(zip(phases, stores, strict=True))):
         manifest = store.newest()
         if manifest is not None and "global_batch" in manifest["shared"]:
+            asked = params.run.batch * params.engine.accumulation
+            if (manifest["identity"]["images"] or asked) != asked:
+                return list(phases)  # another split, or another number of images that `settle` agreed to
             ranks = Fraction(manifest["shared"]["global_batch"], params.run.batch * params.engine.accumulation)
             return [_spread(own, ranks, world, store.folder) for own in phases]
     return list(phases)
@@ -225,6 +230,7 @@ def summary(
         "minutes": round(curves.seconds / 60, 2),
         "images_per_second": round(curves.images / max(curves.seconds, 1e-9), 1),
         "skipped_steps": curves.skipped,
+        **({"continued": curves.changes} if curves.changes else {}),
         "final": {name: round(last[name], 4) for name in terms if name in last},
         "probe": {k: round(v, 4) for k, v in curves.probes[-1].items() if k != "step"} if curves.probes else {},
         "ranks": world.size,

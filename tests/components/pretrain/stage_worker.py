@@ -310,7 +310,13 @@ def main(folder: Path) -> None:
     run("damaged", "a/model")
     facts["damaged files"] = digests(folder / "a/model")
     facts["damaged curve"] = json.loads((folder / "a/model/curve.json").read_text())
-    run("refused", "a/model", {"run.on_mismatch": "refuse", "run.seed": 1})
+    run("refused", "a/model", {"run.disposable_minutes": 0, "run.seed": 1})
+    longer = {"run.on_mismatch": "continue", "run.iterations": 8}
+    run("longer", "a/model", longer)
+    facts["longer curve"] = json.loads((folder / "a/model/curve.json").read_text())
+    split = {"run.batch": 8, "engine.accumulation": 1, "run.activation_checkpointing": True}
+    run("other split", "a/model", {"run.iterations": 8, "run.disposable_minutes": 0} | split)
+    run("shorter", "a/model", {"run.on_mismatch": "continue", "run.iterations": 3})
     run("fresh", "a/model", {"run.seed": 1, "run.keep_state": False, "run.iterations": 2})
     facts["state_removed"] = not (folder / "scratch-a" / "model").exists()
     run("too few", "c/model", {"run.batch": 31})

@@ -138,6 +138,27 @@ def test_other_params_are_refused_or_start_anew(runs: tuple[Path, dict[str, Any]
     assert facts["state_removed"]
 
 
+def test_a_longer_run_goes_on_when_asked_to_and_its_curves_say_so(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert facts["longer"]["raised"] == ""
+    assert "(run.iterations 6 -> 8): continuing after step 6 under the new ones" in facts["longer"]["printed"]
+    curve = facts["longer curve"]
+    assert [point["step"] for point in curve["points"]] == [2, 4, 6, 8]
+    assert curve["changes"] == [{"after_step": 6, "changes": {"run.iterations": [6, 8]}}]
+
+
+def test_what_changes_no_number_needs_no_asking(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert facts["other split"]["raised"] == ""
+    assert "resuming after step 8" in facts["other split"]["printed"]
+
+
+def test_a_run_that_is_longer_already_than_is_asked_for_is_not_exported_as_shorter(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    assert "trained 8 steps already, of 3 that run.iterations asks for" in runs[1]["shorter"]["raised"]
+
+
 def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
     runs: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from components.errors import VitrailError
 from components.params import load_params
-from components.training.checkpoint import Checkpoint, Checkpoints
+from components.training.checkpoint import VERSION, Checkpoint, Checkpoints, sealed
 from components.training.distributed import World
 from components.training.engine import cut
-from components.training.params import TrainingParams
+from components.training.mismatch import settle
+from components.training.params import RunParams, TrainingParams
 from components.training.session import keep_global_batch
 
 VITT = Path(__file__).resolve().parents[3] / "params/pretrain/vitt.yaml"
@@ -24,6 +26,10 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 def state(step: int) -> Checkpoint:
     shards = {"master/a.b": torch.full((5,), float(step)), "ema/a.b": torch.arange(5.0) + step}
     return Checkpoint(step, shards, {"loader": {"position": step}}, {"dino": torch.ones(3) * step})
+
+
+def how(**run: Any) -> RunParams:
+    return RunParams(iterations=10, batch=4, **run)
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def test_keeps_the_newest_and_every_mth(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints.found()] == ["step-00000004", "step-00000006", "step-00000007"]
 
 
-@pytest.mark.parametrize("fault", ["cut", "flipped", "no manifest", "half a manifest", "gone"])
+@pytest.mark.parametrize("fault", ["cut", "flipped", "no manifest", "half a manifest", "edited manifest", "gone"])
 def test_a_damaged_newest_gives_way_to_the_one_before(
     checkpoints: Checkpoints, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,6 +72,10 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
         manifest.unlink()
     elif fault == "half a manifest":
         manifest.write_text(manifest.read_text()[:40])
+    elif fault == "edited manifest":  # one number of its small state
+        text = manifest.read_text()
+        assert text.count('"position": 2') == 1
+        manifest.write_text(text.replace('"position": 2', '"position": 3'))
     else:
         file.unlink()
     found = checkpoints.load({"a.b": 5})
@@ -115,10 +125,12 @@ def test_other_params_or_data_are_refused_or_set_aside(checkpoints: Checkpoints)
     checkpoints.save(state(1))
     other = Checkpoints(checkpoints.folder, "print-2", ALONE)
     with pytest.raises(VitrailError, match=r"was trained with other params or data .*run\.on_mismatch: fresh"):
-        other.check_fingerprint("refuse")
+        settle(other, how(disposable_minutes=0), ALONE)
+    with pytest.raises(VitrailError, match="of a run with other params or data"):
+        other.load({"a.b": 5})  # whoever did not ask is told at the latest here
     assert other.found()
-    assert checkpoints.check_fingerprint("refuse") == ""
-    assert "moved aside" in other.check_fingerprint("fresh")
+    assert settle(checkpoints, how(), ALONE) == ""
+    assert "moved aside" in settle(other, how(on_mismatch="fresh", disposable_minutes=0), ALONE)
     assert other.load({"a.b": 5}) is None
     aside = [path for path in checkpoints.folder.parent.iterdir() if path.name.startswith("run.")]
     assert len(aside) == 1
@@ -228,8 +240,10 @@ def test_reads_the_files_of_another_number_of_ranks(tmp_path: Path) -> None:
         path = folder / f"rank-0000{rank}.safetensors"
         save_file({"ema/w": cut(whole, 3, rank).clone()}, path)
         files[path.name] = {"sha256": _digest(path), "bytes": path.stat().st_size}
-    manifest = {"version": 1, "step": 9, "fingerprint": "p", "world": 2, "files": files, "shared": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    own = Checkpoints(tmp_path / "run", "p", ALONE)
+    manifest = {"version": VERSION, "step": 9, "fingerprint": own.fingerprint, "identity": own.identity.plain()}
+    manifest |= {"world": 2, "files": files, "shared": {}}
+    (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
     found = Checkpoints(tmp_path / "run", "p", ALONE).load({"w": 5})
     assert found is not None
     assert torch.equal(found.shards["ema/w"], whole)
