@@ -40,6 +40,10 @@ class DistillParams(TrainingParams):
     # of the iBOT loss: DINOv2's authors took all, DINOv3's code the masked ones
     patches: Annotated[Literal["all", "masked"], CHANGES] = Field("all")
 
+    def patches_taught(self) -> float:
+        """As in pretraining, or all."""
+        return 1.0 if self.patches == "all" else super().patches_taught()
+
     @model_validator(mode="after")
     def _of_distillation(self) -> Self:
         if self.vit.drop_path:

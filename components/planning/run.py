@@ -2,6 +2,8 @@
 
 python -m components.planning crawl --warcs 90000 --cores 640
 python -m components.planning dedup --images 1.3e9 --set windows=[]
+python -m components.planning pretrain --params params/pretrain/vitg.yaml --gpus 96 --gpu h100-80gb --set run.batch=32
+python -m components.planning distill --params params/distill/vitl.yaml --teacher params/pretrain/vitg.yaml --gpus 64
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components.params import load_params
 
@@ -37,9 +40,28 @@ def main(argv: Sequence[str]) -> int:
     dedup.add_argument("--queries", type=float, default=1e6, help="images that retrieve (default: 1e6)")
     dedup.add_argument("--gpu-gigabytes", type=float, default=80, help="memory of one GPU (default: 80)")
     dedup.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
+    _add_training(commands)
     arguments = parser.parse_args(argv)
-    print(_crawl(arguments) if arguments.command == "crawl" else _dedup(arguments))
+    print({"crawl": _crawl, "dedup": _dedup, "pretrain": _training, "distill": _training}[arguments.command](arguments))
     return 0
+
+
+def _add_training(commands: Any) -> None:
+    pretrain = commands.add_parser("pretrain", help="memory, traffic, time and scratch space of a preset on GPUs")
+    distill = commands.add_parser("distill", help="the same of a distillation")
+    distill.add_argument("--teacher", type=Path, required=True, help="preset of the teacher")
+    for command in (pretrain, distill):
+        command.add_argument("--params", type=Path, required=True, help="the preset")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=_SET)
+        command.add_argument("--gpus", type=int, default=8)
+        command.add_argument("--gpu", help="a kind that --rates knows (default: h100-80gb)")
+        command.add_argument("--memory", type=float, help="GB of a GPU, in the place of the kind's")
+        command.add_argument("--tflops", type=float, help="peak TFLOP/s of a GPU, dense 16-bit products")
+        command.add_argument("--bandwidth", type=float, help="GB/s that a GPU sends to others, one way")
+        command.add_argument("--utilisation", type=float, help="share of the peak, in the place of the kind's")
+        command.add_argument("--rate", type=float, help="images a second and GPU, as measured; goes before utilisation")
+        command.add_argument("--price", type=float, help="of a GPU-hour")
+        command.add_argument("--rates", type=Path, default=Path("params/rates/training.yaml"), help="kinds of GPUs")
 
 
 def _crawl(arguments: argparse.Namespace) -> str:
@@ -65,3 +87,29 @@ def _dedup(arguments: argparse.Namespace) -> str:
         arguments.queries,
         arguments.gpu_gigabytes,
     )
+
+
+def _training(arguments: argparse.Namespace) -> str:
+    from components.distill.method import DistillParams
+    from components.errors import VitrailError
+    from components.planning.training import Cluster, plan
+    from components.planning.training_rates import TrainingRates, pick_gpu, positive
+    from components.training.params import TrainingParams
+
+    if arguments.gpus < 1:
+        raise VitrailError(f"--gpus {arguments.gpus}: choose 1 or more")
+    rate, price = positive("rate", arguments.rate), positive("price", arguments.price)
+    rates = load_params(arguments.rates, TrainingRates)
+    figures = {name: getattr(arguments, name) for name in ("memory", "tflops", "bandwidth")}
+    kind, gpu = pick_gpu(rates, arguments.gpu, figures, arguments.utilisation)
+    on = Cluster(arguments.gpus, kind, gpu, rates.gpus_per_machine, rate, price)
+    if arguments.command == "distill":
+        params = load_params(arguments.params, DistillParams, arguments.set)
+        teacher = load_params(arguments.teacher, TrainingParams)
+        return plan(arguments.params, params, on, teacher=teacher)
+    phases = load_params(arguments.params, TrainingParams, arguments.set).phases()
+    found = [
+        (f"{phase.name} phase:\n" if phase.name else "") + plan(arguments.params, phase.params, on, phase.first)
+        for phase in phases
+    ]
+    return "\n".join(found)

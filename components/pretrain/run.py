@@ -1,15 +1,16 @@
 """python -m components.pretrain run --params params/pretrain/vitt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --out data/pretrain/vitt --report reports/pretrain-vitt.json
 
-Also ``check --params ...`` (does this machine fit the preset?) and ``plan --params ... --gpus 96 --gpu h100-80gb``.
+Also ``check --params ...`` (does this machine fit the preset?). What a cluster needs: ``python -m components.planning``.
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
-from components.errors import VitrailError
 from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
@@ -20,19 +21,17 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train and export")
     add_run_arguments(run, "pretrain")
     check = commands.add_parser("check", help="does this machine fit the preset?")
-    plan = commands.add_parser("plan", help="memory, FLOPs and time on a cluster")
-    plan.add_argument("--gpus", type=int, default=8)
-    plan.add_argument("--gpu", default="h100-80gb")
-    plan.add_argument("--utilisation", type=float, default=0.35, help="share of peak FLOP/s that training reaches")
-    plan.add_argument("--rate", type=float, help="images a second and GPU, as measured; goes before --utilisation")
-    plan.add_argument("--price", type=float, help="of a GPU-hour")
-    for command in (run, check, plan):
+    commands.add_parser("plan", help="the same as: python -m components.planning pretrain", add_help=False)
+    for command in (run, check):
         add_params_arguments(command)
     return top
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
+    if argv[:1] == ["plan"]:  # a room above this one, which is not imported from here
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-m", "components.planning", "pretrain", *argv[1:]])
     args = parser().parse_args(argv)
     from components.params import load_params
     from components.training.params import TrainingParams
@@ -43,17 +42,6 @@ def main(argv: Sequence[str]) -> int:
 
         for phase in params.phases():
             print(check(args.params, phase.params) + (f" ({phase.name})" if phase.name else ""))
-    elif args.command == "plan":
-        from components.pretrain.check import plan
-
-        for name in ("gpus", "utilisation", "rate", "price"):
-            value = getattr(args, name)
-            if value is not None and value <= 0:
-                raise VitrailError(f"--{name} {value}: must be more than 0")
-        for phase in params.phases():
-            print(f"{phase.name} phase:\n" if phase.name else "", end="")
-            cluster = (args.gpus, args.gpu, args.utilisation, args.rate, args.price)
-            print(plan(args.params, phase.params, *cluster, first=phase.first))
     else:
         from components.training.capability import require, this_machine
         from components.training.distributed import place

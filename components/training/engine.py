@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from components.errors import VitrailError
@@ -52,6 +52,13 @@ class EngineParams(Strict):
     zero: Annotated[dict[str, Any], Effect(True, _quantised)] = Field(default_factory=dict)
     # seconds without a sign of life of a rank on another host: it is lost
     silence: Annotated[float, NEUTRAL] = Field(120.0, gt=0)
+
+    @field_validator("zero")
+    @classmethod
+    def _third_stage(cls, zero: dict[str, Any]) -> dict[str, Any]:
+        if zero.get("stage", 3) != 3:
+            raise ValueError(f"stage {zero['stage']}: training here is ZeRO-3; leave the key out")
+        return zero
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,20 @@ class Engine:
         self.precision = pick_precision(params.precision, world.device)
         self.dtype = DTYPES[self.precision]
         self._batch = batch
+        self._tried = False  # a whole step has gone well
         self._deepspeed = _deepspeed(world.device)
+        with self._refusals():
+            self._build(student, average, groups, clipped, heads)
+
+    def _build(
+        self,
+        student: nn.Module,
+        average: nn.Module,
+        groups: Sequence[Mapping[str, Any]],
+        clipped: Sequence[str],
+        heads: Sequence[str],
+    ) -> None:
+        world, params = self.world, self.params
         initial = {name: p.detach().float().cpu().clone() for name, p in student.named_parameters()}
         optimizer = torch.optim.AdamW(
             [dict(group) for group in groups],
@@ -214,19 +234,33 @@ class Engine:
         with _quiet():
             if any(isinstance(part, tuple(self._whole)) for part in module.modules()):
                 self._deepspeed.utils.set_z3_leaf_modules(module, self._whole)
-            try:
-                engine, *_ = self._deepspeed.initialize(
-                    model=module, optimizer=optimizer, config=self._config(), dist_init_required=None
-                )
-            except (ValueError, AssertionError) as fault:  # how DeepSpeed refuses a configuration
-                if not self.params.zero:
-                    raise
-                said, where = " ".join(str(fault).split()), f"{self.world.size} ranks of {self.world.device.type}"
-                asked = ", ".join(f"{key}: {value}" for key, value in self.params.zero.items())
-                raise VitrailError(f"engine.zero ({asked}): DeepSpeed refuses it on {where}: {said[:200]}") from None
+            engine, *_ = self._deepspeed.initialize(
+                model=module, optimizer=optimizer, config=self._config(), dist_init_required=None
+            )
         if optimizer is None:
             engine.eval()
         return engine
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Until a step has gone well, any fault under ``engine.zero`` is taken for a value that DeepSpeed cannot take.
+
+        It answers some values by a check, others by whatever breaks: a missing attribute, a compiler, a division.
+
+        Raises:
+            VitrailError: in the place of such a fault; names the keys.
+        """
+        try:
+            yield
+        except VitrailError:
+            raise
+        except Exception as fault:
+            if self._tried or not self.params.zero or isinstance(fault, torch.cuda.OutOfMemoryError):
+                raise
+            said, where = " ".join(str(fault).split()), f"{self.world.size} ranks of {self.world.device.type}"
+            asked = ", ".join(f"{key}: {value}" for key, value in self.params.zero.items())
+            kind = "" if isinstance(fault, ValueError | AssertionError) else f"{type(fault).__name__}: "
+            raise VitrailError(f"engine.zero ({asked}): DeepSpeed refuses it on {where}: {kind}{said[:200]}") from None
 
     def _config(self) -> dict[str, Any]:
         zero: dict[str, Any] = {
@@ -273,7 +307,8 @@ class Engine:
     def backward(self, loss: Tensor) -> None:
         """Backpropagate one micro-batch's ``loss`` (the engine scales it)."""
         self._bad_losses += (~torch.isfinite(loss.detach())).float()
-        self.student.backward(loss)
+        with self._refusals():
+            self.student.backward(loss)
 
     def micro_step(self) -> None:
         """End a micro-batch that is not the step's last: its gradients stay and add up."""
@@ -295,8 +330,9 @@ class Engine:
         if bad:
             # The gradients of a bad loss may still be finite; this makes DeepSpeed skip the step in every precision.
             self._zero.averaged_gradients[0][0].fill_(float("nan"))
-        with _quiet():
+        with self._refusals(), _quiet():
             self.student.step()
+        self._tried = True
         skipped = bool(self._zero.overflow)
         if bad:
             for key, value in before.items():

@@ -11,18 +11,23 @@ from components.training.memory import LIVE, crop_groups, feed_forward_width, hi
 from components.training.params import TrainingParams
 
 
-def flops_per_step(params: TrainingParams, ranks: int) -> dict[str, float]:
+def flops_per_step(params: TrainingParams, ranks: int, teacher: TrainingParams | None = None) -> dict[str, float]:
     """Floating-point operations of a step on all ranks, by part; a product of matrices counts 2 a multiplication.
 
     Backward is twice a forward. Norms, softmax, losses and the optimizer are left out: they are bound by memory.
-    ``gram teacher`` is there with gram anchoring, and is of steps from its start on.
+    ``gram teacher`` is there with gram anchoring, and is of steps from its start on. ``teacher``: distillation's frozen
+    network; None: the moving average of the student teaches.
     """
     vit, batch = params.vit, params.run.batch
     side, hidden = params.augment.global_size, hidden_patches(params)
     groups = crop_groups(params)
     blocks = sum(_kept(samples, vit) * _blocks(vit, tokens) for samples, tokens in groups)
     embeddings = sum(samples * _embeddings(vit, tokens) for samples, tokens in groups)
-    seen = 2 * batch * (_blocks(vit, groups[0][1]) + _embeddings(vit, groups[0][1]))
+    teaching = teacher or params
+    length = 1 + teaching.vit.registers + (side // teaching.vit.patch_size) ** 2
+    seen = 2 * batch * (_blocks(teaching.vit, length) + _embeddings(teaching.vit, length))
+    its_dino, its_ibot = teaching.heads.dino, teaching.heads.ibot or teaching.heads.dino
+    its_dim = teaching.vit.embed_dim
     dino = params.heads.dino
     ibot = params.heads.ibot or dino
     classes = sum(samples for samples, _ in groups)
@@ -30,8 +35,8 @@ def flops_per_step(params: TrainingParams, ranks: int) -> dict[str, float]:
         "student": 3 * (blocks + embeddings),
         "blocks again in backward": blocks if params.run.activation_checkpointing else 0.0,
         "teacher": seen,
-        "DINO head": (3 * classes + 2 * batch) * _head(vit.embed_dim, dino),
-        "iBOT head": 4 * hidden * _head(vit.embed_dim, ibot),
+        "DINO head": 3 * classes * _head(vit.embed_dim, dino) + 2 * batch * _head(its_dim, its_dino),
+        "iBOT head": hidden * (3 * _head(vit.embed_dim, ibot) + _head(its_dim, its_ibot)),
     }
     if params.gram is not None:
         tokens = 1 + vit.registers + ((params.gram.size or side) // vit.patch_size) ** 2
@@ -41,7 +46,9 @@ def flops_per_step(params: TrainingParams, ranks: int) -> dict[str, float]:
     return {name: ranks * params.engine.accumulation * count for name, count in parts.items() if count}
 
 
-def bytes_moved(params: TrainingParams, ranks: int, sixteen_bit: bool = True) -> dict[str, float]:
+def bytes_moved(
+    params: TrainingParams, ranks: int, sixteen_bit: bool = True, teacher: TrainingParams | None = None
+) -> dict[str, float]:
     """Bytes that a rank sends (and receives as many) in a step, about, by part.
 
     Every micro-batch gathers teacher and student once, and in backward the student again but for the ``LIVE`` elements
@@ -56,7 +63,7 @@ def bytes_moved(params: TrainingParams, ranks: int, sixteen_bit: bool = True) ->
     prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
     rounds = 2 * params.objective.sinkhorn_iterations if params.objective.centering == "sinkhorn" else 1
     parts = {
-        "teacher's weights": width * sizes.total,
+        "teacher's weights": width * (network_sizes(teacher.vit, teacher.heads) if teacher else sizes).total,
         "student's weights": width * sizes.total,
         "student's weights again in backward": width * max(0, sizes.total - LIVE),
         "gradients": exact[0] * sizes.backbone + exact[1] * heads,

@@ -132,6 +132,12 @@ def memory_per_rank(
     }
 
 
+def scratch_bytes(params: TrainingParams) -> float:
+    """Of a checkpoint: fp32 masters, average and AdamW's two moments, and the gram teacher in 16 bits."""
+    sizes = network_sizes(params.vit, params.heads)
+    return 16.0 * sizes.total + (2.0 * sizes.backbone if params.gram is not None else 0.0)
+
+
 def crop_groups(params: TrainingParams) -> list[tuple[int, int]]:
     """(samples, tokens a sample) of the student's global and local crops in a micro-batch."""
     extra, patch, crops = 1 + params.vit.registers, params.vit.patch_size, params.augment
@@ -142,9 +148,9 @@ def crop_groups(params: TrainingParams) -> list[tuple[int, int]]:
 
 
 def hidden_patches(params: TrainingParams) -> float:
-    """Patches of a micro-batch that masks hide, in the mean: the rows of the iBOT loss."""
-    masks, grid = params.masks, (params.augment.global_size // params.vit.patch_size) ** 2
-    return 2 * params.run.batch * masks.probability * (masks.ratio_min + masks.ratio_max) / 2 * grid
+    """Patches of a micro-batch that the iBOT loss is on, in the mean."""
+    grid = (params.augment.global_size // params.vit.patch_size) ** 2
+    return 2 * params.run.batch * params.patches_taught() * grid
 
 
 def feed_forward_width(vit: ViTConfig) -> int:

@@ -89,6 +89,10 @@ class TrainingParams(Strict):
             raise ValueError("vit.in_channels must be 3: gray images are given as three equal channels")
         return self
 
+    def patches_taught(self) -> float:
+        """Mean share of the global crops' patches that the iBOT loss is on: those that masks hide."""
+        return self.masks.probability * (self.masks.ratio_min + self.masks.ratio_max) / 2
+
     def grid(self) -> tuple[int, int]:
         """Rows and columns of patches of a global crop."""
         side = self.augment.global_size // self.vit.patch_size

@@ -11,7 +11,7 @@ from components.learning.objective import build_network
 from components.learning.schedules import Schedules
 from components.params import load_params
 from components.pretrain import run
-from components.pretrain.check import check, plan
+from components.pretrain.check import check
 from components.training.capability import (
     Machine,
     count_head,
@@ -215,17 +215,6 @@ def test_states_are_cut_evenly_and_sixteen_bit_costs_two_more_copies() -> None:
     assert sum(states_per_rank(params, 8, sixteen_bit=True).values()) == states
 
 
-def test_a_rate_and_a_price_make_time_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["plan", "--params", str(PRESETS / "vitg.yaml"), "--gpus", "256", "--gpu", "a100-40gb"]
-    assert run.main([*command, "--rate", "12", "--price", "2"]) == 0
-    text = capsys.readouterr().out
-    # 12 images a GPU at 12 a second: a second a step
-    assert "about 1.00 s at 12 images/s a GPU" in text
-    assert f"{625_000 * 256 / 3600:,.0f} GPU-hours, {2 * 625_000 * 256 / 3600:,.0f} at 2 a GPU-hour" in text
-    with pytest.raises(VitrailError, match=r"--rate -1\.0: must be more than 0"):
-        run.main([*command, "--rate", "-1"])
-
-
 def test_traffic_is_that_of_the_gathers_and_of_the_reductions() -> None:
     params = preset("vitb", "objective.centering=softmax")
     counts = count_parameters(params)
@@ -369,62 +358,6 @@ def test_check_command(capsys: pytest.CaptureFixture[str]) -> None:
         missing = ["--curated", "x", "--manifest", "x", "--out", "x", "--report", "x"]
         with pytest.raises(VitrailError, match="presets that fit here: vitt"):  # before it looks for data
             run.main(["run", "--params", str(PRESETS / "vitg.yaml"), *missing])
-
-
-def hours(text: str) -> float:
-    line = next(row for row in text.splitlines() if row.startswith("the run"))
-    return float(line.split(" GPU-hours")[0].split(", ")[-1].replace(",", ""))
-
-
-def test_plan_of_vits_adds_up_to_what_was_counted_by_hand() -> None:
-    text = plan(PRESETS / "vits.yaml", preset("vits"), 32, "a100-40gb", 0.5, price=2)
-    seconds = 2 * sum(VITS_MULTIPLICATIONS.values()) / (312e12 * 0.5)
-    assert f"a step: {32 * 2 * sum(VITS_MULTIPLICATIONS.values()) / 1e12:.1f} TFLOP, about {seconds:.2f} s" in text
-    assert hours(text) == round(125_000 * 32 * seconds / 3600)
-    assert f"{2 * 125_000 * 32 * seconds / 3600:,.0f} at 2 a GPU-hour" in text
-    assert "global batch: 2,048 images (32 GPUs x run.batch 64 x engine.accumulation 1), " in text
-    assert "NOT THE RECIPE'S" not in text
-
-
-def test_plan_of_the_giant_is_near_what_it_took() -> None:
-    text = plan(PRESETS / "vitg.yaml", preset("vitg"), 256, "a100-40gb", 0.35)
-    assert "global batch: 3,072 images" in text
-    assert "DOES NOT FIT" not in text
-    assert "--price of a GPU-hour gives the cost" in text
-    assert hours(text) == pytest.approx(22_016, rel=0.25)  # A100-40GB hours reported (arXiv 2304.07193, table 14)
-    with pytest.raises(VitrailError, match="did you mean 'h100-80gb'"):
-        plan(PRESETS / "vitg.yaml", preset("vitg"), 8, "h100", 0.35)
-
-
-def test_plan_says_when_the_batch_is_not_the_recipes_and_what_makes_it() -> None:
-    text = plan(PRESETS / "vitg.yaml", preset("vitg"), 96, "h100-80gb", 0.35)
-    assert "global batch: 1,152 images (96 GPUs x run.batch 12 x engine.accumulation 1)" in text
-    assert "NOT THE RECIPE'S 3,072" in text
-    assert "256 GPUs or here run.batch=8 engine.accumulation=4" in text
-    smallest = (
-        "smallest number of h100-80gb whose memory holds it: 1 (run.batch 12, engine.accumulation 256: 3,072 images"
-    )
-    assert smallest in text
-    changed = preset("vitg", "run.batch=8", "engine.accumulation=4")
-    assert "NOT THE RECIPE'S" not in plan(PRESETS / "vitg.yaml", changed, 96, "h100-80gb", 0.35)
-    odd = plan(PRESETS / "vitg.yaml", preset("vitg"), 100, "h100-80gb", 0.35)
-    assert "which its rates and length are for: 256 GPUs\n" in odd
-
-
-def test_plan_of_fp32_is_another_and_gram_counts_from_its_start() -> None:
-    half, full = (
-        plan(PRESETS / "vitl.yaml", preset("vitl", f"engine.precision={name}"), 96, "h100-80gb", 0.35)
-        for name in ("fp16", "fp32")
-    )
-    assert "96 x h100-80gb, fp32 (" in full
-    assert hours(full) == pytest.approx(2 * hours(half), abs=1)
-    shards = memory_per_rank(preset("vitl"), 96, sixteen_bit=False, gpu=True)["student"]
-    assert f"  student: {shards / 1e9:.3f} GB" in full
-    assert f"  student: {shards / 2e9:.3f} GB" in half
-    gram = plan(PRESETS / "vitl_gram.yaml", preset("vitl_gram"), 96, "h100-80gb", 0.35)
-    assert "a step of the first 525,000: " in gram
-    assert "a step of the last 100,000, with the gram teacher: " in gram
-    assert hours(half) < hours(gram) < 1.2 * hours(half)
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,9 @@ def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing_that_was_saved(
     assert "allows no larger file while writing" in line  # what the disk says is passed on
     assert line.endswith("which the same command resumes")
     assert "\n" not in line
-    assert facts["left full"] == ["step-00000002"]  # whole, and nothing half-written beside it
-    assert "resuming after step 2" in facts["after full"]["printed"]
+    left = ["step-00000002", "step-00000003"]  # whole, and nothing half-written beside them
+    assert facts["left full"] == left  # the latter written before the probe of its step
+    assert "resuming after step 3" in facts["after full"]["printed"]
     assert facts["after full files"] == facts["unbroken files"]
 
 

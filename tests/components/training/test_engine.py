@@ -22,7 +22,7 @@ from components.learning.objective import Centering, losses
 from components.learning.param_groups import param_groups
 from components.learning.schedules import Schedules
 from components.training.capability import states_per_rank
-from components.training.engine import pick_precision
+from components.training.engine import EngineParams, pick_precision
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 
@@ -329,7 +329,16 @@ def test_options_of_zero_reach_deepspeed_which_refuses_some_in_one_line(results:
     assert "zero_quantized_weights: True): DeepSpeed refuses it on 1 ranks of cpu" in refused["zero_quantized_weights"]
     assert "zero_hpz_partitions: 2): DeepSpeed refuses it" in refused["zero_hpz_partitions"]
     assert "Extra inputs are not permitted" in refused["zero_hpz_partitions"]
+    # which DeepSpeed answers with exceptions of other kinds
+    assert "offload_optimizer: {'device': 'nvme'}): DeepSpeed refuses it" in refused["offload_optimizer"]
+    assert "leaf_module: 3): DeepSpeed refuses it on 1 ranks of cpu: TypeError: " in refused["leaf_module"]
+    assert len(refused) == 6
     assert not any("\n" in line for line in refused.values())
+
+
+def test_another_stage_of_zero_is_refused_before_anything_is_made() -> None:
+    with pytest.raises(ValueError, match="stage 2: training here is ZeRO-3"):
+        EngineParams(zero={"stage": 2})
 
 
 @pytest.mark.parametrize(("ranks", "precision"), BOTH)
