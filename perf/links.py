@@ -34,9 +34,9 @@ from urllib.parse import urljoin
 
 from components.storage import open_store
 from components.web.link_table import iter_rows
-from components.web.urls import resolve
 from components.web.policy import PolicyParams
 from components.web.scan import ScanItem, scan_file
+from components.web.urls import resolve
 from components.web.warc import WarcWriter
 
 PACKAGES = {"debian-handbook": 800, "python3.11-doc": 150}  # Debian package: pages of it, evenly spread
