@@ -84,7 +84,7 @@ def test_they_fit_64_gpus_beside_the_teacher() -> None:
     teacher = sum(count_parameters(load_params(PARAMS / "pretrain/vitg.yaml", TrainingParams)).values())
     for name in ("vits", "vitb", "vitl"):
         need = sum(memory_per_rank(preset(name), 64, sixteen_bit=True, teacher=teacher).values())
-        assert need < 40e9  # of an A100 of 40 GB
+        assert need < 0.95 * 80e9  # of an A100 of 80 GB: all patches have logits in both heads
 
 
 def test_another_teacher_is_refused() -> None:
