@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import functools
 import random
 import time
 from collections import OrderedDict
@@ -22,6 +23,7 @@ from components.crawl.addresses import RefusedAddress, checked_resolver, is_refu
 from components.crawl.hosts import Host, Hosts
 from components.images.decode import HEAD_BYTES, looks_like_image
 from components.params import Strict
+from components.web.http_head import MAX_FIELDS, MAX_HEAD
 from components.web.opt_out import header_opts_out
 from components.web.policy import Policy, PolicyParams
 from components.web.robots import MAX_BYTES, Rules, heard, rules_for
@@ -46,6 +48,7 @@ OUTCOMES = (
 )
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ERROR_PAGE_BYTES = 65_536
+_ODD = "odd-answer"  # between the functions here; told as "connection"
 _FAULTS = ("connection", "timeout", "tls", "dns")  # of the host, as far as its circuit is concerned
 
 
@@ -113,9 +116,13 @@ class Fetcher:
     async def __aenter__(self) -> Fetcher:
         import aiohttp
 
+        from components.crawl.lenient import LenientHandler
+
         connector = aiohttp.TCPConnector(
             limit=0, resolver=checked_resolver(self.params.resolve), use_dns_cache=True, ttl_dns_cache=300
         )
+        # No other way in: aiohttp lets requests and responses be replaced, not what reads the connection.
+        connector._factory = functools.partial(LenientHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -123,6 +130,9 @@ class Fetcher:
             headers={"User-Agent": self.agent, "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(total=None),  # ours is asyncio.timeout around the whole exchange
             trust_env=False,
+            max_line_size=MAX_HEAD,
+            max_field_size=MAX_HEAD,
+            max_headers=MAX_FIELDS + 8,
         )
         return self
 
@@ -228,7 +238,7 @@ class Fetcher:
             async with self._flight:
                 hop, outcome = await self._exchange(url, max_bytes, image)
             self._learn(known, hop, outcome)
-        return hop, outcome
+        return hop, "connection" if outcome == _ODD else outcome
 
     def _learn(self, known: Host, hop: Hop | None, outcome: str) -> None:
         busy = hop is not None and _is_busy(hop.status)
@@ -330,4 +340,6 @@ def _named(fault: Exception) -> str:
         return "dns"
     if isinstance(fault, aiohttp.ClientSSLError):
         return "tls"
-    return "connection"
+    # An answer came, and it was odd: that says nothing about the host's next one.
+    odd = isinstance(fault, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError))
+    return _ODD if odd else "connection"

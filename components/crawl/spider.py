@@ -20,13 +20,13 @@ from components.crawl.fetch_images import ImagesParams
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
+from components.web.charset import decode_text
+from components.web.content_type import PAGE_TYPES
 from components.web.links import Page
 from components.web.opt_out import header_opts_out
 from components.web.pages import read_page
 from components.web.urls import resolve
-from components.web.warc import WarcWriter, decode_text
-
-_PAGE_TYPES = ("text/html", "application/xhtml+xml")
+from components.web.warc import WarcWriter
 
 
 class CrawlParams(Strict):
@@ -128,7 +128,7 @@ class _Sink:
         if fetched.outcome not in ("ok", "too-large", "timeout") or last is None:
             return None
         response = last.response(self._fetcher.params.max_bytes)
-        if response.content_type not in _PAGE_TYPES:
+        if response.content_type not in PAGE_TYPES:
             return None
         token = self._fetcher.params.policy.token
         page = read_page(decode_text(response), last.url, token, self._sandbox)

@@ -19,6 +19,8 @@ from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file
+from components.web.charset import decode_text
+from components.web.content_type import PAGE_TYPES
 from components.web.link_table import LINKS, RowWriter, first_position, storable
 from components.web.links import Page, is_vector
 from components.web.listing import shown
@@ -27,10 +29,9 @@ from components.web.pages import read_page
 from components.web.policy import PolicyParams
 from components.web.robots import heard
 from components.web.urls import origin, resolve
-from components.web.warc import Faults, Response, decode_text, is_wat, read_warc
+from components.web.warc import Faults, Response, is_wat, read_warc
 from components.web.wat import parse_wat
 
-_PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 RESPONSES = pa.schema(
@@ -141,7 +142,7 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         elif url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
             status, body = heard(response)
             result.robots[origin(url)] = (status, body.decode("latin-1"))
-        elif response.status == 200 and response.content_type in _PAGE_TYPES:
+        elif response.status == 200 and response.content_type in PAGE_TYPES:
             counts["pages"] += 1
             page = read_page(decode_text(response), url, token, item.sandbox, anchors=False)
             if page is None:

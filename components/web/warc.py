@@ -8,10 +8,8 @@ of a file compressed as a whole the pages can be read, images in it cannot. Read
 from __future__ import annotations
 
 import base64
-import codecs
 import hashlib
 import io
-import re
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,14 +20,14 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from components.web.coding import decode_body
+from components.web.content_type import content_type_of
+from components.web.http_head import MAX_HEAD, read_head
 
 SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
 WAT_SUFFIXES = (".wat", ".wat.gz", ".wat.zst")
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _PLAIN_MAGIC = b"\r\n\r\nWARC/1."  # a record's end and the next one's first line
-# Python's codecs that no browser reads pages in: they fail on other bytes, or give text that is no Unicode.
-_NO_PAGE = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined", "utf-7"))
 _PRINTABLE = "".join(chr(code) for code in range(128))
 _MAX_RESYNCS = 1000  # damaged places in one file after which the rest is left
 
@@ -76,19 +74,22 @@ class Response:
 
     def values(self, name: str) -> list[str]:
         """The value of each header ``name`` (lower case)."""
+        if not self.fields:
+            return [self.headers[name]] if name in self.headers else []
         return [value for known, value in self.fields if known == name]
 
     @property
     def content_type(self) -> str:
-        """Lower case, without parameters."""
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        """Lower case, without parameters: the last Content-Type that is one, else what the body begins as."""
+        return content_type_of(self.values("content-type"), self.body)
 
 
 @dataclass
 class Faults:
     """What was wrong with the files read, by kind.
 
-    "warc-truncated", "warc-corrupt", "warc-unreadable", and "warc-whole": compressed as a whole, not by record.
+    "warc-truncated", "warc-corrupt", "warc-unreadable", "warc-whole": compressed as a whole, not by record; and
+    "http-unreadable": a response record without the head of an HTTP response.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -117,7 +118,7 @@ def read_warc(path: Path, faults: Faults, max_bytes: int, wat: bool = False) -> 
                             faults.counts["warc-whole"] = 1
                         yield previous
                         previous = None
-                    previous = make(record, max_bytes)
+                    previous = make(record, max_bytes, faults)
                     if plain and int(record.content_length) > size - at:
                         raise ValueError("record of a length that leads to the unexpected end of the file")
                 if previous is not None:
@@ -150,35 +151,10 @@ def read_record(data: bytes, max_bytes: int) -> Response | None:
     """The response in ``data``, the bytes of one WARC record; None when there is none to be read."""
     try:
         for record in _iterate(io.BytesIO(data), 0):
-            return _response(record, max_bytes)
+            return _response(record, max_bytes, Faults())
     except (OSError, ValueError):
         return None
     return None
-
-
-def decode_text(response: Response) -> str:
-    """The page as text: byte order mark, then HTTP header, then meta element, then UTF-8, else windows-1252.
-
-    The order is the HTML standard's. Undecodable bytes become U+FFFD: a page in a wrong encoding still has links.
-    """
-    body = response.body
-    for mark, name in (
-        (codecs.BOM_UTF8, "utf-8"),
-        (codecs.BOM_UTF16_LE, "utf-16-le"),
-        (codecs.BOM_UTF16_BE, "utf-16-be"),
-    ):
-        if body.startswith(mark):
-            return body[len(mark) :].decode(name, "replace")
-    header = re.search(r"charset\s*=\s*[\"']?([\w.:-]+)", response.headers.get("content-type", ""), re.I)
-    meta = re.search(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([\w.:-]+)", body[:4096], re.I)
-    for label in (header and header.group(1), meta and meta.group(1).decode("ascii", "replace")):
-        encoding = _codec(label or "")
-        if encoding:
-            return body.decode(encoding, "replace")
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError:
-        return body.decode("windows-1252", "replace")
 
 
 class WarcWriter:
@@ -280,33 +256,39 @@ def _iterate(file: Any, start: int) -> Iterator[Any]:
     from fastwarc.warc import ArchiveIterator
 
     file.seek(start)
-    yield from ArchiveIterator(file, parse_http=True)
+    yield from ArchiveIterator(file, parse_http=False)
 
 
-def _response(record: Any, max_bytes: int) -> Response | None:
+def _response(record: Any, max_bytes: int, faults: Faults) -> Response | None:
     from fastwarc.warc import WarcRecordType
 
     if record.record_type not in (WarcRecordType.response, WarcRecordType.resource):
         return None
-    fields: tuple[tuple[str, str], ...] = ()
+    expected = int(record.content_length)
+    raw = record.reader.read(min(expected, max_bytes + MAX_HEAD) + 1)
+    fields: tuple[tuple[str, str], ...] = (("content-type", record.headers.get("Content-Type") or ""),)
     status = 200
-    if record.http_headers is not None:
-        fields = tuple((name.lower(), value) for name, value in record.http_headers.items())
-        status = int(record.http_headers.status_code or 0)
-    elif record.record_type == WarcRecordType.response:
-        return None
-    else:
-        fields = (("content-type", record.headers.get("Content-Type") or ""),)
+    missing = len(raw) < expected
+    if record.record_type == WarcRecordType.response:
+        if not (fields[0][1] or "application/http").lower().startswith("application/http"):
+            return None  # an answer of the domain name system, say
+        try:
+            head = read_head(raw, whole=True)
+        except ValueError:
+            head = None
+        if head is None:
+            faults.counts["http-unreadable"] += 1
+            return None
+        status, raw = head.status, raw[head.size :]
+        fields = tuple((name.lower(), value) for name, value in head.fields)
     headers = _joined(fields)
     mark = record.headers.get("WARC-Truncated")
     if mark:
         headers["warc-truncated"] = mark
-    expected = int(record.content_length)
-    raw = record.reader.read(min(expected, max_bytes) + 1)
-    cut = len(raw) < expected or len(raw) > max_bytes or bool(mark)
-    body, whole = decode_body(raw, headers, max_bytes)
+    body, whole = decode_body(raw[: max_bytes + 1], headers, max_bytes)
     url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-    return Response(url, status, headers, body, cut or not whole, int(record.stream_pos), fields=fields)
+    cut = missing or len(raw) > max_bytes or bool(mark) or not whole
+    return Response(url, status, headers, body, cut, int(record.stream_pos), fields=fields)
 
 
 def _joined(fields: tuple[tuple[str, str], ...]) -> dict[str, str]:
@@ -316,7 +298,7 @@ def _joined(fields: tuple[tuple[str, str], ...]) -> dict[str, str]:
     return headers
 
 
-def _metadata(record: Any, max_bytes: int) -> Response | None:
+def _metadata(record: Any, max_bytes: int, faults: Faults) -> Response | None:
     from fastwarc.warc import WarcRecordType
 
     if record.record_type != WarcRecordType.metadata:
@@ -325,17 +307,6 @@ def _metadata(record: Any, max_bytes: int) -> Response | None:
     body = record.reader.read(min(expected, max_bytes))
     url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
     return Response(url, 200, {}, body, len(body) < expected, int(record.stream_pos))
-
-
-def _codec(label: str) -> str:
-    label = label.strip().lower()
-    if label in ("iso-8859-1", "latin1", "latin-1", "ascii", "us-ascii"):
-        return "windows-1252"  # what browsers read these labels as
-    try:
-        info = codecs.lookup(label)
-    except LookupError:
-        return ""
-    return info.name if getattr(info, "_is_text_encoding", True) and info.name not in _NO_PAGE else ""
 
 
 def _next_member(file: BinaryIO, start: int) -> int | None:

@@ -31,6 +31,7 @@ from components.images.tables import INDEX, read_table, write_table
 from components.params import load_params
 from components.storage import StorageParams, open_store
 from components.web import links, pages
+from components.web.charset import decode_text
 from components.web.keys import key_of
 from components.web.links import header_opts_out, parse_page, parse_srcset, resolve
 from components.web.pages import read_page
@@ -38,7 +39,7 @@ from components.web.policy import PolicyParams, origin, registrable_domain
 from components.web.robots import MAX_BYTES, parse, rules_for
 from components.web.scan import ScanItem, TableColumns, scan_file
 from components.web.sources import SourceFile, Sources
-from components.web.warc import Response, WarcWriter, decode_text
+from components.web.warc import Response, WarcWriter
 from components.web.wat import parse_wat
 
 ROOT = Path(__file__).resolve().parents[3]

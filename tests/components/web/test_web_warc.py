@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.web.warc import Faults, Response, WarcWriter, decode_text, read_record, read_warc
+from components.web.charset import decode_text
+from components.web.warc import Faults, Response, WarcWriter, read_record, read_warc
 
 BODIES = [bytes([65 + i]) * 3000 + bytes(range(256)) * 4 for i in range(6)]
 
