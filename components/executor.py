@@ -39,9 +39,9 @@ class ExecutorParams(Strict):
     """How a stage spreads its shards."""
 
     kind: Literal["pool", "ray"] = "pool"
-    workers: int = Field(0, ge=0)  # pool: processes; 0: run in this process
+    workers: int = Field(0, ge=0, le=4096)  # pool: processes; 0: run in this process
     address: str | None = None  # ray: "auto", HOST:PORT or ray://HOST:PORT; null: a Ray of its own, on this machine
-    retries: int = Field(3, ge=0)  # ray: times that a shard is tried again when its worker or node died
+    retries: int = Field(3, ge=0, le=1000)  # ray: times that a shard is tried again when its worker or node died
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,23 +2,44 @@
 
 Each room keeps the model of its own parameters beside the code they configure, as a subclass of :class:`Strict`;
 ``load_params("params/dedup.yaml", DedupParams)`` reads a file into it. Keys that the model does not know are errors
-that name the nearest key it does know.
+that name the nearest key it does know; so are keys written twice, and numbers outside of what makes sense.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from components.errors import VitrailError, nearest
+from components.layers import layer_over, merged
+from components.text import read_text
+from components.yaml_core import parse_yaml
+
+# Numbers that mean the same in every room
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what NumPy, torch, FAISS and DuckDB all take
+Share = Annotated[float, Field(ge=0, le=1)]  # a part of a whole, or a probability
+Kept = Annotated[float, Field(gt=0, le=1)]  # a part of a whole that is not nothing
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+Factor = Annotated[float, Field(gt=0, le=1000)]
+Cost = Annotated[float, Field(gt=0, le=1e9)]  # inverse strength of an L2 penalty
+# Of a benchmark or a mask set: a part of metrics' names in MLflow, and of files' names
+Name = Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=60)]
+Quality = Annotated[int, Field(ge=0, le=100)]  # of a JPEG
 
 
 @dataclass(frozen=True)
@@ -36,10 +57,44 @@ CHANGES, NEUTRAL = Effect(True), Effect(False)
 
 
 class Strict(BaseModel):
-    """Base of every parameter model: immutable, no unknown keys, no silent defaults for misspelt ones."""
+    """Base of every parameter model: immutable, no unknown keys, no silent defaults for misspelt ones.
+
+    ``OFF`` holds what ``null`` (or ``false``) means for a section that can be switched off by a value of its own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     effect: ClassVar[Effect | None] = None  # of all fields that have none of their own
+    OFF: ClassVar[Mapping[str, Any] | None] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before(cls, content: Any) -> Any:
+        if cls.OFF is not None and (content is None or content is False):
+            return dict(cls.OFF)
+        for name, value in content.items() if isinstance(content, Mapping) else ():
+            # Python counts true as 1: `iterations: true` would train for one step
+            if name in cls.model_fields and _holds_truth(value) and _numbers_only(cls, name):
+                raise ValueError(f"{name}: expected a number, not true or false")
+        return content
+
+
+def _holds_truth(value: Any) -> bool:
+    return any(map(_holds_truth, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
+
+
+@functools.cache
+def _numbers_only(model: type[BaseModel], field: str) -> bool:
+    """Whether a field of ``model`` takes a number, and neither a truth value nor a section."""
+    found = set(_leaves(model.model_fields[field].annotation))
+    return bool(found & {int, float}) and bool not in found and Any not in found
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (Union, types.UnionType, list, tuple, dict, typing.Annotated):
+        for argument in get_args(annotation):
+            yield from _leaves(argument)
+    elif isinstance(annotation, Hashable):
+        yield annotation
 
 
 Model = TypeVar("Model", bound=Strict)
@@ -48,34 +103,36 @@ Model = TypeVar("Model", bound=Strict)
 def load_params(path: str | Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
     """Read ``path`` into ``model``; ``overrides`` are ``dotted.key=yaml value`` strings laid over the file.
 
+    Below them come the demo's own values, where the pipeline's source is the demo (:mod:`components.layers`).
+
     Raises:
         VitrailError: the file is missing, is not YAML, or does not fit the model; the message names file and key.
     """
-    import yaml
-
     path = Path(path)
+    layer = layer_over(path)
+    where = f"{path} with {layer}" if layer else str(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(read_text(path), str(path))
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise VitrailError(f"{path}: no such parameter file{nearest(path.name, beside)}") from None
-    except yaml.YAMLError as fault:
-        raise VitrailError(f"{path}: not valid YAML: {' '.join(str(fault).split())}") from None
-    content = {} if content is None else content
-    if not isinstance(content, dict):
-        raise VitrailError(f"{path}: expected keys and values, found a {type(content).__name__}")
+    content = _section(content, path)
+    if layer is not None:
+        content = merged(content, _section(parse_yaml(read_text(layer), str(layer)), layer))
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
             raise VitrailError(f"--set {override}: expected KEY=VALUE, as in --set optimizer.lr=1e-3")
-        _assign(content, key.strip().split("."), yaml.safe_load(value), override)
-    return parse_params(content, model, where=str(path))
+        _assign(content, key.strip().split("."), parse_yaml(value, f"--set {override}"), override)
+    return parse_params(content, model, where)
 
 
 def parse_params(content: Mapping[str, Any], model: type[Model], where: str) -> Model:
     """Check ``content`` against ``model``; every fault found is in one message that begins with ``where``."""
     try:
         return model.model_validate(content)
+    except RecursionError:
+        raise VitrailError(f"{where}: a section that holds itself (by *ANCHOR) is no parameter") from None
     except ValidationError as fault:
         lines = [_explain(error, model) for error in fault.errors()]
         raise VitrailError(f"{where}: " + "; also ".join(lines)) from None
@@ -124,9 +181,17 @@ def _effect(model: type[BaseModel], name: str) -> Effect | None:
     return own or getattr(model, "effect", None)
 
 
+def _section(content: Any, path: Path) -> dict[str, Any]:
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise VitrailError(f"{path}: expected keys and values, found a {type(content).__name__}")
+    return content
+
+
 def _assign(content: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
     for key in keys[:-1]:
-        inner = content.setdefault(key, {})
+        inner = {} if content.get(key) is None else content[key]  # a section that is null is begun
+        content[key] = inner
         if not isinstance(inner, dict):
             raise VitrailError(f"--set {override}: {key!r} is a value, not a section")
         content = inner

@@ -46,8 +46,8 @@ class StorageParams(Strict):
     root: str = Field(min_length=1)  # a local path, or s3://bucket/prefix
     endpoint_url: str | None = None  # an S3-compatible server; None: AWS, or AWS_ENDPOINT_URL
     region: str | None = None
-    max_attempts: int = Field(3, ge=1)  # tries a request, with boto3's standard back-off
-    connect_timeout: float = Field(10.0, gt=0)  # seconds
+    max_attempts: int = Field(3, ge=1, le=1000)  # tries a request, with boto3's standard back-off
+    connect_timeout: float = Field(10.0, gt=0, le=1_000_000)  # seconds
 
 
 class Store(Protocol):

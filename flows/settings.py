@@ -1,4 +1,4 @@
-"""What the orchestration reads: ``params/platform.yaml`` and ``params/pipeline.yaml``, strict like all params."""
+"""What the orchestration reads: ``params/platform.yaml``, and ``params/pipeline.yaml`` as the stages do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 from pydantic import Field
 
 from components.params import Strict, load_params
+from components.pipeline import PIPELINE, PipelineParams, Student, load_pipeline
 
 PLATFORM = Path("params/platform.yaml")
-PIPELINE = Path("params/pipeline.yaml")
+
+__all__ = ["PIPELINE", "PLATFORM", "PipelineParams", "PlatformParams", "Student", "load_pipeline", "load_platform"]
 
 
 class PlatformParams(Strict):
@@ -19,12 +21,12 @@ class PlatformParams(Strict):
     prefect_port: int = Field(ge=1, le=65535)
     mlflow_port: int = Field(ge=1, le=65535)
     work_pool: str = Field(min_length=1)  # Prefect's process pool
-    runs_at_once: int = Field(ge=1)  # flow runs that the pool works on at the same time
-    start_timeout: float = Field(gt=0)  # seconds that a server gets to become healthy
-    stop_grace: float = Field(gt=0)  # seconds between SIGTERM and SIGKILL for servers and the worker
-    stage_grace: float = Field(gt=0)  # seconds between SIGTERM and SIGKILL for a cancelled stage
-    busy_retries: int = Field(ge=0)  # tries when another process holds DVC's lock
-    busy_delay: float = Field(gt=0)  # seconds between those tries
+    runs_at_once: int = Field(ge=1, le=4096)  # flow runs that the pool works on at the same time
+    start_timeout: float = Field(gt=0, le=1_000_000)  # seconds that a server gets to become healthy
+    stop_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for servers and the worker
+    stage_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for a cancelled stage
+    busy_retries: int = Field(ge=0, le=1_000_000)  # tries when another process holds DVC's lock
+    busy_delay: float = Field(gt=0, le=1_000_000)  # seconds between those tries
 
     @property
     def prefect_api(self) -> str:
@@ -37,25 +39,6 @@ class PlatformParams(Strict):
         return f"http://{self.host}:{self.mlflow_port}"
 
 
-class Student(Strict):
-    """One distilled preset: the name of its teacher among the pretrained presets."""
-
-    teacher: str
-
-
-class PipelineParams(Strict):
-    """``params/pipeline.yaml``: what this workspace reproduces. DVC's matrix reads the same file."""
-
-    source: str
-    pretrain: list[str] = Field(min_length=1)
-    distill: dict[str, Student]
-
-
 def load_platform(root: Path = Path()) -> PlatformParams:
     """``params/platform.yaml`` below ``root``."""
     return load_params(root / PLATFORM, PlatformParams)
-
-
-def load_pipeline(root: Path = Path()) -> PipelineParams:
-    """``params/pipeline.yaml`` below ``root``."""
-    return load_params(root / PIPELINE, PipelineParams)

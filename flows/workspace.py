@@ -9,6 +9,7 @@ stands in the shared run cache, so listing the preset in params/pipeline.yaml la
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def _prepare(root: Path, target: Path, family: str, stage: str, pipeline: Pipeli
     if missing:
         raise VitrailError(f"{stage}: {', '.join(missing)} has not run in {root}; run the stages before it first")
     _renew_files(root, target)
-    (target / PIPELINE).write_text(yaml.safe_dump(pipeline.model_dump()), encoding="utf-8")
+    # JSON is YAML 1.2; PyYAML would write 1.1, which leaves out quotes that 1.2 needs ("1e5")
+    (target / PIPELINE).write_text(json.dumps(pipeline.model_dump(), indent=1), encoding="utf-8")
     own = _locked(target / "dvc.lock").get("stages", {})
     stages = {name: lock["stages"][name] for name in before}
     stages |= {stage: own[stage]} if stage in own else {}

@@ -13,7 +13,7 @@ from components.errors import VitrailError
 from components.evaluation.features import Extractor, FeatureParams, network, raw_pixels, untrained
 from components.learning.export import ModelCard, load_backbone, load_card
 from components.learning.vit import VisionTransformer
-from components.params import Strict, fingerprint
+from components.params import Seed, Strict, fingerprint
 
 CARD = "model.json"
 
@@ -21,8 +21,8 @@ CARD = "model.json"
 class BaselineParams(Strict):
     """What checkpoints are held against."""
 
-    raw_side: int = Field(32, ge=4)  # px
-    untrained_seed: int = Field(0, ge=0)
+    raw_side: int = Field(32, ge=4, le=8192)  # px
+    untrained_seed: Seed = 0
 
 
 @dataclass(frozen=True)

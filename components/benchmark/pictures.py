@@ -25,9 +25,10 @@ SHIPPED = ("astronaut", "camera", "chelsea", "coffee", "coins", "rocket")  # in 
 class PcaParams(Strict):
     """Which pictures are made."""
 
-    image_size: int = Field(320, ge=32)  # px
-    photographs: list[str] = ["astronaut", "chelsea", "coffee"]
-    labelled: int = Field(8, ge=0)  # images of each benchmark
+    image_size: int = Field(320, ge=32, le=8192)  # px
+    photographs: list[str] = []  # of scikit-image, by name
+    own: int = Field(8, ge=0, le=1000)  # images of the training manifest
+    labelled: int = Field(8, ge=0, le=1000)  # images of each benchmark
     foreground: bool = True
 
 

@@ -25,6 +25,8 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--report", type=Path, required=True)
     run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
+    run.add_argument("--curated", type=Path, help="image shards; with --manifest, the training images are looked at")
+    run.add_argument("--manifest", type=Path, help="table of the training images")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
     choose = stages.add_parser("choose", help="compare ways to take features, on the training side alone")
     choose.add_argument("--params", type=Path, required=True)
@@ -43,7 +45,8 @@ def main(argv: Sequence[str]) -> int:
     from components.tracking import TrackingParams
 
     params = load_params(arguments.params, stage.BenchmarkStageParams, arguments.set)
-    inputs = stage.BenchmarkInputs(arguments.checkpoints, load_params(arguments.benchmarks, BenchmarksFile))
+    benchmarks = load_params(arguments.benchmarks, BenchmarksFile)
+    inputs = stage.BenchmarkInputs(arguments.checkpoints, benchmarks, arguments.curated, arguments.manifest)
     tracking = load_params(arguments.tracking, TrackingParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
     print(stage.run(params, inputs, arguments.out, context))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +17,15 @@ from components.evaluation.features import Rows, without_equal_channels
 from components.evaluation.intervals import Interval, paired_difference, wilson
 from components.evaluation.knn import knn_predict_each
 from components.evaluation.linear import LinearParams, linear_probe
-from components.params import Strict
+from components.params import Seed, Strict
 
 
 class KnnParams(Strict):
     """The vote of neighbours."""
 
-    k: list[int] = Field(min_length=1)
-    shown: int = Field(20, ge=1)  # the k in the table
-    temperature: float = Field(0.07, gt=0)
+    k: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(min_length=1)
+    shown: int = Field(20, ge=1, le=1_000_000)  # the k in the table
+    temperature: float = Field(0.07, gt=0, le=10.0)
 
     @model_validator(mode="after")
     def _shown_is_measured(self) -> KnnParams:
@@ -38,8 +38,8 @@ class IntervalParams(Strict):
     """How sure is sure."""
 
     confidence: float = Field(0.95, gt=0, lt=1)
-    samples: int = Field(10_000, ge=100)
-    seed: int = Field(0, ge=0)
+    samples: int = Field(10_000, ge=100, le=1_000_000)
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

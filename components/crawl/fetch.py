@@ -58,18 +58,22 @@ class FetchParams(Strict):
     policy: PolicyParams
     contact: str = Field(min_length=3)  # a page or mail address in the user agent
     resolve: dict[str, str] = {}  # host -> address[:port], as curl --resolve; these may be non-global addresses
-    per_host: int = Field(4, ge=1)  # connections to one host at a time
-    delay: float = Field(0.0, ge=0)  # seconds between the starts of two requests to one host
-    max_crawl_delay: float = Field(30.0, ge=0)  # seconds; robots.txt may ask for more than delay, up to this
-    deadline: float = Field(60.0, gt=0)  # seconds a request may take, redirects not included
-    max_bytes: int = Field(20_000_000, ge=1)
-    max_redirects: int = Field(5, ge=0)
-    retries: int = Field(2, ge=0)  # after a connection fault, 429 or 5xx
-    backoff: float = Field(0.5, ge=0)  # seconds before the first retry, doubled each time, with jitter
-    breaker_faults: int = Field(5, ge=1)  # faults of a host in a row, after which it is left alone
-    breaker_rest: float = Field(300.0, ge=0)  # seconds it is left alone
-    robots_expiry: float = Field(86_400.0, gt=0)  # seconds a robots.txt is used for; RFC 9309, 2.4: at most a day
-    hosts_kept: int = Field(20_000, ge=1)  # hosts and robots.txt remembered at a time
+    per_host: int = Field(4, ge=1, le=4096)  # connections to one host at a time
+    delay: float = Field(0.0, ge=0, le=1_000_000)  # seconds between the starts of two requests to one host
+    max_crawl_delay: float = Field(
+        30.0, ge=0, le=1_000_000
+    )  # seconds; robots.txt may ask for more than delay, up to this
+    deadline: float = Field(60.0, gt=0, le=1_000_000)  # seconds a request may take, redirects not included
+    max_bytes: int = Field(20_000_000, ge=1, le=2**50)
+    max_redirects: int = Field(5, ge=0, le=1000)
+    retries: int = Field(2, ge=0, le=1000)  # after a connection fault, 429 or 5xx
+    backoff: float = Field(0.5, ge=0, le=1_000_000)  # seconds before the first retry, doubled each time, with jitter
+    breaker_faults: int = Field(5, ge=1, le=1000)  # faults of a host in a row, after which it is left alone
+    breaker_rest: float = Field(300.0, ge=0, le=1_000_000)  # seconds it is left alone
+    robots_expiry: float = Field(
+        86_400.0, gt=0, le=1_000_000
+    )  # seconds a robots.txt is used for; RFC 9309, 2.4: at most a day
+    hosts_kept: int = Field(20_000, ge=1, le=10**12)  # hosts and robots.txt remembered at a time
 
 
 @dataclass

@@ -43,11 +43,13 @@ FETCHED = pa.schema([("url", pa.string()), ("outcome", pa.string()), ("status", 
 class ImagesParams(Strict):
     """How named images are fetched."""
 
-    partitions: int = Field(2, ge=1)  # by host; at least as many as executor.workers
-    in_flight: int = Field(64, ge=1)  # requests of one partition under way; memory: in_flight x fetch.max_bytes
-    waiting: int = Field(10_000, ge=1)  # addresses of one partition that wait for their host's turn
-    warc_bytes: int = Field(1_000_000_000, ge=1)  # a WARC file begins anew above this
-    max_page_bytes: int = Field(10_000_000, ge=1)  # bytes of one HTML page that are read
+    partitions: int = Field(2, ge=1, le=4096)  # by host; at least as many as executor.workers
+    in_flight: int = Field(
+        64, ge=1, le=4096
+    )  # requests of one partition under way; memory: in_flight x fetch.max_bytes
+    waiting: int = Field(10_000, ge=1, le=10**12)  # addresses of one partition that wait for their host's turn
+    warc_bytes: int = Field(1_000_000_000, ge=1, le=2**50)  # a WARC file begins anew above this
+    max_page_bytes: int = Field(10_000_000, ge=1, le=2**50)  # bytes of one HTML page that are read
     sandbox: SandboxParams = SandboxParams()
     memory: MemoryParams = MemoryParams()
     executor: ExecutorParams = ExecutorParams(workers=0)
@@ -59,7 +61,7 @@ class NamedImages(Strict):
     kind: Literal["fetch"]
     source: str  # WARC, WAT or Parquet files: folder, file, list of files, or s3://bucket/prefix
     columns: TableColumns = TableColumns()  # of Parquet tables
-    limit: int | None = Field(None, ge=1)  # addresses fetched, for a trial
+    limit: int | None = Field(None, ge=1, le=10**12)  # addresses fetched, for a trial
 
 
 @dataclass(frozen=True)

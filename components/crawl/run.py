@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.params import load_params
+from components.pipeline import load_pipeline
 from components.storage import StorageParams
 
 
@@ -19,7 +20,9 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="crawl a site, or register WARC files or images that are there")
     run.add_argument("--params", type=Path, required=True)
-    run.add_argument("--source", required=True, help="site.yaml, folder, WARC file, or s3://bucket/prefix")
+    run.add_argument(
+        "--source", help="site.yaml, folder, WARC file, or s3://bucket/prefix; default: of params/pipeline.yaml"
+    )
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)
@@ -30,6 +33,7 @@ def main(argv: Sequence[str]) -> int:
 
     params = load_params(arguments.params, CrawlParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking=None, report=None)
-    counts = stage.run(params, stage.CrawlInputs(arguments.source), arguments.out, context)
-    print(f"crawl: {shown(arguments.source)} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+    source = arguments.source or load_pipeline().source
+    counts = stage.run(params, stage.CrawlInputs(source), arguments.out, context)
+    print(f"crawl: {shown(source)} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
     return 0

@@ -33,9 +33,11 @@ class CrawlParams(Strict):
     """``params/crawl.yaml``: manners and bounds of the crawl."""
 
     fetch: FetchParams
-    max_pages: int = Field(10_000, ge=1)
-    max_depth: int = Field(8, ge=0)  # links from a seed
-    in_flight: int = Field(32, ge=1)  # requests under way at a time; bounds memory to in_flight x fetch.max_bytes
+    max_pages: int = Field(10_000, ge=1, le=10**12)
+    max_depth: int = Field(8, ge=0, le=1000)  # links from a seed
+    in_flight: int = Field(
+        32, ge=1, le=4096
+    )  # requests under way at a time; bounds memory to in_flight x fetch.max_bytes
     sandbox: SandboxParams = SandboxParams()  # for pages
     images: ImagesParams = ImagesParams()  # of a source with `kind: fetch`
 

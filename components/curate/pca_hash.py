@@ -23,7 +23,7 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.images.decode import RGB
 from components.neighbours import hamming_pairs
-from components.params import Strict
+from components.params import Seed, Strict
 from components.storage import atomic_file
 
 SIDE = 32
@@ -37,11 +37,11 @@ class HashParams(Strict):
     """The hash and the radius within which two images count as one."""
 
     bits: int = Field(256, ge=8, le=SIDE * SIDE, multiple_of=8)
-    radius: int = Field(3, ge=0)  # bits that may differ
-    min_contrast: float = Field(2.0, ge=0)  # standard deviation of the thumbnail, in gray levels
-    min_images: int = Field(32, ge=2)  # fewer: no fit, and only exact duplicates are found
-    fit_images: int = Field(100_000, ge=2)  # sample to fit on
-    seed: int = 0
+    radius: int = Field(3, ge=0, le=1_000_000)  # bits that may differ
+    min_contrast: float = Field(2.0, ge=0, le=255.0)  # standard deviation of the thumbnail, in gray levels
+    min_images: int = Field(32, ge=2, le=10**12)  # fewer: no fit, and only exact duplicates are found
+    fit_images: int = Field(100_000, ge=2, le=10**12)  # sample to fit on
+    seed: Seed = 0
     artifact: Path | None = None  # a frozen hash to use instead of fitting one, as pca_hash.npz of an earlier run
 
 

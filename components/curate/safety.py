@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -25,22 +25,26 @@ Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 class NsfwParams(Strict):
     """What scores images, and the score that drops one."""
 
+    OFF: ClassVar = {"enabled": False}
+
     enabled: bool = True
     model: str = "open_nsfw"  # of MODELS, or package.module:maker of a plug-in
     threshold: float = Field(0.5, ge=0, le=1)  # a higher score drops the image
-    batch: int = Field(16, ge=1)
+    batch: int = Field(16, ge=1, le=1_000_000)
 
 
 class FaceParams(Strict):
     """What finds faces, and how found ones are blurred."""
 
+    OFF: ClassVar = {"enabled": False}
+
     enabled: bool = True
     model: str = "mtcnn"  # of MODELS, or package.module:maker of a plug-in
     threshold: float = Field(0.9, ge=0, le=1)  # confidence from which a find counts
-    min_face: int = Field(20, ge=12)  # smallest face that mtcnn looks for, pixels of what it sees
+    min_face: int = Field(20, ge=12, le=8192)  # smallest face that mtcnn looks for, pixels of what it sees
     detect_side: int = Field(640, ge=32, le=960)  # longest side that the detector sees, pixels
-    grow: float = Field(0.10, ge=0)  # a box grows by this share of its longer side, on every side
-    sigma: float = Field(0.10, gt=0)  # of the blur, relative to the largest box's longer side
+    grow: float = Field(0.10, ge=0, le=1.0)  # a box grows by this share of its longer side, on every side
+    sigma: float = Field(0.10, gt=0, le=10.0)  # of the blur, relative to the largest box's longer side
     quality: int = Field(95, ge=1, le=100)  # JPEG quality of an image stored blurred
 
 

@@ -39,8 +39,9 @@ from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.images.tables import INDEX, Shards, write_table
+from components.leftover import too_little
 from components.lock import hold
-from components.params import Strict, fingerprint
+from components.params import Share, Strict, fingerprint
 from components.progress import Progress
 from components.storage import ObjectUnreadable, Store, atomic_dir, atomic_file, inside_outputs, open_store
 from components.web.block_list import Forgotten
@@ -71,10 +72,29 @@ class CurateParams(Strict):
     nsfw: NsfwParams
     faces: FaceParams
     memory: MemoryParams = MemoryParams()  # while links are made unique
-    max_page_bytes: int = Field(10_000_000, ge=1)
-    chunk: int = Field(512, ge=1)  # images a work item
-    shard_bytes: int = Field(268_435_456, ge=1)  # a tar shard begins anew above this
+    max_page_bytes: int = Field(10_000_000, ge=1, le=2**50)
+    chunk: int = Field(512, ge=1, le=1_000_000)  # images a work item
+    shard_bytes: int = Field(268_435_456, ge=1, le=2**50)  # a tar shard begins anew above this
+    least_kept: Share = 0.5  # of the images; a run that leaves less says which values dropped the others
     executor: ExecutorParams
+
+    def culprits(self) -> dict[str, str]:
+        """Reason to drop an image -> the value that decided."""
+        decode, policy = self.decode, self.policy
+        return {
+            "forgotten": "policy.forgotten",
+            "restricted-domain": "policy.restricted",
+            "robots-disallowed": "policy.respect_robots",
+            "opt-out": "policy.respect_opt_out" if policy.respect_opt_out else "the page",
+            "too-many-bytes": f"decode.max_bytes {decode.max_bytes:,}",
+            "too-many-pixels": f"decode.max_pixels {decode.max_pixels:,}",
+            "too-many-frames": f"decode.max_frames {decode.max_frames}",
+            "too-small": f"decode.min_side {decode.min_side}",
+            "too-much-memory": f"sandbox.megabytes {self.sandbox.megabytes}",
+            "too-slow": f"sandbox.seconds {self.sandbox.seconds:g}",
+            "near-duplicate": f"pca_hash.radius {self.pca_hash.radius}",
+            "nsfw": f"nsfw.threshold {self.nsfw.threshold:g}",
+        }
 
 
 @dataclass(frozen=True)
@@ -99,7 +119,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
     record = tracked("curate", "curate", context.tracking, params)
     with hold(out), record as recording, kept_workers(params.executor):
         digest = fingerprint(
-            params.model_dump(mode="json", exclude={"executor", "memory"}), sources.model_dump(), [FORMAT]
+            params.model_dump(mode="json", exclude={"executor", "memory", "least_kept"}), sources.model_dump(), [FORMAT]
         )[:16]
         work = work_folder(out, digest)
         (work / "shards").mkdir(exist_ok=True)
@@ -118,10 +138,13 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
         report = summary(found, exact, shards, hashed is not None, time.monotonic() - began)
         audited = audit(found.rows, params.nsfw, params.faces)
         report |= audit_counts(audited)
+        said = too_little(
+            "curate", report["kept"], report["reasons"], params.least_kept, params.culprits(), "params/curate.yaml"
+        )
         if not report["kept"]:
-            raise VitrailError(
-                f"{crawl}: all {report['links']} images were dropped ({listed(report['reasons'])}); nothing is left"
-            )
+            raise VitrailError(f"{crawl}: nothing is left; {said or listed(report['reasons'])}")
+        if said:
+            print(f"warning: {said}", file=sys.stderr, flush=True)
         index = pa.Table.from_pylist([{k: row[k] for k in INDEX.names} for row in found.rows], schema=INDEX)
         sheet = contact_sheet.choose(found.rows, lambda row: _show(row, params, sources, store, shards_at, found))
         docs = (report_path or out).parent / "gx/curate"

@@ -21,25 +21,29 @@ from pydantic import Field, model_validator
 from components.errors import VitrailError
 from components.neighbours import kmeans
 from components.neighbours.clusters import assign
-from components.params import Strict
+from components.params import Seed, Strict
 
 
 class LevelParams(Strict):
     """One level of the hierarchy."""
 
-    clusters: int = Field(ge=1)
-    resampling: int = Field(0, ge=0)  # times the centroids are fitted again; the paper: 1 at the first level, 10 above
-    points: int = Field(1, ge=1)  # nearest points a cluster that they are fitted on, about half its mean size
+    clusters: int = Field(ge=1, le=10_000_000)
+    resampling: int = Field(
+        0, ge=0, le=1000
+    )  # times the centroids are fitted again; the paper: 1 at the first level, 10 above
+    points: int = Field(
+        1, ge=1, le=1_000_000
+    )  # nearest points a cluster that they are fitted on, about half its mean size
 
 
 class BalanceParams(Strict):
     """``balance`` in params/dedup.yaml: how many images, spread over how many clusters of clusters."""
 
-    images: int = Field(ge=1)  # to sample from what survives dedup
+    images: int = Field(ge=1, le=10**12)  # to sample from what survives dedup
     levels: list[LevelParams] = Field(min_length=1)  # from the images up; the paper: 10M, 500k, 50k, 10k clusters
     leaf: Literal["random", "closest"] = "random"  # which images of a lowest cluster
-    iterations: int = Field(20, ge=1)  # of each k-means; the paper: 50
-    seed: int = 0
+    iterations: int = Field(20, ge=1, le=10**12)  # of each k-means; the paper: 50
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _narrows(self) -> BalanceParams:

@@ -23,19 +23,19 @@ from components.dedup.copies import EDITS, planted
 from components.descriptors.kinds import Descriptor
 from components.descriptors.views import RGB, reduce
 from components.errors import VitrailError
-from components.params import Strict
+from components.params import Seed, Strict
 
 
 class CalibrationParams(Strict):
     """What is measured and the rule that picks the thresholds."""
 
-    copies: int = Field(300, ge=10)  # images copies are planted of, every kind of edit each
+    copies: int = Field(300, ge=10, le=1_000_000)  # images copies are planted of, every kind of edit each
     benchmark: str  # whose training labels say which pairs differ
-    apart: int = Field(100, ge=0)  # rows between two images known to differ
+    apart: int = Field(100, ge=0, le=1_000_000)  # rows between two images known to differ
     least: float = Field(0.4, ge=-1, lt=1)  # no threshold below this cosine, however easy the pairs measured are
     false_match_self: float = Field(0.02, gt=0, lt=1)  # images with a false neighbour allowed in self-dedup
     false_match_relative: float = Field(0.05, gt=0, lt=1)  # and against held-out images, where recall matters more
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)

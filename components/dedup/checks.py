@@ -22,7 +22,7 @@ from components.dedup.extract import Pool, describe_pictures
 from components.descriptors.kinds import Descriptor
 from components.errors import VitrailError
 from components.images.tables import DECISIONS, MANIFEST, read_table
-from components.params import Strict
+from components.params import Seed, Strict
 
 SAME = 0.99  # cosine, at least, of an image described twice: batches change the last bits
 ROUNDING = 1e-4  # cosine by which the comparison with held-out images may differ from the decision's
@@ -33,10 +33,12 @@ HELD = 4096  # held-out images at a time
 class CheckParams(Strict):
     """How much of very large outputs the checks look at; what is drawn is drawn evenly."""
 
-    edges: int = Field(1_000_000, ge=1)  # edges
-    described: int = Field(32, ge=0)  # images described again
-    held_out: int = Field(10_000, ge=1)  # images of the manifest that are compared again with the held-out ones
-    seed: int = 0
+    edges: int = Field(1_000_000, ge=1, le=10**12)  # edges
+    described: int = Field(32, ge=0, le=10**12)  # images described again
+    held_out: int = Field(
+        10_000, ge=1, le=1_000_000
+    )  # images of the manifest that are compared again with the held-out ones
+    seed: Seed = 0
 
 
 def check_components(copies: decide.Copies, share: float, least: int, threshold: float, docs: Path) -> None:

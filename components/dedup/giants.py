@@ -22,7 +22,7 @@ from components.params import Strict
 class GiantParams(Strict):
     """``graph.giants``: what is done with components of more than ``over`` images."""
 
-    over: int = Field(1000, ge=2)  # images
+    over: int = Field(1000, ge=2, le=10**12)  # images
     step: float = Field(0.05, gt=0, lt=1)  # cosine by which the threshold is raised, again and again
     ceiling: float = Field(0.95, gt=0, le=1)  # no higher threshold; what is giant still is left, and reported
 

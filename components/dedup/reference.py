@@ -18,7 +18,7 @@ from pydantic import Field
 from components.descriptors.rows import Rows
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import NeighbourParams, Neighbours
-from components.params import Strict
+from components.params import Cosine, Strict
 from components.progress import track
 
 CANDIDATES = 64  # scored exactly for the nearest held-out image, where an index proposes them
@@ -27,7 +27,7 @@ CANDIDATES = 64  # scored exactly for the nearest held-out image, where an index
 class RelativeParams(Strict):
     """How held-out images are kept out."""
 
-    threshold: float | Literal["calibrated"] = Field("calibrated")  # cosine; the paper: 0.45 with SSCD
+    threshold: Cosine | Literal["auto", "calibrated"] = Field("auto")  # cosine; the paper: 0.45 with SSCD
     # Which edges tie the pool's images together here: "relative" (the paper's "same procedure") or "self", which
     # chains less where everything looks alike.
     within: Literal["self", "relative"] = "self"

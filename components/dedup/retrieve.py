@@ -20,14 +20,14 @@ from pydantic import Field
 from components.descriptors.kinds import DescriptorParams
 from components.errors import VitrailError
 from components.neighbours import NeighbourParams, Neighbours, kmeans, knn
-from components.params import Strict
+from components.params import Seed, Strict
 
 
 class SampleParams(Strict):
     """k neighbours a query image."""
 
     kind: Literal["sample"]
-    k: int = Field(4, ge=1)
+    k: int = Field(4, ge=1, le=1_000_000)
     # An image found by several queries: "multiset" gives it that weight, "unique" counts it once, "next_neighbour"
     # gives it to the closest query that has not k closer ones, and the others take their next neighbours instead.
     collisions: Literal["multiset", "unique", "next_neighbour"] = "unique"
@@ -37,12 +37,12 @@ class ClusterParams(Strict):
     """Clusters with enough query hits."""
 
     kind: Literal["cluster"]
-    clusters: int = Field(100_000, ge=1)  # the paper's
-    hits: int = Field(3, ge=0)  # clusters with more query images than this give images
-    per_cluster: int = Field(10_000, ge=1)  # images a cluster gives at most, the closest to its centre first
-    cap: int = Field(1_000_000, ge=1)  # images a data set brings at most
-    iterations: int = Field(20, ge=1)  # of k-means
-    seed: int = 0
+    clusters: int = Field(100_000, ge=1, le=10_000_000)  # the paper's
+    hits: int = Field(3, ge=0, le=1000)  # clusters with more query images than this give images
+    per_cluster: int = Field(10_000, ge=1, le=10**12)  # images a cluster gives at most, the closest to its centre first
+    cap: int = Field(1_000_000, ge=1, le=10**12)  # images a data set brings at most
+    iterations: int = Field(20, ge=1, le=10**12)  # of k-means
+    seed: Seed = 0
 
 
 How = Annotated[SampleParams | ClusterParams, Field(discriminator="kind")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from components.context import StageContext
 from components.dedup import decide, pictures
+from components.dedup.automatic import Automatic, automatic
 from components.dedup.balance import balance
 from components.dedup.calibrate import (
     Calibration,
@@ -61,6 +63,7 @@ from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.executor import ExecutorParams, kept_workers
 from components.images.tables import DECISIONS, MANIFEST, write_table
+from components.leftover import too_little
 from components.lock import hold
 from components.neighbours import NeighbourParams
 from components.params import fingerprint
@@ -68,6 +71,12 @@ from components.storage import atomic_dir, atomic_file, publish
 from components.tracking import Run
 from components.tracking import run as tracked
 
+ADVISED = {  # cosines to begin with, between copies and with held-out images
+    "sscd": "0.6 and 0.45 (the paper's)",
+    "discriminant": "0.65 and 0.55 (measured on photographs)",
+    "trained": "none were measured; look at the review",
+    "thumbnail": "none were measured; look at the review",
+}
 PAGE = 12  # groups on a page of pictures
 
 
@@ -92,7 +101,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
     pool = Pool.load(curated, storage)
     sets = {name: load_benchmark(name, given) for name, given in benchmarks.benchmarks.items()}
     digest = fingerprint(
-        params.model_dump(mode="json", exclude={"executor"}),
+        params.model_dump(mode="json", exclude={"executor", "least_kept"}),
         pool.rows["stored_sha256"].to_pylist(),
         {name: benchmark.digest for name, benchmark in sets.items()},
         [FORMAT],
@@ -108,7 +117,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         rows = pieces[:, 0]
         described = {name: _describe_set(descriptor, one, params.windows) for name, one in sets.items()}
         calibration = _calibrate(params, pool, pieces, descriptor, sets, described)
-        at_self, at_relative = _thresholds(params, calibration)
+        at_self, at_relative, chosen = _thresholds(params, calibration, rows_file)
 
         held_out, held_keys = _held_out(params, sets, described, descriptor.dim)
         held_digests = _held_digests(params, sets)
@@ -125,10 +134,16 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             pool.keys, rows, copies, touch, held_keys, found, queries, reasons, sampled, identical >= 0
         )
         report = _report(decisions, copies, (at_self, at_relative), calibration, cuts, brought, len(held_keys))
+        if chosen is not None:
+            report["calibration"] = {"thresholds": "by the pool itself"}
+            report["automatic"] = {key: round(value, 4) for key, value in chosen._asdict().items()}
         report |= measure_recall(rows_file, edges, params.graph.k, at_self, params.neighbours).report()
         manifest = _manifest(pool, decisions, found)
+        said = _said(params, report, at_self, at_relative)
         if not len(manifest):
-            raise VitrailError(f"{curated}: dedup dropped all {len(pool)} images ({report['reasons']}); see thresholds")
+            raise VitrailError(f"{curated}: nothing is left; {said or report['reasons']}")
+        if said:
+            print(f"warning: {said}", file=sys.stderr, flush=True)
         floor = _floor(params, at_self, at_relative)
         check_edges(edges, len(pool), floor, params.checks, docs)
         keys = described_keys(described_in)
@@ -191,13 +206,24 @@ def _check(params: DedupParams, benchmarks: BenchmarksFile) -> None:
         if params.balance is not None:
             raise VitrailError("dedup: retrieval chooses by queries and balance without; set one of them to null")
     if params.calibration is None and "calibrated" in (params.graph.threshold, params.relative.threshold):
-        raise VitrailError("calibration is null, so graph.threshold and relative.threshold must be numbers (0.6, 0.45)")
-    if not benchmarks.benchmarks:
-        print(
-            "dedup: warning: benchmarks.yaml names no set, so no image is kept out of training as a copy of a held-out "
-            "one",
-            flush=True,
+        raise VitrailError(
+            "calibration is null, so no threshold may be `calibrated`: set graph.threshold and relative.threshold to "
+            f"auto, or to numbers; for descriptors of kind {params.descriptor.kind}: {ADVISED[params.descriptor.kind]}"
         )
+    for line in _left_out(params, benchmarks):
+        print(f"dedup: {line}", flush=True)
+
+
+def _left_out(params: DedupParams, benchmarks: BenchmarksFile) -> list[str]:
+    """A line for each part that has nothing to work with."""
+    lines = []
+    if not benchmarks.scored:
+        lines.append("no labelled images in params/benchmarks.yaml: nothing is held out of training")
+    if params.calibration is None:
+        lines.append("no labels to calibrate with (calibration: null): thresholds as graph and relative say")
+    if params.retrieval is None and params.balance is None:
+        lines.append("no queries (retrieval: null): every image that is no copy is kept")
+    return lines
 
 
 def _describe_pool(
@@ -261,12 +287,29 @@ def _calibrate(
     return calibration
 
 
-def _thresholds(params: DedupParams, calibration: Calibration | None) -> tuple[float, float]:
-    at_self, at_relative = params.graph.threshold, params.relative.threshold
-    if calibration is not None:
-        at_self = calibration.threshold_self if at_self == "calibrated" else at_self
-        at_relative = calibration.threshold_relative if at_relative == "calibrated" else at_relative
-    return float(at_self), float(at_relative)
+def _thresholds(
+    params: DedupParams, calibration: Calibration | None, rows: Rows
+) -> tuple[float, float, Automatic | None]:
+    """The cosines among the pool and with held-out images, and what was measured where one of them is `auto`."""
+    chosen = None
+    if "auto" in (params.graph.threshold, params.relative.threshold):
+        chosen = automatic(rows, params.auto, params.neighbours)
+        print(f"dedup: {chosen.line()}", flush=True)
+    found = []
+    for given, name in ((params.graph.threshold, "self"), (params.relative.threshold, "relative")):
+        if given == "calibrated":
+            assert calibration is not None  # `_check` has seen to it
+            found.append(getattr(calibration, f"threshold_{name}"))
+        else:
+            found.append(getattr(chosen, f"at_{name}") if given == "auto" else given)
+    return float(found[0]), float(found[1]), chosen
+
+
+def _said(params: DedupParams, report: Mapping[str, Any], at_self: float, at_relative: float) -> str:
+    """A line about what dropped the most where little is left, else ""."""
+    dropped = {reason: count for reason, count in report["reasons"].items() if reason in decide.REASONS}
+    known = params.culprits(at_self, at_relative)
+    return too_little("dedup", report["selected"], dropped, params.least_kept, known, "params/dedup.yaml")
 
 
 def _floor(params: DedupParams, at_self: float, at_relative: float) -> float:

@@ -24,19 +24,19 @@ from components.progress import track
 class FeatureParams(Strict):
     """What is measured on a picture."""
 
-    side: int = Field(64, ge=16)  # pixels of the squashed input
-    orientations: int = Field(8, ge=2)  # of gradients, over the whole circle
-    grid: int = Field(8, ge=2)  # cells a side of the gradient histograms
-    thumbnail: int = Field(16, ge=2)  # pixels a side of the thumbnail among the features
+    side: int = Field(64, ge=16, le=8192)  # pixels of the squashed input
+    orientations: int = Field(8, ge=2, le=1000)  # of gradients, over the whole circle
+    grid: int = Field(8, ge=2, le=1000)  # cells a side of the gradient histograms
+    thumbnail: int = Field(16, ge=2, le=8192)  # pixels a side of the thumbnail among the features
 
 
 class DiscriminantParams(Strict):
     """How the projection is learned."""
 
-    images: int = Field(20_000, ge=2)  # of the pool, at most
-    views: int = Field(4, ge=1)  # edited views an image
-    dim: int = Field(256, ge=2)  # of the descriptor; less where there are fewer images
-    floor: float = Field(0.003, gt=0)  # added to the within-class variances, relative to their mean
+    images: int = Field(20_000, ge=2, le=10**12)  # of the pool, at most
+    views: int = Field(4, ge=1, le=1_000_000)  # edited views an image
+    dim: int = Field(256, ge=2, le=65_536)  # of the descriptor; less where there are fewer images
+    floor: float = Field(0.003, gt=0, le=1000.0)  # added to the within-class variances, relative to their mean
 
 
 def features(pictures: Iterable[RGB], params: FeatureParams) -> NDArray[np.float32]:

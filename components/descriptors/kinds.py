@@ -21,7 +21,7 @@ from components.descriptors.train_params import EditParams, NetworkParams, Train
 from components.descriptors.views import RGB, ViewParams, squash
 from components.descriptors.whiten import Whitening, fit_whitening
 from components.errors import VitrailError
-from components.params import Strict
+from components.params import Seed, Strict
 from components.storage import StorageParams, atomic_file
 
 
@@ -33,17 +33,17 @@ class TrainedParams(Strict):
     network: NetworkParams = NetworkParams()
     edits: EditParams = EditParams()
     training: TrainingParams = TrainingParams()
-    whiten: float = Field(0.05, ge=0)  # floor of the whitening, relative to the strongest direction
-    seed: int = 0
+    whiten: float = Field(0.05, ge=0, le=1000.0)  # floor of the whitening, relative to the strongest direction
+    seed: Seed = 0
 
 
 class ThumbnailParams(Strict):
     """No network: gray thumbnails at zero mean and unit spread, PCA-whitened. Blind to crops."""
 
     kind: Literal["thumbnail"]
-    side: int = Field(16, ge=4)
-    dim: int = Field(64, ge=2)
-    whiten: float = Field(0.05, ge=0)
+    side: int = Field(16, ge=4, le=8192)
+    dim: int = Field(64, ge=2, le=65_536)
+    whiten: float = Field(0.05, ge=0, le=1000.0)
 
 
 class DiscriminantDescriptorParams(Strict):
@@ -53,7 +53,7 @@ class DiscriminantDescriptorParams(Strict):
     features: FeatureParams = FeatureParams()
     views: ViewParams = ViewParams(aspect=1.1, copy_crop=0.5)
     learning: DiscriminantParams = DiscriminantParams()
-    seed: int = 0
+    seed: Seed = 0
 
 
 LearnedParams = TrainedParams | DiscriminantDescriptorParams | ThumbnailParams

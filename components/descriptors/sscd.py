@@ -38,11 +38,11 @@ class SscdParams(Strict):
     kind: Literal["sscd"]
     path: str = Field(min_length=1)  # a file, s3://bucket/key, or https://...
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")  # of the file; a URL needs it
-    side: int = Field(288, ge=32)  # short side, aspect kept; with `squash`, both sides
+    side: int = Field(288, ge=32, le=8192)  # short side, aspect kept; with `squash`, both sides
     squash: bool = False  # True with side 320: a square, which batches
     # SSCD's authors whiten for their figures; whether the paper did before 0.6 and 0.45 is not stated. null: not
     whitening: WhiteningParams | None = None
-    batch: int = Field(32, ge=1)  # pictures of one shape at a time
+    batch: int = Field(32, ge=1, le=1_000_000)  # pictures of one shape at a time
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: str = "scratch/weights"  # folder that fetched files are kept in, named by their digest
 

@@ -21,7 +21,7 @@ class ViewParams(Strict):
     """How an edited view is drawn."""
 
     copy_crop: float = Field(0.4, gt=0, le=1)  # smallest area that an edited view keeps
-    aspect: float = Field(1.2, ge=1)  # largest stretch of a crop's sides against each other
+    aspect: float = Field(1.2, ge=1, le=1000.0)  # largest stretch of a crop's sides against each other
     flip: float = Field(0.0, ge=0, le=1)  # probability of a mirror image (SSCD: 0.5); mirrored cells are other cells
     jitter: float = Field(0.6, ge=0, le=1)  # probability of a change of contrast (x 0.7 to 1.3) and brightness (+- 30)
     soften: float = Field(0.3, ge=0, le=1)  # probability of losing detail by scaling down and up

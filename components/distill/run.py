@@ -1,6 +1,7 @@
 """python -m components.distill run --params params/distill/vitxt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --teacher data/pretrain/vitt --out data/distill/vitxt --report reports/distill-vitxt.json
 
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
+``--stage distill@vitxt`` stands for params, out, report and teacher of that stage in params/pipeline.yaml.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.pipeline import with_stage
 from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
@@ -25,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
+    argv = with_stage(argv)
     args = parser().parse_args(argv)
     from components.distill.method import DistillParams
     from components.params import load_params

@@ -22,6 +22,7 @@ from components.training.session import (
     Origin,
     data_digest,
     export_average,
+    fit_batch,
     holding,
     keep_global_batch,
     open_checkpoints,
@@ -58,6 +59,7 @@ def _run(
 ) -> dict[str, Any]:
     storage, scratch, teacher_at = context.storage, context.scratch, inputs.teacher
     digest = data_digest(inputs.curated, inputs.manifest)
+    params = fit_batch(params, inputs.manifest, world)
     teacher = load_teacher(teacher_at)
     require(inputs.preset, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {outputs.name}", outputs.name

@@ -7,6 +7,7 @@ the same digest can be compared.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from pydantic import Field, model_validator
 
 from components.errors import VitrailError, nearest
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
-from components.params import Strict, fingerprint, load_params
+from components.params import Name, Seed, Strict, fingerprint, load_params
 
 
 class ElpvParams(Strict):
@@ -27,7 +28,7 @@ class ElpvParams(Strict):
 
     kind: Literal["elpv"]
     test: int = Field(624, ge=1, le=2623)  # held-out images
-    seed: int = Field(0, ge=0)  # of the permutation whose first `test` images are held out
+    seed: Seed = 0  # of the permutation whose first `test` images are held out
 
 
 class ParquetParams(Strict):
@@ -58,7 +59,7 @@ BenchmarkParams = Annotated[ElpvParams | ParquetParams | QueryParams, Field(disc
 class BenchmarksFile(Strict):
     """``params/benchmarks.yaml``: a name for each benchmark, at the top level of the file."""
 
-    benchmarks: dict[str, BenchmarkParams]
+    benchmarks: dict[Name, BenchmarkParams]
 
     @property
     def scored(self) -> dict[str, ElpvParams | ParquetParams]:
@@ -221,8 +222,11 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
         values = _filled(table, column, where)
         names = sorted(set(values))
         numbers = {value: number for number, value in enumerate(names)}
-        labels[column] = np.array([numbers[value] for value in values], np.int64)
-        class_names[column] = [str(value) for value in names]
+        task = task_name(column)
+        if task in labels:
+            raise VitrailError(f"{where}: the label columns {params.labels} are one task, {task!r}; rename one")
+        labels[task] = np.array([numbers[value] for value in values], np.int64)
+        class_names[task] = [str(value) for value in names]
     groups = None
     if params.group:
         found = _filled(table, params.group, where)
@@ -246,6 +250,11 @@ def _filled(table: Any, column: str, where: str) -> list[Any]:
         if value is None or value != value:
             raise VitrailError(f"{where}: row {row} has no {column!r}; fill it in or take the row out")
     return values
+
+
+def task_name(column: str) -> str:
+    """The task that a label column is scored as: its name, with ``_`` for what no metric of MLflow may be named by."""
+    return re.sub(r"[^\w .-]", "_", column.strip()).strip(" .")[:60] or "label"
 
 
 def _queries(name: str, params: QueryParams) -> Benchmark:

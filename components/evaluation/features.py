@@ -26,10 +26,12 @@ Tokens = Literal["cls", "patches", "cls+patches"]
 class FeatureParams(Strict):
     """How images become features."""
 
-    image_size: int | None = Field(None, ge=16)  # px of the square fed to a network; None: the size it was trained at
+    image_size: int | None = Field(
+        None, ge=16, le=8192
+    )  # px of the square fed to a network; None: the size it was trained at
     crop: float = Field(1.0, gt=0, le=1)  # share of the shorter side that the centre crop keeps
     tokens: Tokens = "cls"  # class token, mean of the patch tokens, or both
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, le=4096)
 
 
 @dataclass(frozen=True)

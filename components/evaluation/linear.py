@@ -10,7 +10,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from components.errors import VitrailError
-from components.params import Strict
+from components.params import Cost, Seed, Strict
 
 SMALL = 1 << 24  # numbers in a feature table below which a fit is faster on one thread than on many
 
@@ -18,10 +18,10 @@ SMALL = 1 << 24  # numbers in a feature table below which a fit is faster on one
 class LinearParams(Strict):
     """The probe's own numbers."""
 
-    costs: list[float] = Field(min_length=1)  # inverse strengths of the L2 penalty to choose from
-    folds: int = Field(3, ge=2)  # of the training side, to choose by cross-validation
-    max_iterations: int = Field(300, ge=1)  # of L-BFGS
-    seed: int = Field(0, ge=0)  # of the folds
+    costs: list[Cost] = Field(min_length=1)  # inverse strengths of the L2 penalty to choose from
+    folds: int = Field(3, ge=2, le=1000)  # of the training side, to choose by cross-validation
+    max_iterations: int = Field(300, ge=1, le=1_000_000)  # of L-BFGS
+    seed: Seed = 0  # of the folds
 
 
 class Probed(NamedTuple):

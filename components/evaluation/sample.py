@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.benchmarks import Benchmark, task_name
 from components.evaluation.dense import DenseSet, MosaicPlan, mosaics, own_masks, plan_mosaics
 from components.evaluation.features import Rows, raw_pixels, square, without_equal_channels
 from components.images.decode import RGB
@@ -60,7 +60,7 @@ def draw(benchmark: Benchmark | None, params: TrainingParams) -> Sample:
     if not isinstance(probe.dense, DenseMosaicParams):
         labelled, _ = _labelled(benchmark, bank, held_out, params)
         return Sample(labelled, own_masks(probe.dense, size, probe.seed) if probe.dense else None)
-    task = probe.dense.task
+    task = task_name(probe.dense.task)
     if task not in benchmark.labels:
         known = list(benchmark.labels)
         raise VitrailError(

@@ -48,10 +48,10 @@ HEAD_BYTES = 32  # enough for :func:`looks_like_image`
 class DecodeLimits(Strict):
     """What an image may cost and must offer."""
 
-    max_bytes: int = Field(20_000_000, ge=1)
+    max_bytes: int = Field(20_000_000, ge=1, le=2**50)
     max_pixels: int = Field(50_000_000, ge=1, le=_PILLOW_WARNS_AT)
-    max_frames: int = Field(64, ge=1)
-    min_side: int = Field(1, ge=1)  # pixels
+    max_frames: int = Field(64, ge=1, le=1_000_000)
+    min_side: int = Field(1, ge=1, le=8192)  # pixels
 
 
 @dataclass(frozen=True)

@@ -25,15 +25,17 @@ Collate = Callable[[list[Any]], Any]
 class LoaderParams(Strict):
     """How images reach the training process."""
 
-    workers: Annotated[int, NEUTRAL] = Field(0, ge=0)  # processes; 0: in the training process
-    prefetch: Annotated[int, NEUTRAL] = Field(2, ge=1)  # batches a worker prepares ahead
-    block: Annotated[int, CHANGES] = Field(BLOCK, ge=1024)  # draws permuted together
+    workers: Annotated[int, NEUTRAL] = Field(0, ge=0, le=4096)  # processes; 0: in the training process
+    prefetch: Annotated[int, NEUTRAL] = Field(2, ge=1, le=1000)  # batches a worker prepares ahead
+    block: Annotated[int, CHANGES] = Field(BLOCK, ge=1024, le=2**50)  # draws permuted together
     # unreadable images in a row, for one draw, that end the run
-    replacements: Annotated[int, NEUTRAL] = Field(100, ge=1)
+    replacements: Annotated[int, NEUTRAL] = Field(100, ge=1, le=1000)
     # keep decoded images in memory: for sets of a few thousand small images
     cache_decoded: Annotated[bool, CHANGES] = False
+    # of them, a process; what is more is decoded again each time, to the same pixels
+    cache_megabytes: Annotated[int, NEUTRAL] = Field(1000, ge=1, le=10_000_000)
     # pixels; the shorter side of cached images. None: as it is
-    cache_side: Annotated[int | None, CHANGES] = Field(None, ge=16)
+    cache_side: Annotated[int | None, CHANGES] = Field(None, ge=16, le=8192)
 
 
 class Task(NamedTuple):
@@ -68,6 +70,7 @@ class Preparer:
         self._seed, self._params = seed, params
         self._quarantine = Quarantine(quarantine)
         self._cache: dict[str, npt.NDArray[np.uint8]] = {}
+        self._cached = 0  # bytes
 
     def __call__(self, tasks: Sequence[Task]) -> Batch:
         """Prepare the batch of ``tasks``."""
@@ -107,7 +110,9 @@ class Preparer:
         pixels = self._cache.get(address.key)
         if pixels is None:
             pixels = compact(decode(self._dataset.read(address), DecodeLimits()), self._params.cache_side)
-            self._cache[address.key] = pixels
+            if self._cached + pixels.nbytes <= self._params.cache_megabytes * 1_000_000:
+                self._cache[address.key] = pixels
+                self._cached += pixels.nbytes
         return pixels
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from pydantic import Field
 
@@ -38,9 +38,13 @@ Function = Callable[[bytes], bytes]
 class SandboxParams(Strict):
     """What one call may cost."""
 
+    OFF: ClassVar = {"enabled": False}
+
     enabled: bool = True
-    megabytes: int = Field(1500, ge=64)  # of address space beyond what the process has; of 50 megapixels up to 750 used
-    seconds: float = Field(20.0, gt=0)  # of processor time, for one call; four times that by the clock
+    megabytes: int = Field(
+        1500, ge=64, le=10_000_000
+    )  # of address space beyond what the process has; of 50 megapixels up to 750 used
+    seconds: float = Field(20.0, gt=0, le=1_000_000)  # of processor time, for one call; four times that by the clock
 
 
 class Sandbox:

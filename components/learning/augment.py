@@ -18,7 +18,7 @@ from components.images.decode import DecodeLimits, decode
 from components.images.jpeg import plain_header
 from components.learning import color
 from components.learning.crops import Box, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
-from components.params import CHANGES, Strict
+from components.params import CHANGES, Factor, Share, Strict
 
 if TYPE_CHECKING:
     import torch
@@ -45,27 +45,27 @@ class AugmentParams(Strict):
     """
 
     effect: ClassVar = CHANGES
-    global_size: int = Field(224, ge=8)  # pixels
-    local_size: int = Field(98, ge=8)
-    locals: int = Field(8, ge=0)  # local crops an image; 0: only the two global ones
-    global_scale: tuple[float, float] = (0.32, 1.0)  # share of the image's area
-    local_scale: tuple[float, float] = (0.05, 0.32)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height, log-uniform
+    global_size: int = Field(224, ge=8, le=8192)  # pixels
+    local_size: int = Field(98, ge=8, le=8192)
+    locals: int = Field(8, ge=0, le=1000)  # local crops an image; 0: only the two global ones
+    global_scale: tuple[Share, Share] = (0.32, 1.0)  # share of the image's area
+    local_scale: tuple[Share, Share] = (0.05, 0.32)
+    ratio: tuple[Factor, Factor] = (3 / 4, 4 / 3)  # width over height, log-uniform
     resize: Literal["antialiased", "opencv"] = "antialiased"  # Pillow's bicubic; OpenCV's is faster but aliases
     hflip: float = Field(0.5, ge=0, le=1)
     vflip: float = Field(0.0, ge=0, le=1)  # for pictures without an up and a down: cells, tissue, the ground from above
     rot90: float = Field(0.0, ge=0, le=1)  # how often a view takes a quarter turn, left or right
     jitter: JitterParams = JitterParams()
     grayscale: float = Field(0.2, ge=0, le=1)
-    blur: tuple[float, float, float] = (0.0, 0.9, 0.5)
-    blur_kernel: int = Field(9, ge=1)  # taps, odd
-    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the crop, uniform
-    solarize: tuple[float, float, float] = (0.0, 0.2, 0.0)
+    blur: tuple[Share, Share, Share] = (0.0, 0.9, 0.5)
+    blur_kernel: int = Field(9, ge=1, le=65_536)  # taps, odd
+    blur_sigma: tuple[Factor, Factor] = (0.1, 2.0)  # pixels of the crop, uniform
+    solarize: tuple[Share, Share, Share] = (0.0, 0.2, 0.0)
     solarize_threshold: int = Field(128, ge=0, le=255)
     color_on: Literal["auto", "worker", "device"] = "auto"  # where jitter, blur and solarize run; auto: on a GPU if any
     gray: bool = False  # treat every image as gray: a third of the work, and nothing lost where images are gray
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 ... 1
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0 ... 1
+    std: tuple[Factor, Factor, Factor] = (0.229, 0.224, 0.225)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -30,11 +30,15 @@ class CollapseParams(Strict):
     effect: ClassVar = NEUTRAL
     action: Literal["off", "warn", "stop"] = "warn"
     after: Length = 0.2  # iterations, or share of the run: nothing counts before, while everything warms up
-    patience: int = Field(200, ge=1)  # iterations that a sign must hold without a break
-    feature_rank: float | None = Field(1.5, ge=0)  # effective rank of the class tokens: at most this
-    feature_std: float | None = Field(0.05, ge=0)  # of normalised class tokens, 1 is evenly spread: at most this
+    patience: int = Field(200, ge=1, le=10**12)  # iterations that a sign must hold without a break
+    feature_rank: float | None = Field(1.5, ge=0, le=1000.0)  # effective rank of the class tokens: at most this
+    feature_std: float | None = Field(
+        0.05, ge=0, le=1000.0
+    )  # of normalised class tokens, 1 is evenly spread: at most this
     prototype_usage: float | None = Field(0.1, ge=0, le=1)  # entropy of the mean target, share of ln K: at most this
-    cross_entropy: float | None = Field(0.995, ge=0)  # of student against teacher, share of ln K: at least this
+    cross_entropy: float | None = Field(
+        0.995, ge=0, le=10.0
+    )  # of student against teacher, share of ln K: at least this
 
 
 class Sign(NamedTuple):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from components.errors import VitrailError
 from components.learning.heads import HeadConfig, ProjectionHead
 from components.learning.vit import VisionTransformer, ViTConfig
-from components.params import Strict
+from components.params import Factor, Share, Strict
 from components.storage import atomic_dir
 
 CARD, BACKBONE, HEADS = "model.json", "backbone.safetensors", "heads.safetensors"
@@ -26,12 +26,12 @@ class ModelCard(Strict):
     kind: Literal["pretrain", "distill"]
     preset: str
     vit: ViTConfig
-    mean: tuple[float, float, float]  # of the training's normalisation, RGB in 0 ... 1
-    std: tuple[float, float, float]
-    image_size: int  # pixels of a side of the global crops
+    mean: tuple[Share, Share, Share]  # of the training's normalisation, RGB in 0 ... 1
+    std: tuple[Factor, Factor, Factor]
+    image_size: int = Field(ge=1, le=8192)  # pixels of a side of the global crops
     dino_head: HeadConfig | None = None
     ibot_head: HeadConfig | None = None  # None: shared with the DINO head
-    step: int  # iterations trained
+    step: int = Field(ge=0, le=10**12)  # iterations trained
     params_fingerprint: str
     data_digest: str
     teacher: str | None = None  # preset of the frozen teacher, of a distilled model

@@ -17,14 +17,14 @@ class HeadConfig(Strict):
     """The shape of a projection head (arXiv 2304.07193, table 16 and appendix B)."""
 
     effect: ClassVar = CHANGES
-    prototypes: int = Field(gt=1)  # K: 65,536 in the short recipe, 131,072 in the long
-    hidden: int = Field(default=2048, gt=0)
-    bottleneck: int = Field(default=256, gt=0)  # 384 for DINO's head in the long recipe
-    layers: int = Field(default=3, ge=1)
+    prototypes: int = Field(gt=1, le=10_000_000)  # K: 65,536 in the short recipe, 131,072 in the long
+    hidden: int = Field(default=2048, gt=0, le=65_536)
+    bottleneck: int = Field(default=256, gt=0, le=65_536)  # 384 for DINO's head in the long recipe
+    layers: int = Field(default=3, ge=1, le=1000)
     # of the MLP's start weights, not of the prototypes' (see ProjectionHead.init_weights). 0.02 nearly keeps the scale
     # of activations 2,048 wide; narrower layers need more, or the biases soon outweigh what tells images apart: about
     # 0.02 * sqrt(2048 / hidden)
-    init_std: float = Field(default=0.02, gt=0)
+    init_std: float = Field(default=0.02, gt=0, le=10.0)
 
 
 class NormalizedLinear(nn.Module):

@@ -20,9 +20,9 @@ class MaskParams(Strict):
     probability: float = Field(default=0.5, ge=0, le=1)  # share of the global crops that are masked
     ratio_min: float = Field(default=0.1, ge=0, le=1)  # least share of hidden patches; shares are stratified between
     ratio_max: float = Field(default=0.5, ge=0, le=1)
-    min_patches: int = Field(default=4, gt=0)  # least area of a block, patches
+    min_patches: int = Field(default=4, gt=0, le=1_000_000)  # least area of a block, patches
     aspect: float = Field(default=0.3, gt=0, le=1)  # least height / width of a block; the most is its inverse
-    tries: int = Field(default=10, gt=0)  # to place one block
+    tries: int = Field(default=10, gt=0, le=1000)  # to place one block
     cyclic_shift: bool = False  # roll each mask by a random offset: no part of the image is hidden more often
 
     @model_validator(mode="after")

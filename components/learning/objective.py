@@ -39,13 +39,13 @@ class ObjectiveParams(Strict):
     """
 
     effect: ClassVar = CHANGES
-    dino_weight: float = Field(1.0, ge=0)
-    ibot_weight: float = Field(1.0, ge=0)
-    koleo_weight: float = Field(0.1, ge=0)
+    dino_weight: float = Field(1.0, ge=0, le=1000.0)
+    ibot_weight: float = Field(1.0, ge=0, le=1000.0)
+    koleo_weight: float = Field(0.1, ge=0, le=1000.0)
     koleo_over: Literal["rank", "all"] = "rank"  # where nearest neighbours are sought: DINOv2 a GPU, DINOv3 all
-    student_temperature: float = Field(0.1, gt=0)
+    student_temperature: float = Field(0.1, gt=0, le=10.0)
     centering: Literal["sinkhorn", "softmax"] = "sinkhorn"  # long recipe: sinkhorn, short: softmax centring
-    sinkhorn_iterations: int = Field(3, ge=1)
+    sinkhorn_iterations: int = Field(3, ge=1, le=1000)
     center_momentum: float = Field(0.9, ge=0, le=1)  # of softmax centring, a micro-batch
 
 

@@ -21,7 +21,7 @@ class ParamGroupParams(Strict):
     layer_decay: float = Field(
         default=1.0, gt=0, le=1
     )  # a block below learns this much slower; 0.9 in the short recipe
-    patch_embed_multiplier: float = Field(default=0.2, ge=0)
+    patch_embed_multiplier: float = Field(default=0.2, ge=0, le=10.0)
 
 
 _EMBEDDING = re.compile(r"(^|\.)(patch_embed|pos_embed|cls_token|mask_token|register_tokens)(\.|$)")

@@ -10,20 +10,23 @@ import math
 from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from components.params import CHANGES, Strict
 
 
 def _length(value: object) -> object:
-    if isinstance(value, bool) or (isinstance(value, int | float) and value < 0):
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise ValueError("a length is a whole number of iterations, or a fraction of the run from 0.0 to 1.0")
     if isinstance(value, float) and value > 1:
-        raise ValueError("a fraction of the run lies between 0.0 and 1.0; iterations are written without a point")
+        hint = f", as in {value:.0f}" if value.is_integer() else ""
+        raise ValueError(
+            "a fraction of the run lies between 0.0 and 1.0; iterations are written without point or exponent" + hint
+        )
     return value
 
 
-Length = Annotated[int | float, BeforeValidator(_length)]
+Length = Annotated[int | float, BeforeValidator(_length), Field(ge=0, le=10**12)]
 
 
 def iterations_of(length: int | float, total: int) -> int:
@@ -31,15 +34,24 @@ def iterations_of(length: int | float, total: int) -> int:
     return min(round(length * total) if isinstance(length, float) else length, total)
 
 
+Level = Annotated[float, Field(ge=0, le=10)]  # of a rate, a decay, a momentum or a temperature
+
+
 class Schedule(Strict):
     """A linear warm-up from ``start`` to ``peak``, then a half cosine to ``end``, or ``peak`` to the end."""
 
     effect: ClassVar = CHANGES
-    peak: float
-    end: float | None = None  # of the cosine; unused by "constant"
-    start: float = 0.0  # of the warm-up
+    peak: Level
+    end: Level | None = None  # of the cosine; unused by "constant"
+    start: Level = 0.0  # of the warm-up
     warmup: Length = 0
     shape: Literal["cosine", "constant"] = "cosine"
+
+    def levels(self) -> dict[str, float]:
+        """The values that the schedule goes through, by name; those that it never takes are left out."""
+        found = {"peak": self.peak}
+        found |= {"start": self.start} if self.warmup else {}
+        return found | ({"end": self.end} if self.shape == "cosine" and self.end is not None else {})
 
     def values(self, total: int) -> np.ndarray:
         """fp64 ``[total]``, one value an iteration."""
@@ -49,7 +61,7 @@ class Schedule(Strict):
         return cosine_schedule(self.peak, self.end, total, warmup, self.start)
 
 
-def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start: float = 0.0) -> np.ndarray:
+def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start: Level = 0.0) -> np.ndarray:
     """``end + (peak - end) (1 + cos(pi i / n)) / 2`` for i in [0, n), after a linear warm-up to ``peak``.
 
     ``n = total - warmup``: the last value lies one step above ``end``, as in DINO's schedule.
@@ -59,7 +71,7 @@ def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start:
     return np.concatenate([np.linspace(start, peak, warmup), falling])
 
 
-def constant_schedule(value: float, total: int, warmup: int = 0, start: float = 0.0) -> np.ndarray:
+def constant_schedule(value: float, total: int, warmup: int = 0, start: Level = 0.0) -> np.ndarray:
     """``value`` after a linear warm-up from ``start`` that includes both ends."""
     return np.concatenate([np.linspace(start, value, warmup), np.full(total - warmup, value)])
 
@@ -78,11 +90,23 @@ class ScheduleParams(Strict):
     effect: ClassVar = CHANGES
     learning_rate: Schedule = Schedule(peak=2e-4, end=1e-6, warmup=0.16)  # for a batch of `reference_batch`
     learning_rate_rule: Literal["sqrt", "linear", "none"] = "sqrt"
-    reference_batch: int = Field(default=1024, gt=0)  # images
+    reference_batch: int = Field(default=1024, gt=0, le=1_000_000)  # images
     weight_decay: Schedule = Schedule(peak=0.04, end=0.2)
     momentum: Schedule = Schedule(peak=0.994, end=1.0)  # of the teacher's EMA
     teacher_temperature: Schedule = Schedule(start=0.04, peak=0.07, warmup=0.06, shape="constant")
     freeze_last_layer: Length = 0.002  # the last layer's rate is 0 for so long: 1 epoch of 500
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> ScheduleParams:
+        if self.learning_rate.peak <= 0:
+            raise ValueError("learning_rate.peak: must be more than 0, for nothing is learned at a rate of 0")
+        for name, value in self.momentum.levels().items():
+            if value > 1:
+                raise ValueError(f"momentum.{name}: {value} is no share; an average keeps between 0 and 1 of itself")
+        for name, value in self.teacher_temperature.levels().items():
+            if value <= 0:
+                raise ValueError(f"teacher_temperature.{name}: must be more than 0, for logits are divided by it")
+        return self
 
 
 def compressed(params: ScheduleParams, before: int, now: int) -> ScheduleParams:

@@ -36,16 +36,16 @@ class ViTConfig(Strict):
     """The shape of a vision transformer."""
 
     effect: ClassVar = CHANGES
-    image_size: int = Field(gt=0)  # px; the square the table of position embeddings is made for
-    patch_size: int = Field(gt=0)  # px
-    in_channels: int = Field(default=3, gt=0)
-    embed_dim: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    image_size: int = Field(gt=0, le=8192)  # px; the square the table of position embeddings is made for
+    patch_size: int = Field(gt=0, le=8192)  # px
+    in_channels: int = Field(default=3, gt=0, le=65_536)
+    embed_dim: int = Field(gt=0, le=65_536)
+    depth: int = Field(gt=0, le=1000)
+    heads: int = Field(gt=0, le=65_536)
     ffn: Literal["mlp", "swiglu"] = "mlp"
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    registers: int = Field(default=0, ge=0)
-    layerscale_init: float | None = 1e-5
+    mlp_ratio: float = Field(default=4.0, gt=0, le=1000.0)
+    registers: int = Field(default=0, ge=0, le=1000)
+    layerscale_init: float | None = Field(1e-5, gt=0, le=10.0)
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of samples a residual skips, the same in every block
     qkv_bias: bool = True
     interpolation: Interpolation = "offset"

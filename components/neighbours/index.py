@@ -7,10 +7,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from components.errors import VitrailError
 from components.neighbours.checks import ROWS, fp32
 from components.neighbours.factory import training_rows
 from components.neighbours.params import NeighbourParams
+from components.neighbours.rehearse import rehearse
 
 # A list found through an HNSW graph costs as much as so many centres in a matrix product: some 16 comparisons (FAISS'
 # wiki: 10 to 20), each about ten times as dear, being out of order.
@@ -27,20 +27,21 @@ def gpus(device: Literal["auto", "cpu"]) -> int:
 
 
 def make(factory: str, dim: int) -> Any:
-    """An empty inner-product index in main memory.
+    """An empty inner-product index in main memory. One that is not flat is rehearsed in another process first.
 
     Raises:
-        VitrailError: FAISS refuses the factory string.
+        VitrailError: FAISS refuses the factory string, or ends the process over it.
     """
+    if factory != "Flat":
+        rehearse(factory, dim)
+    return made(factory, dim)
+
+
+def made(factory: str, dim: int) -> Any:
+    """As :func:`make`, without a rehearsal."""
     import faiss
 
-    try:
-        return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-    except RuntimeError as fault:
-        reason = str(fault).strip().splitlines()[-1].rpartition("Error: ")[2]
-        raise VitrailError(
-            f"neighbours.factory {factory!r}: FAISS refuses it for {dim} dimensions ({reason})"
-        ) from None
+    return faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
 
 
 def train(index: Any, base: NDArray[Any], factory: str, params: NeighbourParams) -> None:

@@ -27,27 +27,27 @@ LARGEST = 10_000_000  # WARC files that a plan is made for; a monthly Common Cra
 class WarcRates(Strict):
     """What a WARC file holds."""
 
-    pages: float = Field(gt=0)  # HTML pages
-    megabytes: float = Field(gt=0)  # on disk
-    links: float = Field(ge=0)  # image links a page, as met
+    pages: float = Field(gt=0, le=1e15)  # HTML pages
+    megabytes: float = Field(gt=0, le=10_000_000)  # on disk
+    links: float = Field(ge=0, le=1e15)  # image links a page, as met
     unique: float = Field(gt=0, le=1)  # of links, those of an address not met before
     wanted: float = Field(gt=0, le=1)  # of unique ones, those that policy lets through
     answered: float = Field(gt=0, le=1)  # of those asked for, those that come as an image within the limits
     kept: float = Field(gt=0, le=1)  # of those, those left after duplicates and NSFW
-    image_bytes: float = Field(gt=0)  # of an image
-    images_per_host: float = Field(gt=0)  # addresses a host
+    image_bytes: float = Field(gt=0, le=1e15)  # of an image
+    images_per_host: float = Field(gt=0, le=1e15)  # addresses a host
 
 
 class CoreRates(Strict):
     """Of one core, a second."""
 
-    scan: float = Field(gt=0)  # pages: WARC record to links
-    unique: float = Field(gt=0)  # links made unique
-    fetch: float = Field(gt=0)  # images, when no host holds it up
-    decode: float = Field(gt=0)  # images decoded and hashed
-    nsfw: float = Field(gt=0)  # images scored
-    faces: float = Field(gt=0)  # images searched for faces
-    store: float = Field(gt=0)  # images written into shards
+    scan: float = Field(gt=0, le=1e15)  # pages: WARC record to links
+    unique: float = Field(gt=0, le=1e15)  # links made unique
+    fetch: float = Field(gt=0, le=1e15)  # images, when no host holds it up
+    decode: float = Field(gt=0, le=1e15)  # images decoded and hashed
+    nsfw: float = Field(gt=0, le=1e15)  # images scored
+    faces: float = Field(gt=0, le=1e15)  # images searched for faces
+    store: float = Field(gt=0, le=1e15)  # images written into shards
 
 
 class Rates(Strict):

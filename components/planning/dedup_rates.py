@@ -17,6 +17,7 @@ from components.errors import VitrailError
 from components.neighbours import NeighbourParams, Neighbours
 from components.params import Strict, parse_params
 from components.storage import atomic_file
+from components.text import read_text
 
 RESCORED = 16  # candidates an image scored exactly, as a rule (FIRST_ROUND in components/neighbours/search.py)
 
@@ -24,23 +25,23 @@ RESCORED = 16  # candidates an image scored exactly, as a rule (FIRST_ROUND in c
 class Rates(Strict):
     """Of one machine, all its cores together."""
 
-    cores: int = Field(ge=1)
-    gigaflops: float = Field(gt=0)  # of an fp32 matrix product
-    codes: float = Field(gt=0)  # PQ codes of 16 bytes scanned a second
-    rescored: float = Field(gt=0)  # descriptors read from memory, in no order, and compared, a second
-    edges: float = Field(gt=0)  # joined in the disjoint set, a second, on one core
-    megabytes: float = Field(gt=0)  # written to disk, a second
-    memory: float = Field(64e9, gt=0)  # bytes
+    cores: int = Field(ge=1, le=4096)
+    gigaflops: float = Field(gt=0, le=1e15)  # of an fp32 matrix product
+    codes: float = Field(gt=0, le=1e15)  # PQ codes of 16 bytes scanned a second
+    rescored: float = Field(gt=0, le=1e15)  # descriptors read from memory, in no order, and compared, a second
+    edges: float = Field(gt=0, le=10**12)  # joined in the disjoint set, a second, on one core
+    megabytes: float = Field(gt=0, le=10_000_000)  # written to disk, a second
+    memory: float = Field(64e9, gt=0, le=1e15)  # bytes
     # Descriptors read from disk in no order, a second. Not measured: caches would answer. An NVMe drive's data sheet
     # says 100,000 to 1,000,000 reads of 4 kB, a network volume's often 16,000.
-    reads: float = Field(200_000, gt=0)
+    reads: float = Field(200_000, gt=0, le=1e15)
 
 
 def load_rates(path: Path | None) -> Rates:
     """The rates in ``path``; measured now, and written there, where the file is missing or no path is given."""
     if path is not None and path.exists():
         try:
-            return parse_params(json.loads(path.read_text()), Rates, str(path))
+            return parse_params(json.loads(read_text(path)), Rates, str(path))
         except json.JSONDecodeError as fault:
             raise VitrailError(f"{path}: not JSON ({fault}); delete it to measure again") from None
     rates = measure()

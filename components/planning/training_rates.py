@@ -14,17 +14,17 @@ from components.params import Strict
 class Gpu(Strict):
     """A kind of GPU."""
 
-    gigabytes: float = Field(gt=0)  # of memory
-    teraflops: float = Field(gt=0)  # a second, peak of dense 16-bit products
-    link: float = Field(gt=0)  # GB a second, one way, within its machine
-    network: float = Field(gt=0)  # GB a second, one way, to other machines
+    gigabytes: float = Field(gt=0, le=1e15)  # of memory
+    teraflops: float = Field(gt=0, le=1e15)  # a second, peak of dense 16-bit products
+    link: float = Field(gt=0, le=1e15)  # GB a second, one way, within its machine
+    network: float = Field(gt=0, le=1e15)  # GB a second, one way, to other machines
     utilisation: float = Field(gt=0, le=1)  # share of the peak that whole runs reach
 
 
 class TrainingRates(Strict):
     """``params/rates/training.yaml``."""
 
-    gpus_per_machine: int = Field(ge=1)
+    gpus_per_machine: int = Field(ge=1, le=4096)
     gpus: dict[str, Gpu]
     other: float = Field(gt=0, le=1)  # utilisation of a GPU given by its figures
 

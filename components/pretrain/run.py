@@ -2,6 +2,7 @@
 
 Also ``check --params ...`` (does this machine fit the preset?). What a cluster needs: ``python -m components.planning``.
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
+``--stage pretrain@vitt`` stands for params, out, report of that stage in params/pipeline.yaml.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from components.pipeline import with_stage
 from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
@@ -32,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["plan"]:  # a room above this one, which is not imported from here
         sys.stdout.flush()
         os.execv(sys.executable, [sys.executable, "-m", "components.planning", "pretrain", *argv[1:]])
+    argv = with_stage(argv)
     args = parser().parse_args(argv)
     from components.params import load_params
     from components.training.params import TrainingParams

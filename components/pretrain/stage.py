@@ -27,6 +27,7 @@ from components.training.session import (
     Origin,
     data_digest,
     export_average,
+    fit_batch,
     holding,
     keep_global_batch,
     open_checkpoints,
@@ -56,6 +57,7 @@ def _run(
 ) -> dict[str, Any]:
     storage, scratch = context.storage, context.scratch
     digest, started_from = data_digest(inputs.curated, inputs.manifest), _digests(params.init)
+    params = fit_batch(params, inputs.manifest, world)
     phases = params.phases()
     preset, stores = outputs.name, list[Checkpoints]()
     for phase in phases:  # each phase's state depends on all before it, and lies in their folder

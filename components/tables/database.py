@@ -26,10 +26,12 @@ _FULL = ("failed to offload", "max_temp_directory_size", "No space left on devic
 class MemoryParams(Strict):
     """What a join may use."""
 
-    megabytes: int = Field(512, ge=64)  # of memory for one join; what does not fit goes to the spill folder
-    threads: int = Field(2, ge=1)
+    megabytes: int = Field(
+        512, ge=64, le=10_000_000
+    )  # of memory for one join; what does not fit goes to the spill folder
+    threads: int = Field(2, ge=1, le=4096)
     spill: Path | None = None  # the spill folder; None: in the stage's work folder, beside its output
-    spill_gigabytes: float | None = Field(None, gt=0)  # the most it may hold; None: what the disk has
+    spill_gigabytes: float | None = Field(None, gt=0, le=1_000_000)  # the most it may hold; None: what the disk has
 
 
 @contextlib.contextmanager

@@ -37,21 +37,21 @@ class EngineParams(Strict):
 
     device: Annotated[str, NEUTRAL] = "auto"
     precision: Annotated[Literal["auto", "fp32", "fp16", "bf16"], CHANGES] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
-    accumulation: Annotated[int, NEUTRAL] = Field(1, ge=1)  # micro-batches a step; see run.batch
+    accumulation: Annotated[int, NEUTRAL] = Field(1, ge=1, le=1_000_000)  # micro-batches a step; see run.batch
     # gradient norm of each sub-module on its own (DINOv2's code); 0: none
-    clip: Annotated[float, CHANGES] = Field(3.0, ge=0)
+    clip: Annotated[float, CHANGES] = Field(3.0, ge=0, le=1e6)
     loss_scale_power: Annotated[int, CHANGES] = Field(16, ge=0, le=32)  # fp16: the first loss scale is 2**this
     # fp16: steps without overflow before the scale doubles
-    loss_scale_window: Annotated[int, CHANGES] = Field(1000, ge=1)
+    loss_scale_window: Annotated[int, CHANGES] = Field(1000, ge=1, le=1_000_000)
     # Non-finite steps in a row before the run stops. fp16 overflows that still lower the loss scale do not count: from
     # 2**32 a healthy run may need more of them until its gradients fit
-    max_skipped: Annotated[int, NEUTRAL] = Field(20, ge=1)
+    max_skipped: Annotated[int, NEUTRAL] = Field(20, ge=1, le=1000)
     # Type of gradients on the wire: the weights' own but fp32 for the heads (DINOv2's), the weights' own, or fp32
     reduce_dtype: Annotated[Literal["heads_fp32", "same", "fp32"], CHANGES] = "heads_fp32"
     # passed to DeepSpeed's zero_optimization (ZeRO++ among it)
     zero: Annotated[dict[str, Any], Effect(True, _quantised)] = Field(default_factory=dict)
     # seconds without a sign of life of a rank on another host: it is lost
-    silence: Annotated[float, NEUTRAL] = Field(120.0, gt=0)
+    silence: Annotated[float, NEUTRAL] = Field(120.0, gt=0, le=1_000_000)
 
     @field_validator("zero")
     @classmethod

@@ -24,12 +24,14 @@ class GramParams(Strict):
     """When the gram teacher is taken and how much it counts."""
 
     effect: ClassVar = CHANGES
-    weight: float = Field(2.0, gt=0)
+    weight: float = Field(2.0, gt=0, le=1000.0)
     teacher_at: Length  # iterations after which the average is copied; shares of the run with a point
     start: Length  # iteration from which on the term counts
-    refresh_every: int = Field(10_000, ge=1)  # iterations from the start on between two copies of the newest average
-    refreshes: int = Field(3, ge=0)  # how often at most; 0: the first copy stays
-    size: int | None = Field(None, ge=8)  # px of its crops, uncoloured; null: it sees the student's own
+    refresh_every: int = Field(
+        10_000, ge=1, le=10**12
+    )  # iterations from the start on between two copies of the newest average
+    refreshes: int = Field(3, ge=0, le=1000)  # how often at most; 0: the first copy stays
+    size: int | None = Field(None, ge=8, le=8192)  # px of its crops, uncoloured; null: it sees the student's own
 
     def resolved(self, total: int) -> Self:
         """With iterations of a run of ``total`` in the place of shares."""

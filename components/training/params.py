@@ -14,7 +14,7 @@ from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
 from components.learning.schedules import ScheduleParams, compressed
 from components.learning.vit import ViTConfig
-from components.params import CHANGES, NEUTRAL, Strict, results
+from components.params import CHANGES, NEUTRAL, Seed, Strict, results
 from components.training.engine import EngineParams
 from components.training.gram_teacher import GramParams
 from components.training.identity import Identity
@@ -26,27 +26,29 @@ class RunParams(Strict):
     """How long, how much at a time, and what is kept on the way."""
 
     # optimizer steps; schedules are functions of it, so that a longer run is another one (see on_mismatch)
-    iterations: Annotated[int, CHANGES] = Field(ge=1)
+    iterations: Annotated[int, CHANGES] = Field(ge=1, le=10**12)
     # images a rank and micro-batch; the global batch is this x ranks x engine.accumulation, and another split of the
     # same global batch is the same run
-    batch: Annotated[int, NEUTRAL] = Field(ge=1)
+    batch: Annotated[int, NEUTRAL] = Field(ge=1, le=1_000_000)
     # images a step that rates, momentum and length were chosen for: `plan` says so where ranks make another; null: any
-    recipe_batch: Annotated[int | None, NEUTRAL] = Field(None, ge=1)
+    recipe_batch: Annotated[int | None, NEUTRAL] = Field(None, ge=1, le=1_000_000)
     # of a run resumed on other ranks: keep the images a step (batch changes, and must come out whole), or the batch
     global_batch: Annotated[Literal["keep", "follow"], NEUTRAL] = "keep"
     # that `run` starts on this machine where neither torchrun nor srun did; auto: one a GPU, one on a CPU
-    processes: Annotated[Annotated[int, Field(ge=1)] | Literal["auto"], NEUTRAL] = "auto"
-    seed: Annotated[int, CHANGES] = 0
-    log_every: Annotated[int, NEUTRAL] = Field(10, ge=1)  # steps between two points of the curves
-    checkpoint_every: Annotated[int, NEUTRAL] = Field(1000, ge=1)  # steps
-    keep: Annotated[int, NEUTRAL] = Field(2, ge=1)  # newest checkpoints kept
-    keep_every: Annotated[int, NEUTRAL] = Field(0, ge=0)  # steps; checkpoints at multiples are kept for good; 0: none
+    processes: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"], NEUTRAL] = "auto"
+    seed: Annotated[Seed, CHANGES] = 0
+    log_every: Annotated[int, NEUTRAL] = Field(10, ge=1, le=1_000_000)  # steps between two points of the curves
+    checkpoint_every: Annotated[int, NEUTRAL] = Field(1000, ge=1, le=10**12)  # steps
+    keep: Annotated[int, NEUTRAL] = Field(2, ge=1, le=1000)  # newest checkpoints kept
+    keep_every: Annotated[int, NEUTRAL] = Field(
+        0, ge=0, le=10**12
+    )  # steps; checkpoints at multiples are kept for good; 0: none
     keep_state: Annotated[bool, NEUTRAL] = False  # keep the training state after the export
     # a checkpoint of other params or data: stop; continue with it under the new ones; set it aside and start afresh
     on_mismatch: Annotated[Literal["stop", "continue", "fresh"], NEUTRAL] = "stop"
     # minutes; state of less training than this is set aside without a question; 0: never
-    disposable_minutes: Annotated[float, NEUTRAL] = Field(10.0, ge=0)
-    threads: Annotated[int, NEUTRAL] = Field(0, ge=0)  # of torch on a CPU; 0: as torch chooses
+    disposable_minutes: Annotated[float, NEUTRAL] = Field(10.0, ge=0, le=1_000_000)
+    threads: Annotated[int, NEUTRAL] = Field(0, ge=0, le=4096)  # of torch on a CPU; 0: as torch chooses
     # blocks by torch.compile: no gain on a CPU (docs/decisions.md); GPUs not measured
     compile: Annotated[bool, NEUTRAL] = False
     # compute blocks again in backward: less memory, a third more work, the same weights

@@ -6,27 +6,27 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from components.params import NEUTRAL, Strict
+from components.params import NEUTRAL, Cost, Name, Seed, Share, Strict
 
 
 class LinearProbeParams(Strict):
     """Logistic regression on standardised features; its strength is chosen on the side that is fitted."""
 
-    costs: tuple[float, ...] = Field((1e-3, 1e-2, 1e-1), min_length=1)  # inverse L2 strengths to choose from
-    folds: int = Field(3, ge=2)  # of cross-validation
-    max_iterations: int = Field(100, ge=1)  # of L-BFGS
+    costs: tuple[Cost, ...] = Field((1e-3, 1e-2, 1e-1), min_length=1)  # inverse L2 strengths to choose from
+    folds: int = Field(3, ge=2, le=1000)  # of cross-validation
+    max_iterations: int = Field(100, ge=1, le=1_000_000)  # of L-BFGS
 
 
 class DenseParams(Strict):
     """What every dense probe has."""
 
-    image_size: int | None = Field(None, ge=16)  # px of the square; null: augment.global_size
-    train: int = Field(200, ge=2)  # pictures that the classifier is fitted on
-    held_out: int = Field(100, ge=1)  # pictures that are scored
-    patches: int = Field(6000, ge=10)  # labelled patches fitted at most, as many of each picture
-    costs: tuple[float, ...] = Field((1e-2, 1.0), min_length=1)  # inverse L2 strengths to choose from
-    folds: int = Field(2, ge=2)  # of cross-validation, whole pictures
-    max_iterations: int = Field(100, ge=1)  # of L-BFGS
+    image_size: int | None = Field(None, ge=16, le=8192)  # px of the square; null: augment.global_size
+    train: int = Field(200, ge=2, le=1_000_000)  # pictures that the classifier is fitted on
+    held_out: int = Field(100, ge=1, le=1_000_000)  # pictures that are scored
+    patches: int = Field(6000, ge=10, le=1_000_000)  # labelled patches fitted at most, as many of each picture
+    costs: tuple[Cost, ...] = Field((1e-2, 1.0), min_length=1)  # inverse L2 strengths to choose from
+    folds: int = Field(2, ge=2, le=1000)  # of cross-validation, whole pictures
+    max_iterations: int = Field(100, ge=1, le=1_000_000)  # of L-BFGS
 
 
 class DenseMosaicParams(DenseParams):
@@ -42,8 +42,8 @@ class DenseFolderParams(DenseParams):
     kind: Literal["folder"]
     images: str  # folder
     masks: str  # folder
-    name: str = "segmentation"  # in the metrics' names
-    ignore: int = 255  # mask value without a label
+    name: Name = "segmentation"  # in the metrics' names
+    ignore: int = Field(255, ge=0, le=65_535)  # mask value without a label
 
 
 class DenseParquetParams(DenseParams):
@@ -53,8 +53,8 @@ class DenseParquetParams(DenseParams):
     path: str
     image: str = "image"  # columns
     mask: str = "mask"
-    name: str = "segmentation"
-    ignore: int = 255
+    name: Name = "segmentation"
+    ignore: int = Field(255, ge=0, le=65_535)
 
 
 DenseProbeParams = Annotated[DenseMosaicParams | DenseFolderParams | DenseParquetParams, Field(discriminator="kind")]
@@ -64,18 +64,26 @@ class ProbeParams(Strict):
     """Scores during the run, on training-side images of a benchmark only: its test split is never read."""
 
     effect: ClassVar = NEUTRAL
+    OFF: ClassVar = {"benchmark": None}
+
     benchmark: str | None = None  # a name in params/benchmarks.yaml; null: no kNN, no linear probe, no mosaics
-    at: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of the run; the untrained network is scored before it
-    seed: int = Field(0, ge=0)  # of the sample; independent of the run's, so that runs can be compared
-    bank: int = Field(1000, ge=1)  # labelled images that neighbours are sought among and the linear probe is fitted on
-    held_out: int = Field(400, ge=1)  # labelled images that are scored
-    neighbours: int = Field(20, ge=1)
+    at: tuple[Share, ...] = (0.25, 0.5, 0.75, 1.0)  # shares of the run; the untrained network is scored before it
+    seed: Seed = 0  # of the sample; independent of the run's, so that runs can be compared
+    bank: int = Field(
+        1000, ge=1, le=10**12
+    )  # labelled images that neighbours are sought among and the linear probe is fitted on
+    held_out: int = Field(400, ge=1, le=1_000_000)  # labelled images that are scored
+    neighbours: int = Field(20, ge=1, le=1_000_000)
     linear: LinearProbeParams | None = LinearProbeParams()  # null: none
     dense: DenseProbeParams | None = None  # null: none
-    raw_side: int = Field(32, ge=4)  # px of the pictures whose pixels are the features of the reference "raw pixels"
+    raw_side: int = Field(
+        32, ge=4, le=8192
+    )  # px of the pictures whose pixels are the features of the reference "raw pixels"
     best_by: Literal["knn", "linear", "dense"] = "knn"  # the checkpoint with the best mean of these scores is tagged
-    pictures: int = Field(6, ge=0)  # images whose crops, masks and patch features are shown
-    picture_size: int | None = Field(None, ge=16)  # px of the squares of patch features; null: augment.global_size
+    pictures: int = Field(6, ge=0, le=1000)  # images whose crops, masks and patch features are shown
+    picture_size: int | None = Field(
+        None, ge=16, le=8192
+    )  # px of the squares of patch features; null: augment.global_size
 
     @property
     def scored(self) -> bool:

@@ -33,13 +33,13 @@ class HighResolutionParams(Strict):
     """The phase at the end of a run. The paper publishes size and length; the rest is for the user to choose."""
 
     effect: ClassVar = CHANGES
-    size: int = Field(518, ge=8)  # px of a global crop and of the table of position embeddings
-    local_size: int | None = Field(None, ge=8)  # px; unpublished; null: as before
-    iterations: int = Field(10_000, ge=1)  # optimizer steps
-    learning_rate: float = Field(gt=0)  # peak, by the schedule's rule; unpublished but for being lower
-    gram_size: int | None = Field(None, ge=8)  # px of a gram teacher's crops; null: it sees the student's
-    batch: int | None = Field(None, ge=1)  # images a rank and micro-batch; null: as before
-    accumulation: int | None = Field(None, ge=1)  # micro-batches a step; null: as before
+    size: int = Field(518, ge=8, le=8192)  # px of a global crop and of the table of position embeddings
+    local_size: int | None = Field(None, ge=8, le=8192)  # px; unpublished; null: as before
+    iterations: int = Field(10_000, ge=1, le=10**12)  # optimizer steps
+    learning_rate: float = Field(gt=0, le=10.0)  # peak, by the schedule's rule; unpublished but for being lower
+    gram_size: int | None = Field(None, ge=8, le=8192)  # px of a gram teacher's crops; null: it sees the student's
+    batch: int | None = Field(None, ge=1, le=1_000_000)  # images a rank and micro-batch; null: as before
+    accumulation: int | None = Field(None, ge=1, le=1_000_000)  # micro-batches a step; null: as before
 
     def check(self, patch: int) -> None:
         """Nothing when crops can be cut into patches of ``patch`` px.

@@ -79,6 +79,39 @@ def holding(world: World, *folders: Path) -> Iterator[None]:
         yield
 
 
+LEAST_BATCH = 8  # images a rank: with fewer, losses that look across a batch see next to nothing
+
+
+def fit_batch(params: Params, manifest: Path, world: World) -> Params:
+    """``params`` with a batch that the manifest's images fill: as given, or the largest power of two below.
+
+    Raises:
+        VitrailError: there are fewer than :data:`LEAST_BATCH` images a rank.
+    """
+    import pyarrow.parquet as pq
+
+    images, batch = int(pq.read_metadata(manifest).num_rows), params.run.batch
+    larger = params.high_resolution
+    if images >= world.size * max(batch, (larger and larger.batch) or 0):
+        return params
+    if images < world.size * LEAST_BATCH:
+        raise VitrailError(
+            f"{manifest}: {images} images, training needs at least {world.size * LEAST_BATCH} ({LEAST_BATCH} a rank); "
+            "the reports of curate and dedup say what dropped the others"
+        )
+    fits = 1 << ((images // world.size).bit_length() - 1)
+    if world.main:
+        print(
+            f"{manifest}: {images} images, less than a batch of {batch * world.size}: run.batch {min(batch, fits)} "
+            f"instead of {batch}",
+            flush=True,
+        )
+    update: dict[str, Any] = {"run": params.run.model_copy(update={"batch": min(batch, fits)})}
+    if larger is not None and larger.batch is not None:
+        update["high_resolution"] = larger.model_copy(update={"batch": min(larger.batch, fits)})
+    return params.model_copy(update=update)
+
+
 def open_loader(
     params: TrainingParams,
     inputs: TrainingInputs,

@@ -9,6 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from components.errors import VitrailError
 from components.params import Strict
@@ -30,7 +33,8 @@ class SourceFile(Strict):
 
     path: str
     kind: Kind
-    bytes: int | None = None  # None: on an object store, where asking for each size would take a request
+    # None: on an object store, where asking for each size would take a request
+    bytes: int | None = Field(None, ge=0, le=2**50)
     sha256: str | None = None  # of files other than single images, on local disk
 
 
@@ -44,7 +48,7 @@ class Sources(Strict):
 
     root: str
     files: tuple[SourceFile, ...]
-    left: dict[Left, int] = {}
+    left: dict[Left, Annotated[int, Field(ge=0, le=10**12)]] = {}
     links: str = ""
     outcomes: str = ""
 

@@ -29,8 +29,8 @@ _UNIQUE = """
 class MemoryParams(Strict):
     """What DuckDB may use while links are made unique."""
 
-    megabytes: int = Field(512, ge=64)  # beyond it, partitions go to disk
-    threads: int = Field(2, ge=1)
+    megabytes: int = Field(512, ge=64, le=10_000_000)  # beyond it, partitions go to disk
+    threads: int = Field(2, ge=1, le=4096)
 
 
 def unique_links(tables: Sequence[Path], out: Path, params: MemoryParams) -> int:

@@ -221,8 +221,8 @@ def test_impossible_requests_say_what_to_do() -> None:
         knn(base[:0], base, 1, NeighbourParams())
     with pytest.raises(VitrailError, match="needs 156 training vectors, there are 10"):
         knn(base, base, 1, NeighbourParams(factory="IVF4,Flat"))
-    with pytest.raises(VitrailError, match="refuses it for 4 dimensions"):
-        knn(base, base, 1, NeighbourParams(factory="IVF4,Nonsense"))
+    with pytest.raises(VitrailError, match="for 4 dimensions: FAISS refuses it"):
+        knn(base, base, 1, NeighbourParams(factory="IVF4,PQ3"))
     with pytest.raises(VitrailError, match="does not divide"):
         knn(base, base, 1, NeighbourParams(flat_up_to=1, pq_bytes=3))
     with pytest.raises(VitrailError, match="11 clusters of 10"):
@@ -336,3 +336,18 @@ def test_a_floor_loses_nothing_above_it(seed: int, floor: float) -> None:
     expected = np.minimum((exact > floor).sum(1), 17)
     assert (some > floor).sum() >= 0.98 * expected.sum()
     assert ((some > floor).sum(1) <= expected).all()
+
+
+@pytest.mark.parametrize(
+    "factory", ["IVF64,PQ16x4fs", "HNSW32", "IVF4,Nonsense", "IVF0,Flat", "IVF4,SQ8", "PQ16", "", "Flat,"]
+)
+def test_forms_that_are_not_known_to_be_good_are_refused_as_they_are_read(factory: str) -> None:
+    with pytest.raises(ValueError, match="expected auto, Flat, or lists"):
+        NeighbourParams(factory=factory)
+
+
+def test_a_form_over_which_faiss_ends_the_process_is_one_line() -> None:
+    with pytest.raises(VitrailError, match=r"IVF64,PQ16x4fs.*FAISS ends the process by SIG"):
+        indexes.make("IVF64,PQ16x4fs", 64)
+    with pytest.raises(VitrailError, match=r"IVF4_HNSW1,PQ4.*FAISS ends the process by SIG"):
+        indexes.make("IVF4_HNSW1,PQ4", 8)

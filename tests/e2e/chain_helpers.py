@@ -20,6 +20,11 @@ from flows.workspace import checkout_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
+SMALL_PROBE: dict[str, Any] = {
+    "probe.bank": 64,
+    "probe.held_out": 32,
+    "probe.dense": {"kind": "mosaic", "task": "type", "image_size": 48, "train": 8, "held_out": 4, "patches": 100},
+}
 # Small enough for seconds a stage; nothing is switched off.
 SMALLEST: dict[str, dict[str, Any]] = {
     "params/site/demo.yaml": {"cells": 160, "exact": 8, "reencoded": 8, "resized": 8, "cropped": 8},
@@ -34,11 +39,11 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.batch": 16,
         "run.log_every": 2,
         "run.checkpoint_every": 4,
-        "probe.bank": 64,
-        "probe.held_out": 32,
-        "probe.dense": {"kind": "mosaic", "task": "type", "image_size": 48, "train": 8, "held_out": 4, "patches": 100},
     },
-    "params/dedup.yaml": {"calibration.copies": 60},
+    "params/demo/dedup.yaml": {"calibration.copies": 60},
+    "params/demo/pretrain/vitt.yaml": SMALL_PROBE,
+    "params/demo/distill/vitxt.yaml": SMALL_PROBE,
+    "params/demo/benchmark.yaml": {"pca.photographs": ["chelsea"]},
     "params/distill/vitxt.yaml": {
         "vit.embed_dim": 32,
         "vit.depth": 2,
@@ -48,15 +53,11 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.batch": 16,
         "run.log_every": 2,
         "run.checkpoint_every": 2,
-        "probe.bank": 64,
-        "probe.held_out": 32,
-        "probe.dense": {"kind": "mosaic", "task": "type", "image_size": 48, "train": 8, "held_out": 4, "patches": 100},
     },
     "params/benchmark.yaml": {
         "linear.costs": [0.01],
         "linear.max_iterations": 20,
         "intervals.samples": 200,
-        "pca.photographs": ["chelsea"],
         "pca.labelled": 1,
     },
 }

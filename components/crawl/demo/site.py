@@ -22,7 +22,7 @@ from components.crawl.demo.markup import base_tag, based, figure
 from components.crawl.demo.server import Resource
 from components.errors import VitrailError
 from components.images.decode import RGB, DecodeLimits, decode
-from components.params import Strict
+from components.params import Kept, Quality, Seed, Strict
 
 CELLS, PHOTOS, MIRROR = "cells.demo.test", "photos.demo.test", "mirror.demo.test"
 RESTRICTED = "ads.restricted.test"
@@ -42,15 +42,15 @@ class DemoSite(Strict):
 
     kind: Literal["demo"]
     cells: int = Field(_CELL_COUNT, ge=1, le=_CELL_COUNT)  # evenly spread over the package's rows
-    per_page: int = Field(32, ge=1)
-    exact: int = Field(60, ge=0)  # planted copies of each kind
-    reencoded: int = Field(60, ge=0)
-    resized: int = Field(60, ge=0)
-    cropped: int = Field(60, ge=0)
-    jpeg_quality: tuple[int, int] = (50, 90)  # drawn between, for the copies
-    resize: tuple[float, float] = (0.5, 0.9)  # side of a resized copy, relative
-    crop: tuple[float, float] = (0.8, 0.95)  # side that a cropped copy keeps, relative
-    seed: int = 0
+    per_page: int = Field(32, ge=1, le=1000)
+    exact: int = Field(60, ge=0, le=1_000_000)  # planted copies of each kind
+    reencoded: int = Field(60, ge=0, le=1_000_000)
+    resized: int = Field(60, ge=0, le=1_000_000)
+    cropped: int = Field(60, ge=0, le=1_000_000)
+    jpeg_quality: tuple[Quality, Quality] = (50, 90)  # drawn between, for the copies
+    resize: tuple[Kept, Kept] = (0.5, 0.9)  # side of a resized copy, relative
+    crop: tuple[Kept, Kept] = (0.8, 0.95)  # side that a cropped copy keeps, relative
+    seed: Seed = 0
 
 
 @dataclass

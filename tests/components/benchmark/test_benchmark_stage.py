@@ -215,3 +215,51 @@ def test_the_shipped_parameters_hold() -> None:
     assert set(params.pca.photographs) <= set(SHIPPED)
     with pytest.raises(VitrailError, match="shown: 7 is not among k"):
         load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams, ["knn.shown=7"])
+
+
+def test_without_labels_the_training_images_show_what_a_network_makes_of_them(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "benchmarks.yaml").write_text("# none\n")
+    pictures = [np.random.default_rng(i).integers(0, 256, (40, 48, 3), np.uint8) for i in range(12)]
+    monkeypatch.setattr("components.benchmark.stage.seed_images", lambda *given: pictures[: given[-1]])
+    given = command(workspace, "--set", "own.images=12", "--set", "pca.own=3", "--set", "pca.photographs=[]")
+    given[given.index("--benchmarks") + 1] = str(tmp_path / "benchmarks.yaml")
+    given[given.index("--out") + 1] = str(tmp_path / "out")
+    given[given.index("--report") + 1] = str(tmp_path / "report.json")
+    given += [
+        "--curated",
+        "data/curate",
+        "--manifest",
+        "manifest.parquet",
+        "--storage",
+        str(ROOT / "params/storage.yaml"),
+    ]
+    assert main(given) == 0
+    said = capsys.readouterr().out
+    assert "No labelled images in params/benchmarks.yaml, so no scores" in said
+    assert "features of 12 of your own images" in said
+    assert "| pretrain vitt" in said
+    content = json.loads((tmp_path / "out/scores.json").read_text())
+    assert content["scores"] == []
+    assert set(content["own_images"]) == set(MODELS) - {"raw pixels"}
+    assert sorted(path.name for path in (tmp_path / "out/pca").iterdir()) == [
+        "distill-vitxt-own.png",
+        "pretrain-other-own.png",
+        "pretrain-vitt-own.png",
+    ]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert 0 < report["pretrain vitt"]["own images"]["feature_rank"] <= 11
+
+
+def test_features_that_are_all_alike_show_as_collapsed() -> None:
+    from components.benchmark.own import _figures
+
+    generator = np.random.default_rng(0)
+    alike = np.ones((20, 8), np.float32) + 1e-4 * generator.normal(size=(20, 8)).astype(np.float32)
+    spread = generator.normal(size=(200, 8)).astype(np.float32)
+    assert _figures(alike)["mean_cosine"] > 0.99
+    assert _figures(alike)["feature_std"] < 0.01
+    assert abs(_figures(spread)["mean_cosine"]) < 0.05
+    assert _figures(spread)["feature_rank"] > 7

@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from components.dedup.calibrate import CalibrationParams
 from components.dedup.params import DedupParams
@@ -74,7 +73,7 @@ def benchmarks(tmp_path: Path) -> BenchmarksFile:
 
 
 def params(**retrieval: object) -> DedupParams:
-    content = yaml.safe_load((ROOT / "params/dedup.yaml").read_text())
+    content = load_params(ROOT / "params/dedup.yaml", DedupParams).model_dump()
     content["descriptor"] = {"kind": "thumbnail", "dim": 24}
     content["graph"] |= {"threshold": 0.8, "edges_from": 0.5}
     content["relative"] = {"threshold": 0.7, "against": "all", "within": "relative"}

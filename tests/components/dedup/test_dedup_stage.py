@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from components.context import StageContext
 from components.dedup import stage
@@ -122,7 +121,7 @@ def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> BenchmarksFile:
 
 
 def params(**changes: object) -> DedupParams:
-    content = yaml.safe_load((ROOT / "params/dedup.yaml").read_text())
+    content = load_params(ROOT / "params/dedup.yaml", DedupParams).model_dump()
     content["calibration"] |= {"benchmark": "mine", "copies": 10, "apart": 0, "least": 0.75}
     content["retrieval"]["queries"] = ["mine"]
     content["retrieval"]["how"]["k"] = 1
@@ -515,7 +514,10 @@ def test_one_image_and_no_benchmark(
     report = run(tmp_path, one, none, plain())
     assert report["reasons"] == {"pool": 1}
     assert report["held_out_images"] == 0
-    assert "benchmarks.yaml names no set" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no labelled images in params/benchmarks.yaml: nothing is held out of training" in said
+    assert "no labels to calibrate with" in said
+    assert "no queries (retrieval: null): every image that is no copy is kept" in said
     assert np.load(tmp_path / "dedup/to-held-out.npy").tolist() == [-np.inf]
     with pytest.raises(VitrailError, match=r"'mine', not in benchmarks.yaml; without benchmarks set calibration and"):
         run(tmp_path, one, none, params())

@@ -89,9 +89,35 @@ def test_learning_rates_of_the_recipes(base: float, batch: int, actual: float) -
 
 def test_lengths_that_mean_nothing_are_refused() -> None:
     for wrong in (-1, 1.5, -0.1, True):
-        with pytest.raises(ValidationError, match="fraction of the run"):
+        with pytest.raises(ValidationError, match=r"fraction of the run|not true or false"):
             Schedule(peak=1.0, warmup=wrong)
     with pytest.raises(VitrailError, match=r"unknown key 'learning_rate\.warm_up'; did you mean 'warmup'"):
         parse_params({"learning_rate": {"peak": 1e-3, "warm_up": 0.1}}, ScheduleParams, "params/x.yaml")
     assert isinstance(Schedule(peak=1.0, warmup=1).warmup, int)
     assert isinstance(Schedule(peak=1.0, warmup=1.0).warmup, float)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"warmup": 60.0}, {"warmup": "0.1"}, {"warmup": 10**15}, {"peak": -1e-3}, {"peak": 11.0}, {"end": -1e-9},
+        {"start": -0.1},
+    ],
+)  # fmt: skip
+def test_a_schedule_outside_of_what_makes_sense_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Schedule.model_validate({"peak": 1.0, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"freeze_last_layer": 10.0}, "without point or exponent, as in 10"),
+        ({"learning_rate": {"peak": 0.0}}, "learning_rate.peak: must be more than 0"),
+        ({"momentum": {"peak": 0.9, "end": 1.5}}, "momentum.end: 1.5 is no share"),
+        ({"teacher_temperature": {"peak": 0.07, "warmup": 0.1}}, "teacher_temperature.start: must be more than 0"),
+    ],
+)
+def test_schedules_that_harm_name_the_value(given: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ScheduleParams.model_validate(given)

@@ -319,7 +319,6 @@ def main(folder: Path) -> None:
     run("shorter", "a/model", {"run.on_mismatch": "continue", "run.iterations": 3})
     run("fresh", "a/model", {"run.seed": 1, "run.keep_state": False, "run.iterations": 2})
     facts["state_removed"] = not (folder / "scratch-a" / "model").exists()
-    run("too few", "c/model", {"run.batch": 31})
     run("no such benchmark", "c/model", {"probe.benchmark": "toi"})
     run("no such task", "c/model", {"probe.dense": {"kind": "mosaic", "task": "kin"}})
 

@@ -218,7 +218,6 @@ def test_unreadable_images_are_set_aside(runs: tuple[Path, dict[str, Any]]) -> N
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("too few", "30 images, less than a batch of 31; lower run.batch or select more"),
         ("no such benchmark", "probe.benchmark: 'toi' is not in"),
         ("no such task", "probe.dense.task: 'kin' is no label set of toy; there are kind; did you mean 'kind'"),
         ("other prototypes", "heads.dino.prototypes: 8, the teacher"),
