@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from components.images.headers import gif_frames, webp_size
+from components.images import heif
+from components.images.headers import gif_frames, is_raw_tiff, webp_size
 from components.images.samples import RGB as RGB
 from components.images.samples import numbers, shown
 from components.params import Strict
@@ -37,7 +38,7 @@ DecodeReason = Literal[
 ]
 DECODE_REASONS: tuple[DecodeReason, ...] = get_args(DecodeReason)
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
 _MAX_COUNTED = 10_000  # frames that are counted where no limit is given
 _PILLOW_WARNS_AT = 89_478_485  # Pillow's own guard, which ours must not exceed
 _ORIENTATION_TAG = 0x0112
@@ -84,6 +85,7 @@ def prepare() -> None:
     from PIL import Image
 
     Image.init()
+    heif.register()
 
 
 def probe(data: bytes) -> Probe:
@@ -101,7 +103,7 @@ def looks_like_image(head: bytes) -> bool:
     if head[:4] == b"RIFF":
         return head[8:12] == b"WEBP"
     if head[4:8] == b"ftyp":
-        return head[8:12] in (b"avif", b"avis", b"mif1", b"msf1", b"miaf")
+        return head[8:12] in (b"avif", b"avis") or heif.is_heif(head)
     return head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*"))
 
 
@@ -139,8 +141,7 @@ def decode_numbers(data: bytes, limits: DecodeLimits) -> npt.NDArray[np.int64]:
         raise DecodeError("too-many-bytes", f"{len(data)} > {limits.max_bytes}")
     with _opened(data, limits.max_pixels) as image:
         facts = _checked(image, data, limits)
-        image.seek(0)
-        image.load()
+        heif.load(image)
         try:
             found = numbers(image, data)
         except ValueError as fault:
@@ -170,6 +171,10 @@ class _opened:
         size = webp_size(self._data)
         if size is not None and size[0] * size[1] > self._max_pixels:
             raise DecodeError("too-many-pixels", f"{size[0]} x {size[1]}")
+        if is_raw_tiff(self._data):
+            raise DecodeError("not-an-image", "a camera's raw file, whose first picture is a thumbnail")
+        if heif.is_heif(self._data[:HEAD_BYTES]):
+            heif.register()
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")  # damaged EXIF and the bomb warning: the limits below decide
@@ -178,7 +183,8 @@ class _opened:
         except BaseException as fault:
             self._warnings.__exit__(None, None, None)
             if isinstance(fault, UnidentifiedImageError):
-                raise DecodeError("not-an-image") from None
+                # libheif reads all of a file's items to open it, so a cut one does not open.
+                raise DecodeError("corrupt" if self._data[8:12] in heif.BRANDS else "not-an-image") from None
             if isinstance(fault, Exception):
                 raise _explained(fault) from None
             raise
@@ -200,7 +206,7 @@ def _explained(fault: Exception) -> DecodeError:
         return DecodeError("too-many-pixels", text)
     if isinstance(fault, MemoryError):
         return DecodeError("too-much-memory", text)
-    if isinstance(fault, EOFError) or "truncated" in text or "premature" in text:
+    if isinstance(fault, EOFError) or any(word in text for word in ("truncated", "premature", "unexpected end")):
         return DecodeError("truncated", text)
     return DecodeError("corrupt", text)
 
@@ -231,8 +237,8 @@ def _probe(image: Any, data: bytes, most: int) -> Probe:
 
 
 def _frames(image: Any, kind: str, data: bytes, most: int) -> int:
-    if kind in ("jpeg", "mpo"):
-        return 1  # a multi-picture JPEG (MPO) is a photograph with a second view: one frame for us
+    if kind in ("jpeg", "mpo", "heif"):
+        return 1  # a multi-picture file (MPO, HEIF) is a photograph with further views: one frame for us
     if kind == "gif":
         return gif_frames(data, most)
     if kind == "tiff":
@@ -267,8 +273,7 @@ def _turbo(data: bytes) -> RGB | None:
 
 
 def _pillow(image: Any, data: bytes) -> RGB:
-    image.seek(0)
-    image.load()
+    heif.load(image)
     rgb = shown(image, data)
     if rgb is None:
         raise DecodeError("unsupported-mode", image.mode)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import struct
+from typing import Literal
+
+_DNG_VERSION, _SUB_IFDS, _SUBFILE, _MAKE = 0xC612, 0x14A, 0xFE, 0x10F  # TIFF tags
 
 
 def webp_size(data: bytes) -> tuple[int, int] | None:
@@ -43,6 +46,25 @@ def gif_frames(data: bytes, most: int) -> int:
         else:
             break
     return frames
+
+
+def is_raw_tiff(head: bytes) -> bool:
+    """Whether ``head`` begins a camera's raw file in TIFF form: its first picture is a thumbnail of the photograph.
+
+    By the tags of its first directory, where that stands in ``head``: a DNG's version (DNG 1.4, chapter 2), or a
+    maker, further directories, and a first picture that says it is a reduced one (TIFF 6.0; NEF, ARW and others).
+    """
+    if head[:4] not in (b"II*\0", b"MM\0*"):
+        return False
+    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+    if head[8:10] == b"CR":  # Canon's CR2
+        return True
+    at = int.from_bytes(head[4:8], order)
+    count = int.from_bytes(head[at : at + 2], order)
+    tags = {}
+    for entry in range(at + 2, min(at + 2 + 12 * count, len(head) - 11), 12):
+        tags[int.from_bytes(head[entry : entry + 2], order)] = int.from_bytes(head[entry + 8 : entry + 12], order)
+    return _DNG_VERSION in tags or (tags.get(_SUBFILE) == 1 and _SUB_IFDS in tags and _MAKE in tags)
 
 
 def _table(flags: int) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 from components.images.decode import looks_like_image
+from components.images.headers import is_raw_tiff
+from components.images.heif import BRANDS
 from components.web.warc import is_warc, is_wat
 
 Kind = Literal["warc", "images", "tars", "links", "text"]  # "text": captions and addresses that stand beside images
@@ -27,7 +29,6 @@ Left = Literal[
     "archived",
     "compressed-tar",
     "archive",
-    "heic",
     "camera-raw",
     "svg",
     "other-image",
@@ -54,7 +55,6 @@ LEFT: Mapping[Left, str] = {
     "archived": "objects in an archive class of the store; restore them first",
     "compressed-tar": "images in them have no place of their own; decompress them to .tar",
     "archive": "unpack them first",
-    "heic": "not decoded",
     "camera-raw": "not decoded; develop them to JPEG or TIFF",
     "svg": "drawings, no pixels of their own",
     "other-image": "formats that are not decoded here; convert them to PNG",
@@ -69,7 +69,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 HEAD = 1024  # bytes of a file that are enough here
 IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff",
+    ".avif", ".heic", ".heif", ".hif",
 )  # fmt: skip
 TEXT_SUFFIXES = (".json", ".txt", ".caption")
 _RAW_SUFFIXES = (
@@ -109,10 +110,8 @@ _MAGIC: tuple[tuple[bytes, Left], ...] = (
     (b"\0\0\x01\xba", "video"),
     (b"FLV\x01", "video"),
 )
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
 _ZSTD = (b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18")  # the second: a dictionary before it, as some WARC files have
 _TIFF = (b"II*\0", b"MM\0*")
-_DNG_VERSION, _SUB_IFDS, _SUBFILE, _MAKE = 0xC612, 0x14A, 0xFE, 0x10F
 
 
 def what_is(name: str, head: bytes) -> Kind | Left:
@@ -136,8 +135,6 @@ def what_is(name: str, head: bytes) -> Kind | Left:
         return "compressed-tar"
     if low.endswith(IMAGE_SUFFIXES):
         return "images"
-    if low.endswith((".heic", ".heif")):
-        return "heic"
     if low.endswith(_RAW_SUFFIXES):
         return "camera-raw"
     return "text" if low.endswith((*TEXT_SUFFIXES, ".csv", ".jsonl")) else "other"
@@ -155,7 +152,7 @@ def _by_magic(name: str, head: bytes) -> Kind | Left | None:
             return left
     if head[4:8] == b"ftyp":
         return _iso_media(head)
-    if head.startswith(_TIFF) and (name.endswith(_RAW_SUFFIXES) or is_raw_tiff(head)):
+    if is_raw_tiff(head) or (head.startswith(_TIFF) and name.endswith(_RAW_SUFFIXES)):
         return "camera-raw"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "video"
@@ -181,11 +178,7 @@ def _iso_media(head: bytes) -> Kind | Left:
     brands = {head[8:12], *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}
     if head[8:12] == b"crx ":
         return "camera-raw"
-    if brands & {b"avif", b"avis"}:
-        return "images"
-    if brands & {*_HEIC, b"mif1", b"msf1"}:
-        return "heic"
-    return "video"
+    return "images" if brands & {b"avif", b"avis", *BRANDS, b"mif1", b"msf1"} else "video"
 
 
 def _in_gzip(name: str, head: bytes) -> Kind | Left | None:
@@ -205,20 +198,3 @@ def is_tar(head: bytes) -> bool:
     except (tarfile.HeaderError, ValueError):
         return False
     return True
-
-
-def is_raw_tiff(head: bytes) -> bool:
-    """Whether a TIFF is a camera's raw file: its first picture is then a thumbnail, and the photograph is elsewhere.
-
-    By the tags of its first directory, where that stands in ``head``: a DNG's version (DNG 1.4, chapter 2), or a
-    maker, further directories, and a first picture that says it is a reduced one (TIFF 6.0; NEF, ARW and others).
-    """
-    order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
-    if head[8:10] == b"CR":  # Canon's CR2
-        return True
-    at = int.from_bytes(head[4:8], order)
-    count = int.from_bytes(head[at : at + 2], order)
-    tags = {}
-    for entry in range(at + 2, min(at + 2 + 12 * count, len(head) - 11), 12):
-        tags[int.from_bytes(head[entry : entry + 2], order)] = int.from_bytes(head[entry + 8 : entry + 12], order)
-    return _DNG_VERSION in tags or (tags.get(_SUBFILE) == 1 and _SUB_IFDS in tags and _MAKE in tags)
