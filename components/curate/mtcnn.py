@@ -68,7 +68,7 @@ class Mtcnn:
         while min(height, width) * scale >= CELL:
             size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
             small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            move, score = self._proposals.run(["conv2d_4", "softmax"], {"input_1": _input(small[None])})
+            move, score = self._proposals.run(["conv2d_4", "softmax"], {"input_1": _input(np.asarray(small[None], np.uint8))})
             across, down = np.nonzero(score[0, :, :, 1] >= self._sure[0])  # the networks take columns first
             corner = np.column_stack([across, down]).astype(np.float32) * STRIDE
             confidence = score[0, across, down, 1]
@@ -140,7 +140,8 @@ def _run(session: Any, crops: npt.NDArray[np.uint8]) -> tuple[Array, Array]:
 
 def _input(images: npt.NDArray[np.uint8]) -> Array:
     """``[N, H, W, 3]`` bytes as the networks take them: columns first, about -1 to 1."""
-    return (np.ascontiguousarray(images.transpose(0, 2, 1, 3)).astype(np.float32) - 127.5) / 128
+    columns_first: Array = np.ascontiguousarray(images.transpose(0, 2, 1, 3)).astype(np.float32)
+    return (columns_first - np.float32(127.5)) / np.float32(128)
 
 
 def _weights() -> Path:
