@@ -73,7 +73,7 @@ def _run(
     tracking, benchmarks = context.tracking, inputs.benchmarks
     with observe(subject, params, learner.engine, tracking, benchmarks, checkpoints) as observer:
         curves = train(learner, loader, params, checkpoints, observer, world, label, scratch)
-        model_id = observer.register(params.run.iterations)
+        model_id = observer.register(params.run.iterations, wait=10.0)
         origin = Origin("distill", identity.fingerprint, digest, params.run.iterations, card.preset, model_id)
         export_average(outputs, learner.engine, params, origin, curves, storage)
         report = {

@@ -109,12 +109,16 @@ class Recorder:
                 self.run.log_scores(model_id, part, dataset, step)
         return scores
 
-    def register(self, step: int) -> str | None:
-        """The LoggedModel of the network after ``step`` steps, made if it is not there yet."""
+    def register(self, step: int, wait: float = 0.0) -> str | None:
+        """The LoggedModel of the network after ``step`` steps, made if it is not there yet.
+
+        Its id where the store says it within ``wait`` seconds, else its handle, by which later runs find it.
+        """
         if self.world.main:
             if step not in self._models:
                 self._models[step] = self.run.log_checkpoint(self._name(step), self.params, self._tags(), step=step)
-            self.model_id = self._models[step]
+            handle = self._models[step]
+            self.model_id = self.run.stored(handle, wait) or handle
         return self.model_id
 
     def finish(self, out: Path, report: Mapping[str, Any]) -> None:
@@ -176,10 +180,13 @@ class Recorder:
         patches = self._backbone(images.to(self._dtype)).patches.float().cpu().numpy()
         if not self.world.main:
             return
-        crops = crops_picture(self._seeds, params, np.random.default_rng([params.probe.seed, step]))
-        self.run.log_image(crops, "crops", step=step)
-        if np.isfinite(patches).all():
-            self.run.log_image(pca_picture(squares, patches, patch), "pca", step=step)
+        try:
+            crops = crops_picture(self._seeds, params, np.random.default_rng([params.probe.seed, step]))
+            self.run.log_image(crops, "crops", step=step)
+            if np.isfinite(patches).all():
+                self.run.log_image(pca_picture(squares, patches, patch), "pca", step=step)
+        except Exception as fault:  # a picture is not worth a training run
+            print(f"warning: pictures after step {step} could not be drawn: {fault}", file=sys.stderr, flush=True)
 
 
 def pca_picture(squares: npt.NDArray[np.uint8], patches: npt.NDArray[np.float32], patch: int) -> npt.NDArray[np.uint8]:
@@ -242,9 +249,9 @@ def observe(
                 tags["vitrail.continued"] = listed(state.changes)[:5000]  # MLflow's limit
             former = _noted(state)
             run = stack.enter_context(tracking_run(kind, f"{kind} {preset}", tracking, config, tags, former))
-            if state is not None and run.id != former:
+            if state is not None and run.key != former:
                 with atomic_file(state.folder / RUN_NOTE, "w") as file:
-                    file.write(run.id + "\n")
+                    file.write(run.key + "\n")
             run.log_dataset("manifest", data[1], data[0], "training")
         backbone = engine.average.module.backbone
         yield Recorder(run, backbone, engine.dtype, params, engine.world, subject)

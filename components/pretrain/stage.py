@@ -89,7 +89,7 @@ def _run(
                     learner, loader, phase.params, saved, observer, world, label, scratch,
                     first=phase.first, curves=curves, until=until, total=phases[-1].last,
                 )  # fmt: skip
-        model_id = observer.register(phase.last)
+        model_id = observer.register(phase.last, wait=10.0)
         origin = Origin("pretrain", stores[-1].fingerprint, digest, phase.last, model_id=model_id)
         export_average(outputs, learner.engine, phase.params, origin, curves, storage)
         earlier = [phase.params for phase in phases[:-1]]

@@ -15,7 +15,8 @@ from components.params import Strict
 class Run:
     """A run that records nothing: for ranks above 0 and for tests. A recording run has the same methods."""
 
-    id: str = ""
+    key: str = ""  # the run's own name, known at once; continue it by this
+    id: str = ""  # MLflow's name of it
     url: str = ""  # of the run's page; "" where no server shows it
 
     def __enter__(self) -> Run:
@@ -48,19 +49,24 @@ class Run:
         step: int | None = None,
         dataset: tuple[str, str] | None = None,
     ) -> str | None:
-        """Record a checkpoint as a LoggedModel (facts only; weights stay where they are) and return its id."""
+        """Record a checkpoint as a LoggedModel (facts only; weights stay where they are) and return its handle.
+
+        A handle names the model in this run's other methods, and in those of later runs. Its id is :meth:`stored`'s.
+        """
         return None
 
     def ensure_model(
         self, model_id: str | None, name: str, params: Mapping[str, Any] | Strict, tags: Mapping[str, str] | None = None
     ) -> str | None:
-        """``model_id`` if this store has it, else the id of a LoggedModel of equal name and params, else a new one."""
+        """The handle of a LoggedModel: of ``model_id`` (an id or a handle) if the store has it, else of equal name and
+        params, else of a new one.
+        """
         return model_id
 
     def log_scores(
         self, model_id: str | None, metrics: Mapping[str, float], dataset: tuple[str, str], step: int = 0
     ) -> str | None:
-        """Attach scores, measured on the data set (name, digest), to a LoggedModel; the id of the one that has them.
+        """Attach scores, measured on the data set (name, digest), to a LoggedModel, and return its handle.
 
         Scores it has already are not repeated. Where they differ, another LoggedModel of the same name takes the new
         ones, tagged ``vitrail.supersedes``: the UI would go on showing the old.
@@ -69,6 +75,10 @@ class Run:
 
     def tag_model(self, model_id: str | None, tags: Mapping[str, str]) -> None:
         """Set tags of a LoggedModel."""
+
+    def stored(self, model_id: str | None, seconds: float = 0.0) -> str | None:
+        """The store's id of the LoggedModel with this handle; None where it is not known after ``seconds``."""
+        return None
 
 
 def null_run() -> Run:

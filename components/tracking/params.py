@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, field_validator
 
 from components.params import Strict
@@ -20,6 +22,10 @@ class TrackingParams(Strict):
     uri: str = Field(min_length=1)  # sqlite:///path or http://host:port; MLFLOW_TRACKING_URI goes before it
     experiment: str = Field(min_length=1)
     system_metrics: bool = True  # CPU, memory, disk, network and GPU of every run
+    required: bool = False  # whether a store that is away when a run starts ends it; else it is sent later
+    spool: Path = Path("scratch/tracking")  # folder of what was recorded and not yet sent
+    spool_megabytes: int = Field(1024, ge=1)  # most that one run may keep there; what is more is dropped and counted
+    wait_at_end: float = Field(20.0, ge=0, allow_inf_nan=False)  # seconds without progress
 
     @field_validator("uri")
     @classmethod

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from components.storage import atomic_file
-
 SEGMENT = 1_000_000  # bytes of records after which another file is begun, so that sent ones can go
 SHARE = 0.9  # of the limit, for metrics, pictures and artifacts; facts (models, tags, the end) may use the rest
 BULK = ("metrics", "system", "image", "artifacts")
@@ -35,6 +33,7 @@ class State:
     offset: int = 0  # bytes of that file that were
     run: str | None = None  # MLflow's id
     models: dict[str, str] = field(default_factory=dict)  # handle -> MLflow's id
+    ended: bool = False  # whether the last record that was sent closed the run
     system_step: int = 0  # of the first system metrics of this session
     dropped: dict[str, int] = field(default_factory=dict)  # what was not kept or not taken, by kind
 
@@ -59,9 +58,11 @@ class Spool:
         self._files = folder / "files"
         self._files.mkdir(parents=True, exist_ok=True)
         self.state = self._load()
-        self._mutex = threading.Lock()
+        self._mutex, self._saving = threading.Lock(), threading.Lock()
         segments = sorted(int(path.stem.partition("-")[2]) for path in folder.glob("records-*.jsonl"))
         self._last = max([*segments, self.state.segment])
+        if _cut_off(self._segment(self._last)):
+            self._last += 1  # a record that its process did not finish stays alone
         self._bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         self._number = max((int(path.name.partition("-")[0]) for path in self._files.iterdir()), default=0)
 
@@ -149,7 +150,8 @@ class Spool:
         with self._mutex:
             before = self.state.segment
             self.state.segment, self.state.offset = position.segment, position.offset
-            self._save()
+        self.save()  # outside: whoever records does not wait for it
+        with self._mutex:
             gone = [self._segment(number) for number in range(before, position.segment)]
             for path in [*gone, *(self._files / name for name in files)]:
                 self._bytes -= _size(path)
@@ -176,8 +178,6 @@ class Spool:
 
     def _drop(self, kind: str) -> None:
         self.state.dropped = dict(Counter(self.state.dropped) + Counter({kind: 1}))
-        with contextlib.suppress(OSError):  # a full disk: the count stays in memory, and is said at the end
-            self._save()
 
     def _segment(self, number: int) -> Path:
         return self.folder / f"records-{number:06d}.jsonl"
@@ -185,12 +185,20 @@ class Spool:
     def _load(self) -> State:
         try:
             return State(**json.loads((self.folder / "state.json").read_text()))
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError, TypeError):
             return State()
 
-    def _save(self) -> None:
-        with atomic_file(self.folder / "state.json", "w") as file:
-            json.dump(vars(self.state), file)
+    def save(self) -> None:
+        """Write down what the store has; a full disk loses only that, and records are then sent twice."""
+        content = json.dumps({**vars(self.state), "models": dict(self.state.models)})
+        with self._saving, contextlib.suppress(OSError):
+            (self.folder / "state.partial").write_text(content)
+            os.replace(self.folder / "state.partial", self.folder / "state.json")
+
+    def ended(self) -> bool:
+        """Whether the last record closes the run."""
+        kinds = [record["kind"] for record, _ in self.pending()]
+        return kinds[-1] == "end" if kinds else self.state.ended
 
 
 @contextlib.contextmanager
@@ -228,6 +236,15 @@ def begun(folder: Path) -> Mapping[str, Any]:
     """What is known of the run whose spool is ``folder``: ``uri``, ``experiment``, ``stage``, ``name``, ``tags``."""
     found: dict[str, Any] = json.loads((folder / "begun.json").read_text())
     return found
+
+
+def _cut_off(path: Path) -> bool:
+    """Whether the file ends within a line."""
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _size(path: Path) -> int:

@@ -18,9 +18,22 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.errors import VitrailError
+from components.loopback import spare_loopback
 from components.tracking.params import known_scheme
 
 PROBE_TIMEOUT = 4.0  # seconds to wait for the first answer of a server
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST",
+             "RESOURCE_ALREADY_EXISTS", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "RESOURCE_CONFLICT")  # fmt: skip
+
+_DENIALS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")  # which its user can mend
+
+
+class Away(VitrailError):
+    """The store does not answer, or not well: the same request may succeed later."""
+
+
+class Refused(VitrailError):
+    """The store answers, and will never take this."""
 
 
 def resolve(uri: str) -> str:
@@ -39,13 +52,14 @@ def probe(uri: str) -> None:
     """Fail now, in one line, when an HTTP server does not answer: MLflow itself would retry for minutes."""
     if not uri.startswith("http"):
         return
+    spare_loopback()
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=PROBE_TIMEOUT).close()
     except urllib.error.HTTPError:
         pass  # it answers; what it thinks of the request shows below
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "reason", fault)
-        raise VitrailError(
+        raise Away(
             f"MLflow at {uri}: no answer ({reason}); start it (make platform), or set uri in params/tracking.yaml "
             "or MLFLOW_TRACKING_URI to sqlite:///mlflow.db"
         ) from None
@@ -54,8 +68,9 @@ def probe(uri: str) -> None:
 def open_client(uri: str) -> Any:
     """An ``MlflowClient`` of the store; a local one is created if need be, by one process at a time."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # metrics wait here, not in MLflow's back-off
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # records wait in the spool, not in MLflow's back-off
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    spare_loopback()
     from mlflow import MlflowClient
     from mlflow.store.artifact import artifact_repository_registry as registry
 
@@ -137,12 +152,31 @@ def existing_run(client: Any, run_id: str | None) -> str | None:
 
 @contextlib.contextmanager
 def explained(uri: str) -> Iterator[None]:
-    """Turn what MLflow and the layers below it raise into one line that names the store."""
+    """Turn what MLflow and the layers below it raise into one line that names the store.
+
+    Raises:
+        Away: the same request may succeed later.
+        Refused: it never will.
+    """
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError) as fault:
-        raise VitrailError(f"MLflow at {uri}: {' '.join(str(fault).split())[:300]}") from None
+    except VitrailError:
+        raise
+    except Exception as fault:
+        kind: type[VitrailError]
+        line = f"MLflow at {uri}: {' '.join(str(fault).split())[:300] or type(fault).__name__}"
+        if isinstance(fault, MlflowException):
+            kind = Refused if fault.error_code in _REFUSALS else VitrailError if fault.error_code in _DENIALS else Away
+        elif isinstance(fault, SQLAlchemyError):
+            kind = Away if isinstance(fault, OperationalError) else Refused
+        elif isinstance(fault, RequestException | OSError):
+            kind = Away
+        elif isinstance(fault, ValueError | TypeError | KeyError):  # how its client refuses names and values
+            kind = Refused
+        else:
+            raise
+        raise kind(line) from None

@@ -21,7 +21,7 @@ import pytest
 from components import tracking
 from components.errors import VitrailError
 from components.params import load_params, parse_params
-from components.tracking import TrackingParams, recording
+from components.tracking import TrackingParams
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,15 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def params(folder: Path) -> TrackingParams:
-    return TrackingParams(uri=f"sqlite:///{folder}/mlflow.db", experiment="vitrail", system_metrics=False)
+    own = {"uri": f"sqlite:///{folder}/mlflow.db", "spool": folder / "spool"}
+    return TrackingParams(experiment="vitrail", system_metrics=False, **own)
+
+
+def stored(run: tracking.Run, handle: str | None) -> str | None:
+    """The model's id once all that was recorded before is in the store."""
+    sender: Any = run
+    assert sender._sender.caught_up(60)
+    return run.stored(handle)
 
 
 @pytest.fixture(scope="module")
@@ -135,14 +143,16 @@ def test_sigterm_ends_the_run_as_killed(params: TrackingParams, client: Any) -> 
 def test_a_run_can_be_continued(params: TrackingParams, client: Any) -> None:
     with contextlib.suppress(VitrailError), tracking.run("test", "t", params, {"a": 1}, {"host": "a"}) as run:
         run.log_metrics({"x": 1.0}, step=0)
-        model = run.log_checkpoint("t-step1", {"depth": 4}, step=1)
+        model = run.stored(run.log_checkpoint("t-step1", {"depth": 4}, step=1), 60)
+        assert model is not None
         raise VitrailError("a node was lost")
     with tracking.run("test", "t", params, {"a": 1}, {"host": "b"}, run_id=run.id) as again:
         again.log_metrics({"x": 2.0}, step=1)
-        assert again.log_checkpoint("t-step1", {"depth": 4}, step=1) == model  # the same step, reached again
-        assert again.log_checkpoint("t-step1", {"depth": 5}, step=1) != model
+        same = again.log_checkpoint("t-step1", {"depth": 4}, step=1)  # the same step, reached again
+        assert again.stored(same, 60) == model
+        assert again.stored(again.log_checkpoint("t-step1", {"depth": 5}, step=1), 60) not in (None, model)
     with tracking.run("test", "t", params, {"a": 1}) as fresh:
-        assert fresh.log_checkpoint("t-step1", {"depth": 4}, step=1) != model
+        assert fresh.stored(fresh.log_checkpoint("t-step1", {"depth": 4}, step=1), 60) not in (None, model)
     assert again.id == run.id
     tags = client.get_run(run.id).data.tags
     assert tags["host"] == "b"
@@ -156,16 +166,20 @@ def test_checkpoints_are_models_that_can_be_compared(params: TrackingParams, cli
     with tracking.run("pretrain", "t", params, {}) as run:
         first = run.log_checkpoint("vit/t: 1", {"vit": {"depth": 4}}, step=100, tags={"kind": "pretrain"})
         second = run.log_checkpoint("vitt", {}, step=200, metrics={"elpv/type/knn20": 0.9}, dataset=("elpv", "d" * 64))
+        second = run.stored(second, 60)
     with tracking.run("benchmark", "b", params, {}) as run:
         run.log_scores(first, {"elpv/type/knn20": 0.8}, ("elpv", "d" * 64))
         assert run.ensure_model(first, "anything", {}) == first
         raw = run.ensure_model(None, "raw pixels", {"side": 32}, {"kind": "raw"})
         gone = run.ensure_model("m-" + "0" * 32, "elsewhere", {"side": 32})
-        assert len({first, second, raw, gone}) == 4
+        first, raw_id, gone = (run.stored(one, 60) for one in (first, raw, gone))
+        assert None not in (first, second, raw_id, gone)
+        assert len({first, second, raw_id, gone}) == 4
         run.log_scores(raw, {"elpv/type/knn20": 0.7}, ("elpv", "d" * 64))
     with tracking.run("benchmark", "b", params, {}) as run:
-        assert run.ensure_model(None, "raw pixels", {"side": 32}) == raw
-        assert run.ensure_model(None, "raw pixels", {"side": 64}) != raw
+        assert run.stored(run.ensure_model(None, "raw pixels", {"side": 32}), 60) == raw_id
+        assert run.stored(run.ensure_model(None, "raw pixels", {"side": 64}), 60) not in (None, raw_id)
+        run.log_scores(raw, {"elpv/type/knn20": 0.7}, ("elpv", "d" * 64))  # a handle of an earlier run
     model = client.get_logged_model(first)
     assert (model.name, str(model.status), model.params) == ("vit-t- 1", "READY", {"vit.depth": "4", "step": "100"})
     experiment = client.get_experiment_by_name("vitrail").experiment_id
@@ -174,7 +188,7 @@ def test_checkpoints_are_models_that_can_be_compared(params: TrackingParams, cli
         filter_string="metrics.`elpv/type/knn20` > 0",
         order_by=[{"field_name": "metrics.elpv/type/knn20", "ascending": False}],
     )
-    assert [m.model_id for m in ranked] == [second, first, raw]
+    assert [m.model_id for m in ranked] == [second, first, raw_id]
     for model in ranked:
         (metric,) = model.metrics
         assert (metric.dataset_name, metric.dataset_digest) == ("elpv", "d" * 36)
@@ -183,14 +197,16 @@ def test_checkpoints_are_models_that_can_be_compared(params: TrackingParams, cli
 def test_scores_measured_anew_are_a_new_row(params: TrackingParams, client: Any) -> None:
     digest = ("elpv", "e" * 64)
     with tracking.run("benchmark", "b", params, {}) as run:
-        first = run.ensure_model(None, "again", {"side": 1}, {"kind": "raw"})
-        assert run.log_scores(first, {"a": 1.0, "b": 2.0}, digest) == first
-        assert run.log_scores(first, {"a": 1.0, "c": 3.0}, digest) == first  # nothing new about a
-        assert run.log_scores(first, {"a": 9.0}, ("other", "f" * 64)) == first
-        second = run.log_scores(first, {"a": 1.5, "b": 2.0}, digest)
-        assert second != first
-        assert run.log_scores(run.ensure_model(None, "again", {"side": 1}), {"a": 1.5}, digest) == second
-        third = run.log_scores(first, {"a": 1.75}, digest)
+        handle = run.ensure_model(None, "again", {"side": 1}, {"kind": "raw"})
+        first = run.stored(handle, 60)
+        run.log_scores(handle, {"a": 1.0, "b": 2.0}, digest)
+        run.log_scores(handle, {"a": 1.0, "c": 3.0}, digest)  # nothing new about a
+        assert run.stored(run.log_scores(handle, {"a": 9.0}, ("other", "f" * 64)), 60) == first
+        second = stored(run, run.log_scores(first, {"a": 1.5, "b": 2.0}, digest))
+        assert second not in (None, first)
+        again = run.ensure_model(None, "again", {"side": 1})
+        assert stored(run, run.log_scores(again, {"a": 1.5}, digest)) == second
+        third = stored(run, run.log_scores(first, {"a": 1.75}, digest))
     model = client.get_logged_model(second)
     assert (model.name, model.params) == ("again", {"side": "1"})
     assert (model.tags["vitrail.supersedes"], model.tags["vitrail.superseded_by"]) == (first, third)
@@ -222,7 +238,9 @@ def silent_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def test_a_server_that_is_not_there_is_named_within_seconds(silent_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_required_and_not_there_is_named_within_seconds(
+    silent_port: int, in_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -231,10 +249,11 @@ def test_a_server_that_is_not_there_is_named_within_seconds(silent_port: int, mo
         start = time.monotonic()
         with (
             pytest.raises(VitrailError, match=f"MLflow at {uri}: no answer"),
-            tracking.run("test", "t", TrackingParams(uri="sqlite:///x.db", experiment="x"), {}),
+            tracking.run("test", "t", TrackingParams(uri="sqlite:///x.db", experiment="x", required=True), {}),
         ):
             pass
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 15
+        assert not list((in_tmp / "scratch/tracking").glob("*/records*"))
 
 
 def test_a_store_that_cannot_be_written_is_named(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,27 +269,6 @@ def test_a_store_that_cannot_be_written_is_named(in_tmp: Path, monkeypatch: pyte
         tracking.run("test", "t", TrackingParams(uri="sqlite:///x.db", experiment="x"), {}),
     ):
         pass
-
-
-def test_metrics_wait_while_the_store_is_away(
-    params: TrackingParams, client: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from mlflow.exceptions import MlflowException
-
-    with tracking.run("test", "t", params, {}) as run:
-        inner: Any = run
-        real = inner._client.log_batch
-
-        def refuse(*_: Any, **__: Any) -> None:
-            raise MlflowException("away")
-
-        monkeypatch.setattr(recording, "FLUSH_EVERY", 0.0)
-        monkeypatch.setattr(inner._client, "log_batch", refuse)
-        run.log_metrics({"x": 1.0}, step=1)
-        monkeypatch.setattr(inner._client, "log_batch", real)
-        run.log_metrics({"x": 2.0}, step=2)
-    assert [point.step for point in client.get_metric_history(run.id, "x")] == [1, 2]
-    assert "warning: MLflow at" in capsys.readouterr().err
 
 
 @pytest.mark.e2e
@@ -339,7 +337,7 @@ def test_a_server_shows_what_was_recorded_without_it_and_the_other_way_round(
         assert run.url == f"{server}/#/experiments/{client.get_run(run.id).info.experiment_id}/runs/{run.id}"
         run.log_artifacts(in_tmp / "note.txt", "notes")
         run.log_image(np.zeros((8, 8, 3), np.uint8), "black")
-        model = run.log_scores(run.ensure_model(None, "m", {}), {"x": 1.0}, ("d", "e" * 64))
+        model = stored(run, run.log_scores(run.ensure_model(None, "m", {}), {"x": 1.0}, ("d", "e" * 64)))
     assert served(server, run.id, "notes/note.txt") == b"hello"
     assert client.get_logged_model(model).metrics[0].value == 1.0
     own = {"uri": server, "experiment": "made by the server"}

@@ -84,11 +84,12 @@ def test_an_unknown_key_stops_the_chain_with_one_line_and_mending_it_carries_on(
     assert mended.ran == []  # DVC's run cache gives the old result back
 
 
-def test_an_mlflow_server_that_is_away_is_one_line_within_seconds(
+def test_an_mlflow_server_that_is_away_and_required_is_one_line_within_seconds(
     chain_copy: Path, free_port: Callable[[], int]
 ) -> None:
     edit(chain_copy / "params/pretrain/vitt.yaml", {"run.iterations": 9})
     url = f"http://127.0.0.1:{free_port()}"
+    edit(chain_copy / "params/tracking.yaml", {"required": True})
     failed = repro(chain_copy, "pretrain@vitt", env=stage_env(MLFLOW_TRACKING_URI=url))
     assert failed.code != 0
     assert len(failed.errors) == 1
@@ -96,6 +97,18 @@ def test_an_mlflow_server_that_is_away_is_one_line_within_seconds(
     assert "Traceback" not in failed.text
     assert not (chain_copy / "data/pretrain/vitt/model.json").exists()  # nothing old or half is taken for the new
     assert failed.seconds < 60
+
+
+def test_an_mlflow_server_that_is_away_costs_a_warning_and_no_result(
+    chain_copy: Path, free_port: Callable[[], int]
+) -> None:
+    edit(chain_copy / "params/pretrain/vitt.yaml", {"run.iterations": 9})
+    done = repro(chain_copy, "pretrain@vitt", env=stage_env(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}"))
+    assert done.code == 0, done.text[-3000:]
+    warnings = [line for line in done.text.splitlines() if line.startswith("warning: ")]
+    assert sum("MLflow at" in line for line in warnings) == 2, warnings  # at the start, and where its records wait
+    assert (chain_copy / "data/pretrain/vitt/model.json").exists()
+    assert list((chain_copy / "scratch/tracking").glob("*/records-*"))
 
 
 def test_a_disk_that_fills_is_one_line_and_leaves_nothing_half(chain_copy: Path) -> None:

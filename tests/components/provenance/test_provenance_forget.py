@@ -322,7 +322,9 @@ def test_a_domain_goes_with_what_its_pages_name_and_all_who_held_it_are_listed(c
     held = {one["out"]: (one["where"], one["held"]) for one in receipt.versions}
     commit = subprocess.run(["git", "log", "--format=%h"], cwd=checkout, capture_output=True, text=True, check=True)
     assert held == {"data/curate": ([commit.stdout.strip()], 3), "data/dedup": ([commit.stdout.strip()], 3)}
-    assert [(one["run_id"], one["models"]) for one in receipt.runs] == [(run.id, (f"tiny-step9 ({model})",))]
+    assert [(one["run_id"], one["models"]) for one in receipt.runs] == [
+        (run.id, (f"tiny-step9 ({run.stored(model)})",))
+    ]
     assert receipt.models == [("data/distill/small", "its teacher tiny was"), ("data/pretrain/tiny", "trained on it")]
     assert ("domain", "b.test") in entries(OUTPUTS.block)
     words = told(receipt, OUTPUTS, False)
