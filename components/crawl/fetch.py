@@ -13,6 +13,7 @@ import functools
 import random
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -48,6 +49,8 @@ OUTCOMES = (
 )
 _REDIRECTS = (301, 302, 303, 307, 308)
 _ERROR_PAGE_BYTES = 65_536
+_MAX_OPEN = 500  # connections of one process; systems allow 1,024 files
+_MAX_RULES_KEPT = 500_000  # of all robots.txt remembered; about 200 bytes each
 _ODD = "odd-answer"  # between the functions here; told as "connection"
 _FAULTS = ("connection", "timeout", "tls", "dns")  # of the host, as far as its circuit is concerned
 
@@ -80,7 +83,8 @@ class FetchParams(Strict):
 class Fetched:
     """The hops of one fetch and how it ended (:data:`OUTCOMES`).
 
-    ``robots`` maps the origins whose robots.txt was asked on the way to its answer.
+    ``robots`` maps the origins whose robots.txt was heeded on the way to its answer, or to None where an earlier fetch
+    has that.
     """
 
     url: str
@@ -98,22 +102,35 @@ class _Robots:
     fault: str
     expires: float
 
+    def taken(self) -> Hop | None:
+        """The answer, for the first who asks, who records it; the rules are all that is kept."""
+        hop, self.hop = self.hop, None
+        return hop
+
+
+def agent(params: FetchParams) -> str:
+    """Who we say we are."""
+    return f"{params.policy.token}/0.1 (+{params.contact})"
+
 
 class Fetcher:
     """Fetches addresses under :class:`FetchParams`; use as an async context manager.
 
-    At most ``in_flight`` requests are under way at a time; those that wait for their host's turn do not count. With
+    At most ``in_flight`` answers are read at a time, so their bodies bound the memory; requests that wait for their
+    host's turn, or for a host that is silent, do not count. With
     ``sniff``, what is to be an image and by its first bytes is none is not read on.
     """
 
     def __init__(self, params: FetchParams, in_flight: int = 1000, seed: int = 0, sniff: bool = True) -> None:
         self.params, self._sniff = params, sniff
         self.policy = Policy(params.policy)
-        self.agent = f"{params.policy.token}/0.1 (+{params.contact})"
+        self.agent = agent(params)
         self.hosts = Hosts(params.per_host, params.breaker_faults, params.breaker_rest, params.hosts_kept)
         self._robots: OrderedDict[str, _Robots] = OrderedDict()
+        self._rules = 0  # in all of them
         self._asking: dict[str, asyncio.Lock] = {}
         self._flight = asyncio.Semaphore(in_flight)
+        self._open = asyncio.Semaphore(_MAX_OPEN)
         self._random = random.Random(seed)
         self._session: Any = None
 
@@ -160,7 +177,7 @@ class Fetcher:
                 return result
             if self.params.policy.respect_robots:
                 robots = await self._robots_of(origin(url))
-                result.robots[origin(url)] = robots.hop
+                result.robots[origin(url)] = robots.taken()
                 if not robots.rules.allows(url):
                     result.outcome = robots.fault or "robots"
                     return result
@@ -196,9 +213,12 @@ class Fetcher:
                 rules = await asyncio.to_thread(lambda: rules_for(status, body, self.params.policy.token).ready())
                 # An unreachable robots.txt forbids everything, but not for a whole day.
                 lasts = self.params.robots_expiry if 0 < status < 500 else self.params.breaker_rest
+                if known is not None:
+                    self._rules -= len(self._robots.pop(site).rules.rules)
                 known = self._robots[site] = _Robots(rules, hop, fault, time.monotonic() + lasts)
-                while len(self._robots) > self.params.hosts_kept:
-                    self._robots.popitem(last=False)
+                self._rules += len(rules.rules)
+                while len(self._robots) > max(1, self.params.hosts_kept) or self._rules > _MAX_RULES_KEPT:
+                    self._rules -= len(self._robots.popitem(last=False)[1].rules.rules)
         self._asking.pop(site, None)
         return known
 
@@ -239,7 +259,7 @@ class Fetcher:
             await self.hosts.turn(known, max(self.params.delay, min(delay, self.params.max_crawl_delay)))
             if self.hosts.is_open(known):
                 return None, "circuit-open"
-            async with self._flight:
+            async with self._open:
                 hop, outcome = await self._exchange(url, max_bytes, image)
             self._learn(known, hop, outcome)
         return hop, "connection" if outcome == _ODD else outcome
@@ -258,20 +278,12 @@ class Fetcher:
         hop: Hop | None = None
         refused = ""
         try:
-            async with asyncio.timeout(self.params.deadline):
+            async with asyncio.timeout(self.params.deadline) as limit:
                 async with self._session.get(_verbatim(url), allow_redirects=False) as answer:
                     kept = [(n, v) for n, v in answer.headers.items() if n.lower() != "transfer-encoding"]
                     hop = Hop(url, answer.status, answer.reason or "", kept, b"")
-                    refused = self._refused(hop, max_bytes, answer.content_length) if image else ""
-                    if hop.status in _REDIRECTS or (image and not refused and hop.status != 200):
-                        # Read only so that the connection can be used again: an error page is no image.
-                        if await _read(answer.content, body, _ERROR_PAGE_BYTES, False):
-                            answer.close()
-                        body.clear()
-                    elif not refused:
-                        refused = await _read(
-                            answer.content, body, max_bytes, image and self._sniff and not _is_coded(hop)
-                        )
+                    async with self._reading(limit):
+                        refused = await self._body(answer, hop, body, max_bytes, image)
                     if refused:
                         answer.close()  # the rest of the body is not read
         except TimeoutError:
@@ -284,6 +296,28 @@ class Fetcher:
         if refused:
             hop.cut = {"too-large": "length", "timeout": "time"}.get(refused, "unspecified")
         return hop, refused or "ok"
+
+    async def _body(self, answer: Any, hop: Hop, body: bytearray, max_bytes: int, image: bool) -> str:
+        """Read the body of ``answer`` into ``body``; why it was not, or not wholly, or ""."""
+        refused = self._refused(hop, max_bytes, answer.content_length) if image else ""
+        if hop.status in _REDIRECTS or (image and not refused and hop.status != 200):
+            # Read only so that the connection can be used again: an error page is no image.
+            if await _read(answer.content, body, _ERROR_PAGE_BYTES, False):
+                answer.close()
+            body.clear()
+        elif not refused:
+            refused = await _read(answer.content, body, max_bytes, image and self._sniff and not _is_coded(hop))
+        return refused
+
+    @contextlib.asynccontextmanager
+    async def _reading(self, limit: asyncio.Timeout) -> AsyncIterator[None]:
+        """One of the answers that are read at a time; waiting for that is not counted in ``limit``."""
+        loop = asyncio.get_running_loop()
+        left = (limit.when() or loop.time()) - loop.time()
+        limit.reschedule(None)
+        async with self._flight:
+            limit.reschedule(loop.time() + left)
+            yield
 
     def _refused(self, hop: Hop, max_bytes: int, declared: int | None) -> str:
         """Why an image's body need not be read, by its headers."""

@@ -55,13 +55,12 @@ class Ledger:
     def write(self, number: int, fetched: Fetched) -> None:
         """Write the answers for address ``number``, then its line."""
         for site, answer in fetched.robots.items():
-            if site in self._robots:
+            if answer is None or site in self._robots:
                 continue
             self._robots[site] = None
             if len(self._robots) > _ROBOTS_REMEMBERED:
                 self._robots.popitem(last=False)
-            if answer is not None:
-                self._writer.hop(answer)
+            self._writer.hop(answer)
         for hop in fetched.hops:
             # What is no image is not stored: the answer's head says all there is to say.
             good = fetched.outcome == "ok" and hop.status == 200

@@ -1,22 +1,25 @@
-"""A breadth-first crawl into one WARC file: pages below the seeds on allowed hosts, and the images they name.
+"""A breadth-first crawl into one WARC file: pages below the seeds on allowed hosts, then the images they name.
 
-Requests overlap, records do not: responses are written in the order in which their addresses were found, so that two
-crawls of an unchanged site give the same file (but for dates, unless ``date`` is fixed).
+All pages come before the first image, so that a page that opts its images out forbids them before they are asked for.
+Answers go to a journal as they come, in any order: a host that is silent keeps nobody waiting, and a killed crawl asks
+for the rest only. From it the WARC is written in the order in which addresses were found, so that two crawls of an
+unchanged site give the same file (but for dates, unless ``date`` is fixed).
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from components.crawl.fetch import Fetched, Fetcher, FetchParams
+from components.crawl.fetch import Fetched, Fetcher, FetchParams, agent
 from components.crawl.fetch_images import ImagesParams
+from components.crawl.journal import Journal
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
@@ -35,122 +38,142 @@ class CrawlParams(Strict):
     fetch: FetchParams
     max_pages: int = Field(10_000, ge=1, le=10**12)
     max_depth: int = Field(8, ge=0, le=1000)  # links from a seed
-    in_flight: int = Field(
-        32, ge=1, le=4096
-    )  # requests under way at a time; bounds memory to in_flight x fetch.max_bytes
+    max_images: int = Field(100_000, ge=0, le=10**12)
+    in_flight: int = Field(32, ge=1, le=4096)  # answers read at a time; bounds memory to in_flight x fetch.max_bytes
     sandbox: SandboxParams = SandboxParams()  # for pages
     images: ImagesParams = ImagesParams()  # of a source with `kind: fetch`
 
 
 async def crawl(
-    seeds: Iterable[str], hosts: frozenset[str], params: CrawlParams, out: Path, date: str | None = None
+    seeds: Iterable[str],
+    hosts: frozenset[str],
+    params: CrawlParams,
+    out: Path,
+    date: str | None = None,
+    journal: Path | None = None,
 ) -> dict[str, int]:
     """Crawl from ``seeds`` within ``hosts`` into the gzipped WARC ``out``; returns counts by outcome.
 
-    Images may lie on any host that is not restricted; pages are followed on ``hosts`` only.
+    Images may lie on any host that is not restricted; pages are followed on ``hosts`` only. What ``journal`` (beside
+    ``out`` and removed, when None) holds already is not asked for again.
     """
-    counts: Counter[str] = Counter()
-    progress = Progress("crawl", None, unit="responses")
-    with open(out, "wb") as file:
-        writer = WarcWriter(file, date)
-        async with Fetcher(params.fetch, sniff=False) as fetcher:
-            writer.info({"software": "vitrail", "robots": "obey", "http-header-user-agent": fetcher.agent})
-            sink = _Sink(writer, fetcher, counts, progress, params.sandbox)
-            wave = list(dict.fromkeys(resolve("", seed) or seed for seed in seeds))
-            seen_pages, seen_images = set(wave), set[str]()
-            opted_out = set[str]()
-            obeys = params.fetch.policy.respect_opt_out
-            for _ in range(params.max_depth + 1):
-                following: list[str] = []
-                images: list[str] = []
-                async for fetched in _ordered(fetcher, wave, params.in_flight):
-                    # Beside the requests under way: a hostile page may take its parser a minute.
-                    page = await asyncio.to_thread(sink.page, fetched)
-                    if page is None:
-                        continue
-                    for link in page.images:
-                        if page.opt_out and obeys:
-                            opted_out.add(link.url)
-                        elif not link.reason and link.url not in seen_images:
-                            seen_images.add(link.url)
-                            images.append(link.url)
-                    for anchor in () if page.nofollow else page.anchors:
-                        if anchor in seen_pages or (urlsplit(anchor).hostname or "") not in hosts:
-                            continue
-                        if len(seen_pages) < params.max_pages:
-                            seen_pages.add(anchor)
-                            following.append(anchor)
-                        else:
-                            counts["page-limit"] += 1
-                # One page that opts an image out forbids it to all of its wave and later, before it is asked for.
-                images = [url for url in images if url not in opted_out]
-                async for fetched in _ordered(fetcher, images, params.in_flight, image=True):
-                    sink.image(fetched)
-                wave = following
-                if not wave:
-                    break
-            else:
-                counts["depth-limit"] += len(wave)
-    progress.close()
-    if opted_out:
-        counts["link-opt-out"] = len(opted_out)
-    return dict(sorted(counts.items()))
+    kept = journal or out.with_name(f".{out.name}.journal")
+    with Journal(kept) as answers:
+        async with Fetcher(params.fetch, params.in_flight, sniff=False) as fetcher:
+            crawl = _Crawl(params, hosts, answers, fetcher)
+            await crawl.pages(seeds)
+            await crawl.fetch(crawl.wanted(), image=True)
+        crawl.progress.close()
+        crawl.write(out, date)
+    if journal is None:
+        kept.unlink()
+    return dict(sorted(crawl.counts.items()))
 
 
-async def _ordered(fetcher: Fetcher, urls: list[str], in_flight: int, image: bool = False) -> AsyncIterator[Fetched]:
-    """Results in the order of ``urls``, with at most ``in_flight`` requests begun and not yet yielded."""
-    pending: deque[asyncio.Task[Fetched]] = deque()
-    rest = iter(urls)
-    try:
-        while True:
-            while len(pending) < in_flight and (url := next(rest, None)) is not None:
-                pending.append(asyncio.create_task(fetcher.fetch(url, image)))
-            if not pending:
+class _Crawl:
+    """One crawl: what was found, in order, and how it ended."""
+
+    def __init__(self, params: CrawlParams, hosts: frozenset[str], answers: Journal, fetcher: Fetcher) -> None:
+        self.counts: Counter[str] = Counter()
+        self.progress = Progress("crawl", None, unit="responses")
+        self._params, self._hosts, self._answers, self._fetcher = params, hosts, answers, fetcher
+        self._pages: dict[str, None] = {}
+        self._images: dict[str, bool] = {}  # address: whether a page opts it out
+
+    async def pages(self, seeds: Iterable[str]) -> None:
+        """Fetch pages, wave by wave, and note what they name."""
+        wave = list(dict.fromkeys(resolve("", seed) or seed for seed in seeds))
+        self._pages.update(dict.fromkeys(wave))
+        for _ in range(self._params.max_depth + 1):
+            await self.fetch(wave)
+            known = len(self._pages)
+            for url in wave:
+                # Beside the loop, which has connections to keep: a hostile page may take its parser a minute.
+                if (page := await asyncio.to_thread(self._page, self._answers.get(url))) is not None:
+                    self._note(page)
+            wave = list(self._pages)[known:]
+            if not wave:
                 return
-            yield await pending.popleft()
-    finally:
-        for task in pending:
-            task.cancel()
+        self.counts["depth-limit"] += len(wave)
+        for url in wave:
+            del self._pages[url]
 
+    def wanted(self) -> list[str]:
+        """The images to fetch."""
+        opted_out = sum(self._images.values())
+        found = [url for url, out in self._images.items() if not out]
+        for name, count in (("link-opt-out", opted_out), ("image-limit", len(found) - self._params.max_images)):
+            if count > 0:
+                self.counts[name] = count
+        return found[: self._params.max_images]
 
-class _Sink:
-    """Writes what was fetched, robots.txt of each origin before its first response, and counts outcomes."""
+    async def fetch(self, urls: Iterable[str], image: bool = False) -> None:
+        """Fetch those of ``urls`` that the journal lacks, in any order."""
+        waiting = asyncio.Semaphore(self._params.images.waiting)
+        try:
+            async with asyncio.TaskGroup() as group:
 
-    def __init__(
-        self, writer: WarcWriter, fetcher: Fetcher, counts: Counter[str], progress: Progress, sandbox: SandboxParams
-    ) -> None:
-        self._writer, self._fetcher, self._counts, self._progress = writer, fetcher, counts, progress
-        self._sandbox = sandbox
-        self._robots_written: set[str] = set()
+                async def one(url: str) -> None:
+                    try:
+                        self._answers.add(url, await self._fetcher.fetch(url, image))
+                        self.progress.advance()
+                    finally:
+                        waiting.release()
 
-    def page(self, fetched: Fetched) -> Page | None:
-        """Write a page's hops; its links when it is HTML with status 200."""
-        self._write(fetched, "page")
+                for url in urls:
+                    if url in self._answers:
+                        self.progress.advance()
+                        continue
+                    await waiting.acquire()
+                    group.create_task(one(url))
+        except BaseExceptionGroup as faults:  # a full disk, say: one of them tells it
+            raise faults.exceptions[0] from None
+
+    def write(self, out: Path, date: str | None) -> None:
+        """Write the answers as a WARC, robots.txt of each origin before its first one, and count outcomes."""
+        robots: set[str] = set()
+        with open(out, "wb") as file:
+            writer = WarcWriter(file, date)
+            software = {"software": "vitrail", "robots": "obey"}
+            writer.info(software | {"http-header-user-agent": agent(self._params.fetch)})
+            sets = (("page", list(self._pages)), ("image", [url for url in self._images if url in self._answers]))
+            for kind, urls in sets:
+                for url in urls:
+                    fetched = self._answers.get(url)
+                    for site, answer in fetched.robots.items():
+                        if answer is not None and site not in robots:
+                            robots.add(site)
+                            writer.hop(answer)
+                    for hop in fetched.hops:
+                        writer.hop(hop)
+                    self.counts[f"{kind}-{fetched.outcome}"] += 1
+
+    def _note(self, page: Page) -> None:
+        """Take up the images and pages that ``page`` names."""
+        out = page.opt_out and self._params.fetch.policy.respect_opt_out
+        for link in page.images:
+            if not link.reason or out:
+                self._images[link.url] = self._images.get(link.url, False) or out
+        for anchor in () if page.nofollow else page.anchors:
+            if anchor in self._pages or (urlsplit(anchor).hostname or "") not in self._hosts:
+                continue
+            if len(self._pages) < self._params.max_pages:
+                self._pages[anchor] = None
+            else:
+                self.counts["page-limit"] += 1
+
+    def _page(self, fetched: Fetched) -> Page | None:
+        """What a page says, when it is HTML with status 200."""
         last = fetched.hops[-1] if fetched.hops else None
         if fetched.outcome not in ("ok", "too-large", "timeout") or last is None:
             return None
-        response = last.response(self._fetcher.params.max_bytes)
+        response = last.response(self._params.fetch.max_bytes)
         if response.content_type not in PAGE_TYPES:
             return None
-        token = self._fetcher.params.policy.token
-        page = read_page(decode_text(response), last.url, token, self._sandbox)
+        token = self._params.fetch.policy.token
+        page = read_page(decode_text(response), last.url, token, self._params.sandbox)
         if page is None:
-            self._counts["page-too-costly"] += 1
+            self.counts["page-too-costly"] += 1
             return None
         said = header_opts_out(response.values("x-robots-tag"), response.values("tdm-reservation"), token)
         return dataclasses.replace(page, opt_out=page.opt_out or said)
-
-    def image(self, fetched: Fetched) -> None:
-        """Write an image's hops."""
-        self._write(fetched, "image")
-
-    def _write(self, fetched: Fetched, kind: str) -> None:
-        for site, answer in fetched.robots.items():
-            if site not in self._robots_written:
-                self._robots_written.add(site)
-                if answer is not None:
-                    self._writer.hop(answer)
-        for hop in fetched.hops:
-            self._writer.hop(hop)
-        self._counts[f"{kind}-{fetched.outcome}"] += 1
-        self._progress.advance()

@@ -17,10 +17,11 @@ from components.crawl.demo.server import serve
 from components.crawl.spider import CrawlParams, crawl
 from components.errors import VitrailError
 from components.lock import hold
-from components.params import Strict, load_params
+from components.params import Strict, fingerprint, load_params
 from components.storage import atomic_dir, atomic_file
 from components.web.sources import Sources, register
 from components.web.urls import host_of, normal_host
+from components.web.work import work_folder
 
 WARC_NAME = "site-00000.warc.gz"
 
@@ -66,18 +67,28 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
             json.dump(counts, file, indent=1)
         fetch_images.finished(out)
         return counts
+    journal = _journal(site, params, out) if isinstance(site, WebSite) else None
     with atomic_dir(out) as folder:
         warc = folder / WARC_NAME
         if isinstance(site, WebSite):
             hosts = frozenset(map(normal_host, site.hosts)) or frozenset(host_of(seed) for seed in site.seeds)
-            counts = asyncio.run(crawl(site.seeds, hosts, params, warc))
+            counts = asyncio.run(crawl(site.seeds, hosts, params, warc, journal=journal))
         else:
             counts = _crawl_demo(site, params, folder, warc)
         if not counts.get("page-ok"):
             raise VitrailError(f"{source}: not one page could be read ({counts}); are the seeds right and reachable?")
         described = register(str(warc), storage).files[0]
         _finish(folder, Sources(root="", files=(described,)), counts)
+    if journal is not None:
+        fetch_images.finished(out)
     return counts
+
+
+def _journal(site: WebSite, params: CrawlParams, out: Path) -> Path:
+    """Where a crawl of ``site`` finds what an earlier run that was killed has fetched."""
+    # Not the manners: whoever slows a crawl down half-way keeps what was fetched. Nor how far it goes.
+    policy = params.fetch.policy.model_dump(mode="json")
+    return work_folder(out, fingerprint(site.model_dump(), policy, [params.fetch.max_bytes])[:16]) / "site.journal"
 
 
 def _site(path: Path) -> demo_site.DemoSite | WebSite | fetch_images.NamedImages:
