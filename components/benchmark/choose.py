@@ -19,7 +19,7 @@ from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Extractor, FeatureParams, Rows, Tokens, extract, network
 from components.evaluation.knn import knn_predict
 from components.images.decode import RGB
-from components.learning.export import load_backbone
+from components.release.load import load_model
 
 FOLDS = 5
 
@@ -42,7 +42,7 @@ class TrainingSide:
 
 def choose(
     benchmark: Benchmark,
-    checkpoints: Sequence[Path],
+    checkpoints: Sequence[str | Path],
     sizes: Sequence[int],
     crops: Sequence[float],
     features: FeatureParams,
@@ -53,7 +53,8 @@ def choose(
     extractors: dict[str, Extractor] = {}
     candidates: dict[str, tuple[str, FeatureParams]] = {}
     for path in find_checkpoints(checkpoints):
-        model, card = load_backbone(path, device)
+        loaded = load_model(path, device, with_heads=False)
+        model, card = loaded.backbone, loaded.card
         for size in sizes:
             for crop in crops:
                 for tokens in get_args(Tokens):

@@ -11,11 +11,10 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.evaluation.features import Extractor, FeatureParams, network, raw_pixels, untrained
-from components.learning.export import ModelCard, load_backbone, load_card
+from components.learning.export import CARD, ModelCard
 from components.learning.vit import VisionTransformer
 from components.params import Seed, Strict, fingerprint
-
-CARD = "model.json"
+from components.release.load import load_model
 
 
 class BaselineParams(Strict):
@@ -38,32 +37,39 @@ class Contender:
     baselines: tuple[str, ...] = field(default=())  # names of the contenders it is held against
 
 
-def find_checkpoints(folders: Sequence[Path]) -> list[Path]:
-    """Every exported model that is one of ``folders`` or directly in one, in order of name.
+def find_checkpoints(sources: Sequence[str | Path]) -> list[str | Path]:
+    """Every model that ``sources`` name: each a model that :func:`load_model` takes, or a folder of exported ones.
 
     Raises:
         VitrailError: a folder is missing, or none holds a model.
     """
-    found = []
-    for folder in folders:
+    found: list[str | Path] = []
+    for source in sources:
+        folder = Path(source)
+        if "://" in str(source) or "#sha256=" in str(source) or folder.is_file() or (folder / "config.json").is_file():
+            found.append(source)
+            continue
         if not folder.is_dir():
             raise VitrailError(f"{folder}: no such folder of checkpoints; run the stage that makes it first")
         inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
         found += [path for path in [folder, *inside] if (path / CARD).is_file()]
     if not found:
-        named = ", ".join(str(folder) for folder in folders)
+        named = ", ".join(str(source) for source in sources)
         raise VitrailError(f"no {CARD} in {named}: there is no checkpoint to compare; run pretrain or distill first")
     return found
 
 
-def gather(folders: Sequence[Path], features: FeatureParams, baselines: BaselineParams, device: str) -> list[Contender]:
+def gather(
+    sources: Sequence[str | Path], features: FeatureParams, baselines: BaselineParams, device: str
+) -> list[Contender]:
     """All contenders, baselines first; networks of equal shape share one untrained twin."""
     side = baselines.raw_side
     raw = Contender("raw pixels", "raw", raw_pixels(side, features.crop), {"features": "raw pixels", "side": side})
     twins: dict[str, Contender] = {}
     checkpoints: list[Contender] = []
-    for path in find_checkpoints(folders):
-        model, card = load_backbone(path, device, load_card(path))
+    for path in find_checkpoints(sources):
+        loaded = load_model(path, device, with_heads=False)
+        model, card = loaded.backbone, loaded.card
         # Depth dropped in training and the table's interpolation at its own size change no untrained weight.
         shape = fingerprint(card.vit.model_copy(update={"drop_path": 0.0}), [card.image_size, card.mean, card.std])
         if shape not in twins:
@@ -93,6 +99,6 @@ def _extractor(model: VisionTransformer, card: ModelCard, features: FeatureParam
     return network(model, card.mean, card.std, card.image_size, features, device)
 
 
-def _name(path: Path, card: ModelCard, taken: set[str]) -> str:
+def _name(path: str | Path, card: ModelCard, taken: set[str]) -> str:
     name = f"{card.kind} {card.preset}"
     return name if name not in taken else f"{name} ({path})"

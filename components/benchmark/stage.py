@@ -50,7 +50,7 @@ class BenchmarkStageParams(Strict):
 class BenchmarkInputs:
     """What the benchmark stage reads."""
 
-    checkpoints: Sequence[Path]  # exported models, or folders of them
+    checkpoints: Sequence[str | Path]  # models by value, or folders of exported ones
     benchmarks: BenchmarksFile
     curated: Path | None = None  # image shards; with `manifest`, the training images are looked at, too
     manifest: Path | None = None

@@ -19,7 +19,7 @@ from torch import Tensor
 from components.errors import VitrailError
 from components.learning.blocks import Block
 from components.learning.collate import Crops
-from components.learning.export import ModelCard, load_backbone, load_heads
+from components.learning.export import ModelCard
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
@@ -27,6 +27,7 @@ from components.learning.objective import Centering, Losses, Network, build_netw
 from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
 from components.params import CHANGES
+from components.release.load import LoadedModel
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
 from components.training.engine import Engine
@@ -54,7 +55,7 @@ class DistillParams(TrainingParams):
         return self
 
 
-def check_teacher(params: DistillParams, card: ModelCard, folder: Path) -> None:
+def check_teacher(params: DistillParams, card: ModelCard, folder: str | Path) -> None:
     """Nothing when a student of ``params`` can learn from the teacher of ``card``.
 
     Raises:
@@ -79,11 +80,10 @@ def check_teacher(params: DistillParams, card: ModelCard, folder: Path) -> None:
         raise VitrailError(f"augment.mean and std: must be the teacher's ({folder}): {card.mean}, {card.std}")
 
 
-def load_teacher(folder: Path) -> Network:
-    """The exported network with its heads, fp32."""
-    backbone, _ = load_backbone(folder)
-    dino, ibot = load_heads(folder)
-    return Network(backbone, dino, ibot)
+def teacher_of(loaded: LoadedModel) -> Network:
+    """The loaded network with its heads, fp32, which :func:`check_teacher` has seen to be there."""
+    assert loaded.dino_head is not None
+    return Network(loaded.backbone, loaded.dino_head, loaded.ibot_head)
 
 
 class Distillation:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from components.pipeline import with_stage
 from components.training.command import add_params_arguments, add_run_arguments, context, inputs
@@ -21,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train the student and export it")
     add_params_arguments(run)
     add_run_arguments(run, "distill")
-    run.add_argument("--teacher", type=Path, required=True, help="folder of the exported teacher")
+    run.add_argument("--teacher", required=True, help="the teacher with its heads: an export, or any checkpoint")
     return top
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.context import StageContext
-from components.distill.method import Distillation, DistillParams, check_teacher, load_teacher
+from components.distill.method import Distillation, DistillParams, check_teacher, teacher_of
 from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
-from components.learning.export import BACKBONE, HEADS, ModelCard, load_card
+from components.release.load import LoadedModel, load_model, weights_digests
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.command import TrainingInputs
@@ -36,7 +35,7 @@ from components.training.session import (
 class DistillInputs(TrainingInputs):
     """What the distill stage reads."""
 
-    teacher: Path  # folder of the exported teacher
+    teacher: str | Path  # a model with heads, as :func:`components.release.load.load_model` takes it
 
 
 def run(params: DistillParams, inputs: DistillInputs, outputs: Path, context: StageContext) -> dict[str, Any]:
@@ -47,23 +46,29 @@ def run(params: DistillParams, inputs: DistillInputs, outputs: Path, context: St
             is at work on its state or output.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
-    card = load_card(inputs.teacher)
-    check_teacher(params, card, inputs.teacher)
+    teacher = load_model(inputs.teacher)
+    check_teacher(params, teacher.card, inputs.teacher)
     world = start(params)
     with holding(world, context.scratch / outputs.name, outputs):
-        return _run(params, inputs, outputs, context, card, world)
+        return _run(params, inputs, outputs, context, teacher, world)
 
 
 def _run(
-    params: DistillParams, inputs: DistillInputs, outputs: Path, context: StageContext, card: ModelCard, world: World
+    params: DistillParams,
+    inputs: DistillInputs,
+    outputs: Path,
+    context: StageContext,
+    loaded: LoadedModel,
+    world: World,
 ) -> dict[str, Any]:
-    storage, scratch, teacher_at = context.storage, context.scratch, inputs.teacher
+    storage, scratch, card = context.storage, context.scratch, loaded.card
     digest = data_digest(inputs.curated, inputs.manifest)
     params = fit_batch(params, inputs.manifest, world)
-    teacher = load_teacher(teacher_at)
+    teacher = teacher_of(loaded)
     require(inputs.preset, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {outputs.name}", outputs.name
-    identity = params.identity(digest, **{f"teacher {name}": _digest(teacher_at / name) for name in (BACKBONE, HEADS)})
+    digests = {f"teacher {name}": found for name, found in weights_digests(inputs.teacher, card).items()}
+    identity = params.identity(digest, **digests)
     checkpoints = open_checkpoints(scratch / preset, params, identity, world)
     [params] = keep_global_batch([params], [checkpoints], world)
     loader = open_loader(params, inputs, storage, world, scratch / "quarantine")
@@ -90,8 +95,3 @@ def _run(
     if not params.run.keep_state:
         checkpoints.remove()
     return report
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,8 +23,8 @@ CARD, BACKBONE, HEADS = "model.json", "backbone.safetensors", "heads.safetensors
 class ModelCard(Strict):
     """``model.json``: what the weights beside it are and came from."""
 
-    kind: Literal["pretrain", "distill"]
-    preset: str
+    kind: Literal["pretrain", "distill", "imported"]
+    preset: str  # of an imported model its architecture, such as vits14_reg4
     vit: ViTConfig
     mean: tuple[Share, Share, Share]  # of the training's normalisation, RGB in 0 ... 1
     std: tuple[Factor, Factor, Factor]
@@ -32,10 +32,12 @@ class ModelCard(Strict):
     dino_head: HeadConfig | None = None
     ibot_head: HeadConfig | None = None  # None: shared with the DINO head
     step: int = Field(ge=0, le=10**12)  # iterations trained
-    params_fingerprint: str
+    params_fingerprint: str  # "" of an imported model, as data_digest
     data_digest: str
     teacher: str | None = None  # preset of the frozen teacher, of a distilled model
     model_id: str | None = None  # of MLflow's LoggedModel
+    source: str | None = None  # of an imported model: the file, folder or address it came from
+    source_sha256: str | None = None  # of that file; of a folder, of its weights' files one after the other
 
 
 def export_model(

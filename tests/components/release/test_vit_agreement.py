@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
-from components.learning.huggingface import convert, infer_config, load_strict
 from components.learning.vit import VisionTransformer, ViTConfig
+from components.release.names import convert
+from components.release.shapes import infer_config, load_strict
 
 
 def theirs(kind: str, swiglu: bool = False, image_size: int = 224) -> Any:
@@ -113,7 +114,7 @@ def test_register_weights_are_refused_by_a_model_without() -> None:
     """Loaded loosely they cost the reporters of the original's issue 505 half of their accuracy."""
     state = convert(theirs("registers").state_dict())
     without = infer_config(state, heads=3).model_copy(update={"registers": 0})
-    with pytest.raises(VitrailError, match=r"file: .*1 unknown \(embeddings\.register_tokens\)"):
+    with pytest.raises(VitrailError, match=r"file: .*1 unexpected \(embeddings\.register_tokens\)"):
         load_strict(VisionTransformer(without), state, "file")
     with pytest.raises(VitrailError, match="not those of a DINOv2 vision transformer"):
         infer_config({"conv1.weight": torch.zeros(1)})

@@ -1,0 +1,131 @@
+"""A model named by value, ready to use: our exports, the released DINOv2 files, Hugging Face's folders, checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, load_backbone, load_card, load_heads
+from components.learning.heads import ProjectionHead
+from components.learning.vit import ARCHITECTURES, VisionTransformer, ViTConfig
+from components.release.fetch import CACHE, file_sha256, local_copy
+from components.release.names import Weights, weights_of
+from components.release.read import Found, read, transformers_config
+from components.release.shapes import build_backbone, build_head, infer_config, infer_head
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: all released models' normalisation
+EVALUATED_AT = 224  # px of a side, in the published tables; the released position tables are of 518
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with what is known about it."""
+
+    backbone: VisionTransformer  # fp32, eval mode
+    card: ModelCard
+    dino_head: ProjectionHead | None = None  # None: it came without heads
+    ibot_head: ProjectionHead | None = None  # None: without, or shared with the DINO head
+
+
+def load_model(
+    source: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    heads: int | None = None,
+    with_heads: bool = True,
+    cache: Path = CACHE,
+) -> LoadedModel:
+    """The model that ``source`` names.
+
+    Args:
+        source: a file or folder: a local path, ``s3://bucket/key``, or a URL with its digest behind it
+            (``https://...#sha256=HEX``). Our exports, Meta's released files, training checkpoints with heads,
+            Hugging Face's Dinov2 and Dinov2WithRegisters folders, safetensors in the names of any of them.
+        device: of the returned modules.
+        heads: attention heads, where neither a config nor the known architectures tell.
+        with_heads: load projection heads where there are some.
+        cache: folder that keeps pinned downloads.
+
+    Raises:
+        VitrailError: not there, damaged, of another architecture, or names or shapes do not fit; never loaded in part.
+    """
+    with local_copy(source, cache) as path:
+        folder = path.parent if path.name == CARD else path
+        if (folder / CARD).is_file():
+            model = _own(folder, with_heads)
+        else:
+            model = _foreign(path, str(source), heads, with_heads)
+    for module in (model.backbone, model.dino_head, model.ibot_head):
+        if module is not None:
+            module.to(device)
+    return model
+
+
+def weights_digests(source: str | Path, card: ModelCard) -> dict[str, str]:
+    """SHA-256 (hex) of the weights that ``source`` named, by file: what a run that starts from them depends on."""
+    with local_copy(source) as path:
+        folder = path.parent if path.name == CARD else path
+        if (folder / CARD).is_file():
+            return {name: file_sha256(folder / name) for name in (BACKBONE, HEADS) if (folder / name).is_file()}
+    return {"weights": card.source_sha256 or ""}
+
+
+def _own(folder: Path, with_heads: bool) -> LoadedModel:
+    backbone, card = load_backbone(folder, "cpu", load_card(folder))
+    if not with_heads or card.dino_head is None:
+        return LoadedModel(backbone, card)
+    return LoadedModel(backbone, card, *load_heads(folder))
+
+
+def _foreign(path: Path, source: str, heads: int | None, with_heads: bool) -> LoadedModel:
+    found = read(path)
+    weights = weights_of(found.content, source)
+    if found.config is not None:
+        vit = transformers_config(found.config, f"{source}/config.json")
+    else:
+        vit = infer_config(weights.backbone, heads, "plain" if _of_transformers(weights) else None, source)
+    backbone = build_backbone(vit, weights.backbone, source)
+    configs = [infer_head(state, source) if state else None for state in (weights.dino_head, weights.ibot_head)]
+    card = _card(vit, found, source).model_copy(update={"dino_head": configs[0], "ibot_head": configs[1]})
+    if not with_heads or configs[0] is None:
+        return LoadedModel(backbone, card.model_copy(update={"dino_head": None, "ibot_head": None}))
+    built = [
+        None if config is None else build_head(vit.embed_dim, config, state, source)
+        for config, state in zip(configs, (weights.dino_head, weights.ibot_head), strict=True)
+    ]
+    return LoadedModel(backbone, card, *built)
+
+
+def _of_transformers(weights: Weights) -> bool:
+    return weights.layout == "transformers" and "embeddings.register_tokens" not in weights.backbone
+
+
+def _card(vit: ViTConfig, found: Found, source: str) -> ModelCard:
+    images: dict[str, Any] = found.images or {}
+    crop = images.get("crop_size") or {}
+    side = crop.get("height") if isinstance(crop, dict) else crop
+    size = min(int(side or EVALUATED_AT), vit.image_size)
+    return ModelCard(
+        kind="imported",
+        preset=architecture_name(vit),
+        vit=vit,
+        mean=images.get("image_mean", MEAN),
+        std=images.get("image_std", STD),
+        image_size=max(1, size // vit.patch_size) * vit.patch_size,
+        step=0,
+        params_fingerprint="",
+        data_digest="",
+        source=source,
+        source_sha256=file_sha256(*found.files),
+    )
+
+
+def architecture_name(vit: ViTConfig) -> str:
+    """``vits14`` or ``vitl14_reg4``; width and depth where the architecture has no name: ``vit32x2_14``."""
+    shape = (vit.embed_dim, vit.depth)
+    known = [name for name, each in ARCHITECTURES.items() if (each["embed_dim"], each["depth"]) == shape]
+    name = f"{known[0]}{vit.patch_size}" if known else f"vit{shape[0]}x{shape[1]}_{vit.patch_size}"
+    return name + (f"_reg{vit.registers}" if vit.registers else "")
