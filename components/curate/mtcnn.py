@@ -68,7 +68,9 @@ class Mtcnn:
         while min(height, width) * scale >= CELL:
             size = (int(np.ceil(width * scale)), int(np.ceil(height * scale)))
             small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-            move, score = self._proposals.run(["conv2d_4", "softmax"], {"input_1": _input(np.asarray(small[None], np.uint8))})
+            move, score = self._proposals.run(
+                ["conv2d_4", "softmax"], {"input_1": _input(np.asarray(small[None], np.uint8))}
+            )
             across, down = np.nonzero(score[0, :, :, 1] >= self._sure[0])  # the networks take columns first
             corner = np.column_stack([across, down]).astype(np.float32) * STRIDE
             confidence = score[0, across, down, 1]

@@ -17,6 +17,7 @@ MAX_WORK = 1_500_000  # characters searched for one path, plus _EACH a piece; ho
 _EACH = 256
 _TOO_COSTLY: Rule = (False, "(too many rules with stars may fit it, so it is left alone)")
 _GRAMS = (4, 2, 1)  # characters by which rules with stars are found, the most that their piece has
+_FEW = 64  # grams that are searched for one by one; of more, each place of the path is looked up
 _ATOM = re.compile(r"%[0-9a-fA-F]{2}|.", re.S)
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _PLAIN = re.compile(r"[A-Za-z0-9._~/-]*")
@@ -129,7 +130,7 @@ class Index:
 
     def _grams(self, path: str) -> list[str]:
         """The grams of rules with stars that stand in ``path``."""
-        if len(self._starred) <= len(path):
+        if len(self._starred) <= _FEW:
             return [gram for gram in self._starred if gram in path]
         found = {path[at : at + size] for size in self._sizes for at in range(len(path) - size + 1)}
         return [gram for gram in found if gram in self._starred]
