@@ -24,3 +24,10 @@ def test_every_test_that_is_named_is_there(document: Path) -> None:
     files = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
     named = set(re.findall(r"`(test_\w+)`", document.read_text()))
     assert named <= there | files, f"{document.name} names {sorted(named - there - files)}, which are not there"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_code_file_that_is_named_is_there(document: Path) -> None:
+    named = re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", document.read_text())
+    missing = [path for path in named if not ((ROOT / path).exists() or (ROOT / "components" / path).exists())]
+    assert missing == [], f"{document.name} names files that are not there"
