@@ -127,7 +127,10 @@ def _seconds(
     pool: Join, count: int, each: int, dim: int, params: DedupParams, on: Machines, held_out: int, queries: int
 ) -> dict[str, float]:
     near, survivors = params.neighbours, max(1, int(count * SURVIVE))
-    at_relative = 0.45 if params.relative.threshold == "calibrated" else float(params.relative.threshold)
+    # before the run nobody knows what a measured threshold comes to: its least, for which most lists are visited
+    least = {"auto": params.auto.least_relative, "calibrated": 0.45}
+    given = params.relative.threshold
+    at_relative = least[given] if isinstance(given, str) else float(given)
     found = {
         "train the lists": costs.kmeans_seconds(pool.train, pool.lists, dim, costs.ITERATIONS, on),
         "fill the index": costs.fill_seconds(pool, on),
