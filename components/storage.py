@@ -76,6 +76,12 @@ class Store(Protocol):
     def list(self, prefix: str = "") -> Iterator[str]:
         """Names below ``prefix`` (a folder), sorted."""
 
+    def version(self, name: str) -> str:
+        """What tells this content of ``name`` from another: size and ETag on S3, size and time of change locally."""
+
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        """:meth:`version` of all names below ``prefix`` (a folder)."""
+
     def delete(self, name: str) -> None:
         """Remove ``name``; no error when it is not there."""
 
@@ -217,6 +223,16 @@ class LocalStore:
             if path.is_file() and not path.name.endswith(".partial"):
                 yield path.relative_to(self._base).as_posix()
 
+    def version(self, name: str) -> str:
+        try:
+            stat = self._path(name).stat()
+        except OSError as fault:  # whoever reads it says what is wrong with it
+            return f"unreadable: {fault.strerror}"
+        return f"{stat.st_size} {stat.st_mtime_ns}"
+
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        return {name: self.version(name) for name in self.list(prefix)}
+
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
@@ -335,13 +351,23 @@ class S3Store:
         with self._explained(name):
             return int(self._client.head_object(Bucket=self._bucket, Key=self._key(name))["ContentLength"])
 
+    def version(self, name: str) -> str:
+        with self._explained(name):
+            head = self._client.head_object(Bucket=self._bucket, Key=self._key(name))
+        return f"{head['ContentLength']} {head['ETag'].strip(chr(34))}"
+
+    def versions(self, prefix: str = "") -> dict[str, str]:
+        return {name: f"{entry['Size']} {entry['ETag'].strip(chr(34))}" for name, entry in self._entries(prefix)}
+
     def list(self, prefix: str = "") -> Iterator[str]:
+        yield from (name for name, _ in self._entries(prefix))
+
+    def _entries(self, prefix: str) -> Sequence[tuple[str, Any]]:
         full = self._key(prefix.rstrip("/")) + "/" if prefix else (f"{self._prefix}/" if self._prefix else "")
         skip = len(self._prefix) + 1 if self._prefix else 0
         with self._explained(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=full)
-            names = [entry["Key"][skip:] for page in pages for entry in page.get("Contents", [])]
-        yield from names
+            return [(entry["Key"][skip:], entry) for page in pages for entry in page.get("Contents", [])]
 
     def delete(self, name: str) -> None:
         with self._explained(name):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flows.settings import PipelineParams
 
-FAMILIES = ("crawl", "curate", "dedup", "pretrain", "distill", "benchmark")
+FAMILIES = ("inputs", "crawl", "curate", "dedup", "pretrain", "distill", "benchmark")
 
 
 def stage_names(pipeline: PipelineParams, *families: str) -> list[str]:

@@ -64,7 +64,8 @@ def reproduce_stage(stage: str, workspace: Path, platform: PlatformParams) -> St
 def reproduce(stages: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:
     """Run ``stages`` one after another; the first that fails ends the flow run, with its message."""
     launch = reproduce_stage.with_options(retries=platform.busy_retries, retry_delay_seconds=platform.busy_delay)
-    for stage in stages:
+    # First, always: what parameters name may have changed, and the stages depend on what this one writes.
+    for stage in ("inputs", *(stage for stage in stages if stage != "inputs")):
         state = launch(stage, workspace, platform, return_state=True)
         if not state.is_completed():
             return as_flow_state(state)

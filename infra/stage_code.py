@@ -24,6 +24,7 @@ EXEMPT = {
     "components/errors.py": "how faults are told",
     "components/progress.py": "what is printed meanwhile",
     "components/params.py": "reads parameter files, which are dependencies themselves",
+    "components/input_paths.py": "as components/params.py",
     "components/layers.py": "as components/params.py",
     "components/pipeline.py": "as components/params.py",
     "components/leftover.py": "what is printed where little is left",

@@ -24,6 +24,7 @@ from components.crawl.ledger import Ledger
 from components.errors import VitrailError
 from components.executor import ExecutorParams, kept_workers, map_shards
 from components.images.sandbox import SandboxParams
+from components.input_paths import InputPath
 from components.params import Strict, fingerprint
 from components.progress import Progress, track
 from components.storage import StorageParams, atomic_dir
@@ -59,7 +60,7 @@ class NamedImages(Strict):
     """A source .yaml with ``kind: fetch``."""
 
     kind: Literal["fetch"]
-    source: str  # WARC, WAT or Parquet files: folder, file, list of files, or s3://bucket/prefix
+    source: InputPath  # WARC, WAT or Parquet files: folder, file, list of files, or s3://bucket/prefix
     columns: TableColumns = TableColumns()  # of Parquet tables
     limit: int | None = Field(None, ge=1, le=10**12)  # addresses fetched, for a trial
 

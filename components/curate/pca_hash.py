@@ -22,6 +22,7 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.images.decode import RGB
+from components.input_paths import InputFile
 from components.neighbours import hamming_pairs
 from components.params import Seed, Strict
 from components.storage import atomic_file
@@ -42,7 +43,7 @@ class HashParams(Strict):
     min_images: int = Field(32, ge=2, le=10**12)  # fewer: no fit, and only exact duplicates are found
     fit_images: int = Field(100_000, ge=2, le=10**12)  # sample to fit on
     seed: Seed = 0
-    artifact: Path | None = None  # a frozen hash to use instead of fitting one, as pca_hash.npz of an earlier run
+    artifact: InputFile | None = None  # a frozen hash to use instead of fitting one, as pca_hash.npz of an earlier run
 
 
 @dataclass(frozen=True)

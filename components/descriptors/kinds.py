@@ -21,6 +21,7 @@ from components.descriptors.train_params import EditParams, NetworkParams, Train
 from components.descriptors.views import RGB, ViewParams, squash
 from components.descriptors.whiten import Whitening, fit_whitening
 from components.errors import VitrailError
+from components.input_paths import InputPath
 from components.params import Seed, Strict
 from components.storage import StorageParams, atomic_file
 
@@ -29,7 +30,7 @@ class TrainedParams(Strict):
     """A network of SSCD's kind, trained on the pool inside the stage, or before it by the ``train`` command."""
 
     kind: Literal["trained"]
-    weights: str | None = None  # a file that ``train`` wrote; null: train on the pool
+    weights: InputPath | None = None  # a file that ``train`` wrote; null: train on the pool
     network: NetworkParams = NetworkParams()
     edits: EditParams = EditParams()
     training: TrainingParams = TrainingParams()

@@ -18,6 +18,7 @@ from components.descriptors.views import RGB
 from components.descriptors.weights import read_weights
 from components.descriptors.whiten import Whitening, normalise
 from components.errors import VitrailError
+from components.input_paths import InputPath
 from components.params import Strict
 from components.storage import StorageParams
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class WhiteningParams(Strict):
     """PCA whitening after the network, fitted on a background set by ``python -m components.dedup whiten``."""
 
-    path: str = Field(min_length=1)
+    path: InputPath = Field(min_length=1)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")  # of the file; ``whiten`` prints it
 
 
@@ -36,7 +37,7 @@ class SscdParams(Strict):
     """Meta's released network (``sscd_disc_mixup.torchscript.pt`` or ``.torchvision.pt``), or one in their layout."""
 
     kind: Literal["sscd"]
-    path: str = Field(min_length=1)  # a file, s3://bucket/key, or https://...
+    path: InputPath = Field(min_length=1)  # a file, s3://bucket/key, or https://...
     sha256: str | None = Field(None, pattern="^[0-9a-fA-F]{64}$")  # of the file; a URL needs it
     side: int = Field(288, ge=32, le=8192)  # short side, aspect kept; with `squash`, both sides
     squash: bool = False  # True with side 320: a square, which batches

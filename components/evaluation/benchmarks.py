@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from components.errors import VitrailError, nearest
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+from components.input_paths import InputPath
 from components.params import Name, Seed, Strict, fingerprint, load_params
 
 
@@ -35,7 +36,7 @@ class ParquetParams(Strict):
     """The user's own labelled images: one row an image."""
 
     kind: Literal["parquet"]
-    path: str
+    path: InputPath
     image: str = "image"  # column with encoded images: bytes, or Hugging Face's {"bytes", "path"}
     labels: list[str] = Field(min_length=1)  # columns with a class each: text or whole numbers
     split: str = "split"  # column that says which side a row is on
@@ -48,7 +49,7 @@ class QueryParams(Strict):
     """Images without labels or held-out side: queries of retrieval (the paper's ImageNet-22k, GLDv2), nothing else."""
 
     kind: Literal["queries"]
-    path: str
+    path: InputPath
     image: str = "image"  # as in :class:`ParquetParams`
     key: str | None = None
 

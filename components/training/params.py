@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from components.images.loader import LoaderParams
+from components.input_paths import InputPath
 from components.learning.augment import AugmentParams
 from components.learning.collapse import CollapseParams
 from components.learning.masks import MaskParams
@@ -70,7 +71,7 @@ class TrainingParams(Strict):
     run: RunParams
     probe: ProbeParams = ProbeParams()
     # folder of an exported model to start from; null: from random weights. Its weights count, not its name
-    init: Annotated[str | None, NEUTRAL] = None
+    init: Annotated[InputPath | None, NEUTRAL] = None
     gram: GramParams | None = None  # hold patch similarities to an earlier average; null: not
     # a second phase on larger images; null: none. It changes nothing of the first, and has an identity of its own
     high_resolution: Annotated[HighResolutionParams | None, NEUTRAL] = None

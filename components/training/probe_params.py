@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from components.input_paths import InputPath
 from components.params import NEUTRAL, Cost, Name, Seed, Share, Strict
 
 
@@ -40,8 +41,8 @@ class DenseFolderParams(DenseParams):
     """Images and their label masks, PNGs of equal stem whose pixels are class numbers."""
 
     kind: Literal["folder"]
-    images: str  # folder
-    masks: str  # folder
+    images: InputPath  # folder
+    masks: InputPath  # folder
     name: Name = "segmentation"  # in the metrics' names
     ignore: int = Field(255, ge=0, le=65_535)  # mask value without a label
 
@@ -50,7 +51,7 @@ class DenseParquetParams(DenseParams):
     """A Parquet file with an encoded image and an encoded mask a row."""
 
     kind: Literal["parquet"]
-    path: str
+    path: InputPath
     image: str = "image"  # columns
     mask: str = "mask"
     name: Name = "segmentation"

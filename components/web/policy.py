@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from components.errors import VitrailError
+from components.input_paths import InputFile
 from components.params import Strict
 from components.text import read_lines
 from components.web.block_list import Forgotten
@@ -23,8 +24,8 @@ class PolicyParams(Strict):
     """Who we say we are, and what we keep away from."""
 
     token: str = Field(pattern=r"^[a-zA-Z_-]+$")  # product token, as RFC 9309 matches it
-    restricted: tuple[Path, ...] = ()  # files of registrable domains, one a line, # comments
-    forgotten: tuple[Path, ...] = ()  # files of what was taken down (components/web/block_list.py)
+    restricted: tuple[InputFile, ...] = ()  # files of registrable domains, one a line, # comments
+    forgotten: tuple[InputFile, ...] = ()  # files of what was taken down (components/web/block_list.py)
     respect_robots: bool = True
     respect_opt_out: bool = True
 

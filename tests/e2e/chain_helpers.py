@@ -73,8 +73,8 @@ class Repro:
 
     @property
     def ran(self) -> list[str]:
-        """The stages whose command ran, in order."""
-        return re.findall(r"Running stage '([^']+)'", self.text)
+        """The stages whose command ran, in order, but ``inputs``, which always does."""
+        return [name for name in re.findall(r"Running stage '([^']+)'", self.text) if name != "inputs"]
 
     @property
     def errors(self) -> list[str]:

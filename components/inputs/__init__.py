@@ -1,0 +1,1 @@
+"""What the files and folders that parameters name hold, so that DVC sees them change."""
