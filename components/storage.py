@@ -77,7 +77,10 @@ class Store(Protocol):
         """Names below ``prefix`` (a folder), sorted."""
 
     def version(self, name: str) -> str:
-        """What tells this content of ``name`` from another: size and ETag on S3, size and time of change locally."""
+        """What tells this content of ``name`` from another: size and ETag on S3, size and times locally.
+
+        No byte is read.
+        """
 
     def versions(self, prefix: str = "") -> dict[str, str]:
         """:meth:`version` of all names below ``prefix`` (a folder)."""
@@ -228,7 +231,7 @@ class LocalStore:
             stat = self._path(name).stat()
         except OSError as fault:  # whoever reads it says what is wrong with it
             return f"unreadable: {fault.strerror}"
-        return f"{stat.st_size} {stat.st_mtime_ns}"
+        return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
     def versions(self, prefix: str = "") -> dict[str, str]:
         return {name: self.version(name) for name in self.list(prefix)}

@@ -37,7 +37,8 @@ class Place:
     offset: int
     length: int
     kind: Kind = "images"
-    format: str = ""  # known once it was decoded
+    format: str = ""  # known once it was decoded, as the next
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,8 @@ class _Loaded:
 def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_Loaded]]:
     """The chunk's images, ``nsfw.batch`` at a time, or fewer: those that together reach ``max_pixels`` are a batch.
 
-    Each decoded once within the limits, if a model is to see it. One that no longer does (its file changed, or it
-    crashes its decoder now and then) goes to ``rows`` with its reason.
+    Each decoded once within the limits, if a model is to see it. One that no longer does (it crashes its decoder now
+    and then), or whose bytes are no longer those that were examined, goes to ``rows`` with its reason.
     """
     eye = Eye(item.chunk.limits, item.chunk.sandbox) if item.nsfw.enabled or item.faces.enabled else None
     unseen = np.zeros((0, 0, 3), np.uint8)
@@ -161,6 +162,9 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
     for place in item.chunk.places:
         try:
             data = read_bytes(item.chunk.store, place, item.chunk.limits)
+            if place.sha256 and hashlib.sha256(data).hexdigest() != place.sha256:
+                rows.append(_blank(place) | {"reason": "changed"})
+                continue
             batch.append(_Loaded(place, data, *(eye.pixels(data) if eye else (unseen, place.format))))
         except DecodeError as fault:
             rows.append(_blank(place) | {"reason": fault.reason})

@@ -13,6 +13,7 @@ LINK_REASONS = (
     "vector",  # SVG: no pixels of its own
 )
 FETCH_REASONS = (
+    "changed",  # its bytes were replaced while they were curated
     "unreadable",  # its file is gone, not permitted, or on a disk that fails
     "not-fetched",  # the crawl holds no response for it
     "refused-address",  # it lies in a private or local network

@@ -121,9 +121,10 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
         digest = fingerprint(
             params.model_dump(mode="json", exclude={"executor", "memory", "least_kept"}), sources.model_dump(), [FORMAT]
         )[:16]
-        work = work_folder(out, digest)
-        (work / "shards").mkdir(exist_ok=True)
         store = sources.store(crawl, storage)
+        # Files that were replaced since a run was interrupted must not meet what that run found in the old ones.
+        work = work_folder(out, fingerprint(digest, sources.versions(store))[:16])
+        (work / "shards").mkdir(exist_ok=True)
         found = _gather(params, sources, store, work, crawl)
         _examine(params, sources, store, found, work)
         _forget(params.policy, found)
@@ -258,7 +259,11 @@ def _store(
     params: CurateParams, sources: Sources, store: Store, shards_at: Store, found: Gathered, work: Path
 ) -> dict[str, dict[str, object]]:
     """Score, blur and store the survivors; returns the shards."""
-    survivors = [replace(found.places[row["key"]], format=row["format"]) for row in found.rows if not row["reason"]]
+    survivors = [
+        replace(found.places[row["key"]], format=row["format"], sha256=row["sha256"])
+        for row in found.rows
+        if not row["reason"]
+    ]
     by_key = {row["key"]: row for row in found.rows}
     items = []
     for number, places in enumerate(_chunks(params, survivors)):

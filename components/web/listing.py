@@ -34,6 +34,7 @@ class Listing:
     found: dict[Kind, list[str]] = field(default_factory=dict)
     left: dict[Left, int] = field(default_factory=dict)
     first: dict[Left, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)  # of objects: size and ETag
 
     def add(self, name: str, what: Kind | Left) -> None:
         """Note that the file ``name`` is ``what``."""
@@ -176,7 +177,9 @@ def _objects(root: str, names: list[str] | None, storage: StorageParams) -> List
     store = open_store(storage.model_copy(update={"root": root}))
     found = Listing(root)
     usable: list[str] = []
-    for name in store.list() if names is None else names:
+    if names is None:
+        found.versions = store.versions()
+    for name in found.versions if names is None else names:
         if name.endswith("/") or not name:
             continue  # what consoles write for an empty folder
         if name.startswith("/") or ".." in name.split("/"):
@@ -188,7 +191,17 @@ def _objects(root: str, names: list[str] | None, storage: StorageParams) -> List
     with ThreadPoolExecutor(_READERS) as pool:
         for name, what in zip(usable, pool.map(lambda name: _object(store, name), usable), strict=True):
             found.add(name, what)
+        if names is not None:
+            found.versions = dict(zip(usable, pool.map(lambda name: version_of(store, name), usable), strict=True))
     return found
+
+
+def version_of(store: Store, name: str) -> str:
+    """The version of ``name``, or why it has none: whoever reads it counts it by that reason."""
+    try:
+        return store.version(name)
+    except ObjectUnreadable as fault:
+        return "missing" if fault.missing else "unreadable"
 
 
 def _object(store: Store, name: str) -> Kind | Left:

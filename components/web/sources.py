@@ -17,7 +17,7 @@ from components.errors import VitrailError
 from components.params import Strict
 from components.storage import StorageParams, Store, atomic_file, is_remote, open_store
 from components.web.kinds import IMAGE_SUFFIXES, Kind, Left
-from components.web.listing import Listing, listing, shown
+from components.web.listing import Listing, listing, shown, version_of
 from components.web.sidecars import beside, is_table
 
 _KINDS: dict[Kind, str] = {
@@ -28,6 +28,9 @@ _KINDS: dict[Kind, str] = {
 }
 
 
+_ASKED_EACH = 1000  # objects whose versions are asked for one by one; of more the whole prefix is listed
+
+
 class SourceFile(Strict):
     """One file, by its path below the sources' root. A path need not be UTF-8 (surrogateescape, PEP 383)."""
 
@@ -35,7 +38,8 @@ class SourceFile(Strict):
     kind: Kind
     # None: on an object store, where asking for each size would take a request
     bytes: int | None = Field(None, ge=0, le=2**50)
-    sha256: str | None = None  # of files other than single images, on local disk
+    sha256: str | None = None  # on local disk
+    version: str | None = None  # size and ETag on an object store, where a digest would take reading it all
 
 
 class Sources(Strict):
@@ -75,6 +79,13 @@ class Sources(Strict):
         """Write ``folder/sources.json``."""
         with atomic_file(folder / "sources.json", "w") as file:
             json.dump(self.model_dump(), file, indent=1)
+
+    def versions(self, store: Store) -> list[str]:
+        """The versions of the files as they lie in ``store`` now, in order; no byte is read."""
+        if is_remote(self.root) and len(self.files) > _ASKED_EACH:
+            now = store.versions()
+            return [now.get(file.path, "missing") for file in self.files]
+        return [version_of(store, file.path) for file in self.files]
 
     def store(self, folder: Path, storage: StorageParams) -> Store:
         """The store below whose root the files lie."""
@@ -164,13 +175,12 @@ def _nothing(source: str, found: Listing, kinds: Sequence[Kind]) -> str:
 def _described(found: Listing, name: str, kind: Kind) -> SourceFile | None:
     """The file's entry; None (and counted) where it cannot be read."""
     if is_remote(found.root):
-        return SourceFile(path=name, kind=kind)
+        return SourceFile(path=name, kind=kind, version=found.versions.get(name))
     path = Path(found.root, name)
     try:
-        size, sha256 = path.stat().st_size, None
-        if kind != "images":
-            with open(path, "rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         found.leave(name, "unreadable")
         return None
