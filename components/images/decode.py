@@ -38,7 +38,7 @@ DecodeReason = Literal[
 ]
 DECODE_REASONS: tuple[DecodeReason, ...] = get_args(DecodeReason)
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _MAX_COUNTED = 10_000  # frames that are counted where no limit is given
 _PILLOW_WARNS_AT = 89_478_485  # Pillow's own guard, which ours must not exceed
 _ORIENTATION_TAG = 0x0112
@@ -173,13 +173,15 @@ class _opened:
             raise DecodeError("too-many-pixels", f"{size[0]} x {size[1]}")
         if is_raw_tiff(self._data):
             raise DecodeError("not-an-image", "a camera's raw file, whose first picture is a thumbnail")
+        formats: tuple[str, ...] = _FORMATS
         if heif.is_heif(self._data[:HEAD_BYTES]):
-            heif.register()
+            heif.register()  # until then Pillow does not know the name
+            formats = (*_FORMATS, "HEIF")
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")  # damaged EXIF and the bomb warning: the limits below decide
         try:
-            self._image = Image.open(io.BytesIO(self._data), formats=_FORMATS)
+            self._image = Image.open(io.BytesIO(self._data), formats=formats)
         except BaseException as fault:
             self._warnings.__exit__(None, None, None)
             if isinstance(fault, UnidentifiedImageError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,15 @@ def test_what_has_no_agreed_range_is_refused() -> None:
         data, reason = pictures()[name]
         with pytest.raises(DecodeError, match=str(reason)):
             decode(data, LIMITS)
+
+
+def test_bytes_of_no_format_are_no_image_in_a_process_that_has_decoded_nothing() -> None:
+    code = (
+        "from components.images.decode import DecodeError, DecodeLimits, decode\n"
+        "try:\n    decode(b'<html>', DecodeLimits())\nexcept DecodeError as fault:\n    print(fault.reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "not-an-image"
 
 
 def test_every_room_decodes_alike(tmp_path: Path) -> None:
@@ -85,6 +96,7 @@ def test_no_other_file_opens_pictures() -> None:
         "components/images/samples.py",
         "components/images/jpeg.py",
         "components/learning/augment.py",  # libjpeg-turbo's smaller scales, of what jpeg.py lets through
+        "components/tracking/delivery.py",  # reads back the pictures that a run spooled for MLflow
         "components/descriptors/views.py",  # reads back the JPEG that it wrote itself, as a disturbance
     }
     readers = {"imdecode", "imread", "decode_jpeg", "exif_transpose", "imread_v2"}
