@@ -22,6 +22,7 @@ STAGES = ("crawl", "curate", "dedup", "pretrain", "distill", "benchmark")
 EXEMPT = {
     "components/__init__.py": "a docstring",
     "components/errors.py": "how faults are told",
+    "components/command_name.py": "how usage lines begin",
     "components/progress.py": "what is printed meanwhile",
     "components/params.py": "reads parameter files, which are dependencies themselves",
     "components/input_paths.py": "as components/params.py",

@@ -10,12 +10,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
 from components.params import load_params
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the stage."""
-    parser = argparse.ArgumentParser(prog="components.benchmark", description="Compare checkpoints on labelled images.")
+    parser = argparse.ArgumentParser(
+        prog=prog("components.benchmark"), description="Compare checkpoints on labelled images."
+    )
     stages = parser.add_subparsers(dest="stage", required=True)
     run = stages.add_parser("run", help="kNN and linear probe of every checkpoint and baseline; PCA pictures")
     run.add_argument("--params", type=Path, required=True)

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
 from components.params import load_params
 from components.pipeline import load_pipeline
 from components.storage import StorageParams
@@ -16,7 +17,9 @@ from components.storage import StorageParams
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the stage."""
-    parser = argparse.ArgumentParser(prog="components.crawl", description="From a source to WARC files or a list.")
+    parser = argparse.ArgumentParser(
+        prog=prog("components.crawl"), description="From a source to WARC files or a list."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="crawl a site, or register WARC files or images that are there")
     run.add_argument("--params", type=Path, required=True)

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
 from components.executor import add_arguments, overlays
 from components.params import load_params
 from components.storage import StorageParams
@@ -17,7 +18,7 @@ from components.storage import StorageParams
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the stage."""
-    parser = argparse.ArgumentParser(prog="components.curate", description="From WARC files or images to shards.")
+    parser = argparse.ArgumentParser(prog=prog("components.curate"), description="From WARC files or images to shards.")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="links, policy, decode, duplicates, NSFW, faces; shards and index")
     run.add_argument("--params", type=Path, required=True)

@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
 from components.errors import VitrailError
 from components.executor import add_arguments, overlays
 from components.params import load_params
@@ -33,7 +34,9 @@ def _thresholds(text: str) -> list[float]:
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the command it names."""
-    parser = argparse.ArgumentParser(prog="components.dedup", description="From image shards to a training manifest.")
+    parser = argparse.ArgumentParser(
+        prog=prog("components.dedup"), description="From image shards to a training manifest."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="descriptors, copy graph, relative dedup, retrieval; manifest and decisions")
     run.add_argument("--params", type=Path, required=True)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from components.command_name import prog
 from components.pipeline import with_stage
 from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    top = argparse.ArgumentParser(prog="python -m components.distill", description="Distillation of a frozen teacher.")
+    top = argparse.ArgumentParser(prog=prog("components.distill"), description="Distillation of a frozen teacher.")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train the student and export it")
     add_params_arguments(run)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.command_name import prog
 from components.params import load_params
 
 _SET = "overlay a value of --params"
@@ -20,7 +21,7 @@ _SET = "overlay a value of --params"
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and print the plan it asks for."""
-    parser = argparse.ArgumentParser(prog="components.planning", description="Hosts, hours, bytes and memory.")
+    parser = argparse.ArgumentParser(prog=prog("components.planning"), description="Hosts, hours, bytes and memory.")
     commands = parser.add_subparsers(dest="command", required=True)
     crawl = commands.add_parser("crawl", help="hosts, time, bytes and cores for a number of WARC files")
     crawl.add_argument("--warcs", type=float, required=True, help="such as 90000, a month of Common Crawl")

@@ -12,13 +12,14 @@ import os
 import sys
 from collections.abc import Sequence
 
+from components.command_name import prog
 from components.pipeline import with_stage
 from components.training.command import add_params_arguments, add_run_arguments, context, inputs
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    top = argparse.ArgumentParser(prog="python -m components.pretrain", description="DINO + iBOT + KoLeo pretraining.")
+    top = argparse.ArgumentParser(prog=prog("components.pretrain"), description="DINO + iBOT + KoLeo pretraining.")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train and export")
     add_run_arguments(run, "pretrain")

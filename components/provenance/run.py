@@ -10,13 +10,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
 from components.params import load_params
 from components.storage import StorageParams
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the command it names."""
-    parser = argparse.ArgumentParser(prog="components.provenance", description="Trace an image, or take images down.")
+    parser = argparse.ArgumentParser(
+        prog=prog("components.provenance"), description="Trace an image, or take images down."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     trace = commands.add_parser("trace", help="an image's whole story, by key, address or SHA-256")
     trace.add_argument("image", help="key (20 hex digits), address, or SHA-256 (64 hex digits)")

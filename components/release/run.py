@@ -9,6 +9,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
+
 NAMED = (
     "a file or folder, s3://bucket/key or https://...#sha256=HEX: our exports, Meta's released files, training "
     "checkpoints, Hugging Face folders, safetensors"
@@ -17,7 +19,7 @@ NAMED = (
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the command it names; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="components.release", description="Models in and out, and their use.")
+    parser = argparse.ArgumentParser(prog=prog("components.release"), description="Models in and out, and their use.")
     commands = parser.add_subparsers(dest="command", required=True)
     _import_arguments(commands.add_parser("import", help="take a model in as an export of ours"))
     arguments = parser.parse_args(argv)

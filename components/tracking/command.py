@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_name import prog
 from components.params import load_params
 from components.tracking.delivery import Store
 from components.tracking.params import TrackingParams
@@ -20,7 +21,7 @@ from components.tracking.store import probe, resolve
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and send."""
-    parser = argparse.ArgumentParser(prog="components.tracking", description="What MLflow has not got yet.")
+    parser = argparse.ArgumentParser(prog=prog("components.tracking"), description="What MLflow has not got yet.")
     commands = parser.add_subparsers(dest="command", required=True)
     sync = commands.add_parser("sync", help="send what ended runs recorded while the store was away")
     sync.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.command_name import prog
 from components.errors import VitrailError, run_cli
 from components.progress import duration
 from flows.process import run_streaming
@@ -82,7 +83,7 @@ def preflight(root: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Reproduce the stages named in ``argv`` (all, by default) and summarise."""
-    parser = argparse.ArgumentParser(prog="python -m infra.local.demo", description="the whole chain, then its results")
+    parser = argparse.ArgumentParser(prog=prog("infra.local.demo"), description="the whole chain, then its results")
     parser.add_argument("stage", nargs="*", help="reproduce only these, with what they need")
     stages = parser.parse_args(argv).stage
     root = Path.cwd()

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.command_name import prog
 from components.errors import VitrailError, run_cli
 from components.loopback import spare_loopback
 from components.params import load_params
@@ -173,7 +174,7 @@ class Stack:
 
 def main(argv: Sequence[str]) -> int:
     """``up``, ``down`` or ``status`` for the checkout in the current directory."""
-    parser = argparse.ArgumentParser(prog="python -m infra.local.stack", description="the local platform")
+    parser = argparse.ArgumentParser(prog=prog("infra.local.stack"), description="the local platform")
     parser.add_argument("action", choices=("up", "down", "status"))
     action = parser.parse_args(argv).action
     stack = Stack(Path.cwd(), load_platform())

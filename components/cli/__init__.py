@@ -1,0 +1,1 @@
+"""The ``vitrail`` command: one door to every room's own command."""
