@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.benchmark.contenders import find_checkpoints
-from components.benchmark.scoring import KnnParams
+from components.benchmark.protocol import KnnParams
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Extractor, FeatureParams, Rows, Tokens, extract, network
 from components.evaluation.knn import knn_predict
@@ -58,7 +58,9 @@ def choose(
         for size in sizes:
             for crop in crops:
                 for tokens in get_args(Tokens):
-                    candidate = features.model_copy(update={"image_size": size, "crop": crop, "tokens": tokens})
+                    candidate = features.model_copy(
+                        update={"image_size": size, "crop": crop, "tokens": tokens, "blocks": None}
+                    )
                     name = f"{path} {size} {crop} {tokens}"
                     extractors[name] = network(model, card.mean, card.std, card.image_size, candidate, device)
                     candidates[name] = f"{card.kind} {card.preset}", candidate

@@ -29,7 +29,7 @@ class Contender:
     """One row of the comparison."""
 
     name: str  # "raw pixels", "untrained vitt", "pretrain vitt"
-    kind: Literal["raw", "untrained", "checkpoint"]
+    kind: Literal["raw", "patches", "untrained", "checkpoint"]
     extractor: Extractor
     facts: dict[str, Any]  # what identifies it, for MLflow
     model: VisionTransformer | None = None

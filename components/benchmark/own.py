@@ -44,7 +44,7 @@ def figures(contenders: Sequence[Contender], images: Sequence[RGB], batch_size: 
     """By network (raw pixels are none): ``feature_rank``, ``feature_std``, ``mean_cosine``, ``dimensions``."""
     extractors = {contender.name: contender.extractor for contender in contenders if contender.kind != "raw"}
     found = extract(extractors, Pictures(images), batch_size, "features of own images")
-    return {name: _figures(rows) for name, rows in found.items()}
+    return {name: _figures(extractors[name].main(rows)) for name, rows in found.items()}
 
 
 def table(found: Mapping[str, Mapping[str, float]], images: int) -> str:

@@ -30,26 +30,46 @@ def main(argv: Sequence[str]) -> int:
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
     run.add_argument("--curated", type=Path, help="image shards; with --manifest, the training images are looked at")
     run.add_argument("--manifest", type=Path, help="table of the training images")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
+    run.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="overlay a value of --params, or of its protocol",
+    )
     choose = stages.add_parser("choose", help="compare ways to take features, on the training side alone")
     choose.add_argument("--params", type=Path, required=True)
     choose.add_argument("--benchmarks", type=Path, required=True)
     choose.add_argument("--checkpoints", nargs="+", required=True)
     choose.add_argument("--image-sizes", type=int, nargs="+", required=True, metavar="PX")
     choose.add_argument("--crops", type=float, nargs="+", default=[1.0])
+    published = stages.add_parser("published", help="what released models reached, with source and protocol")
+    published.add_argument("--params-folder", type=Path, default=Path("params"))
     arguments = parser.parse_args(argv)
+    if arguments.stage == "published":
+        from components.benchmark.published import load_published, published_table
+
+        print(published_table(load_published(arguments.params_folder)), end="")
+        return 0
     if arguments.stage == "choose":
         return _choose(arguments)
 
     from components.benchmark import stage
+    from components.benchmark.protocol import load_protocol, split_overrides
+    from components.benchmark.published import load_published
     from components.context import StageContext
     from components.evaluation.benchmarks import BenchmarksFile
     from components.storage import StorageParams
     from components.tracking import TrackingParams
 
-    params = load_params(arguments.params, stage.BenchmarkStageParams, arguments.set)
+    of_protocol, others = split_overrides(arguments.set)
+    params = load_params(arguments.params, stage.BenchmarkStageParams, others)
+    protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
+    published = load_published(arguments.params.parent)
     benchmarks = load_params(arguments.benchmarks, BenchmarksFile)
-    inputs = stage.BenchmarkInputs(arguments.checkpoints, benchmarks, arguments.curated, arguments.manifest)
+    inputs = stage.BenchmarkInputs(
+        arguments.checkpoints, benchmarks, protocol, arguments.curated, arguments.manifest, published
+    )
     tracking = load_params(arguments.tracking, TrackingParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
     print(stage.run(params, inputs, arguments.out, context))
@@ -58,17 +78,19 @@ def main(argv: Sequence[str]) -> int:
 
 def _choose(arguments: argparse.Namespace) -> int:
     from components.benchmark import choose, stage
+    from components.benchmark.protocol import load_protocol
     from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 
     params = load_params(arguments.params, stage.BenchmarkStageParams)
+    protocol = load_protocol(arguments.params.parent, params.protocol).params
     for name, spec in load_params(arguments.benchmarks, BenchmarksFile).scored.items():
         found = choose.choose(
             load_benchmark(name, spec),
             arguments.checkpoints,
             arguments.image_sizes,
             arguments.crops,
-            params.features,
-            params.knn,
+            protocol.features,
+            protocol.knn,
             stage.device_of(params.device),
         )
         print(choose.table(found))

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from components.benchmark.classify import grid_choices, knn_outcomes, logistic_choices, sides
 from components.benchmark.contenders import Contender
+from components.benchmark.outcome import Outcome
+from components.benchmark.protocol import ProtocolParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Rows, without_equal_channels
+from components.evaluation.few_shot import FewShot, few_shot
 from components.evaluation.intervals import Interval, paired_difference, wilson
-from components.evaluation.knn import knn_predict_each
-from components.evaluation.linear import LinearParams, linear_probe
+from components.evaluation.linear import linear_probe
+from components.evaluation.selection import Choices
 from components.params import Seed, Strict
-
-
-class KnnParams(Strict):
-    """The vote of neighbours."""
-
-    k: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(min_length=1)
-    shown: int = Field(20, ge=1, le=1_000_000)  # the k in the table
-    temperature: float = Field(0.07, gt=0, le=10.0)
-
-    @model_validator(mode="after")
-    def _shown_is_measured(self) -> KnnParams:
-        if self.shown not in self.k:
-            raise ValueError(f"shown: {self.shown} is not among k {self.k}")
-        return self
 
 
 class IntervalParams(Strict):
@@ -65,13 +54,15 @@ class Score:
     kind: str
     benchmark: str
     task: str
-    method: str  # "knn20", "linear"
+    method: str  # "knn20", "linear"; "grid_test" was chosen on test images, "grid_heldout" on training images
     accuracy: float
     low: float
     high: float
     test_images: int
     cost: float | None = None  # chosen for the linear probe, on the training side
     differences: list[Difference] = field(default_factory=list)
+    protocol: str = ""  # its label: name, version, digest
+    setting: str = ""  # what was chosen: the head, the strength, k
 
     @property
     def metric(self) -> str:
@@ -85,28 +76,51 @@ class Score:
         return found
 
 
-Outcome = tuple[npt.NDArray[np.bool_], float | None]  # right or wrong for each test image; the probe's cost
+Few = dict[tuple[str, int], FewShot]  # (task, images a class) -> accuracy
 
 
 def outcomes(
-    contender: Contender, features: Rows, benchmark: Benchmark, knn: KnnParams, linear: LinearParams, device: str
-) -> dict[tuple[str, str], Outcome]:
-    """(task, method) -> whether each test image was classified rightly."""
+    contender: Contender, features: Rows, benchmark: Benchmark, protocol: ProtocolParams, device: str
+) -> tuple[dict[tuple[str, str], Outcome], Few]:
+    """(task, method) -> whether each test image was classified rightly; and label efficiency.
+
+    Args:
+        features: [n, D] of all images of ``benchmark``, as the contender's extractor gives them.
+
+    Raises:
+        VitrailError: features are not finite.
+    """
     if contender.kind == "raw":
         features = without_equal_channels(features)
-    train, test = features[~benchmark.test], features[benchmark.test]
     if not np.isfinite(features).all():
         raise VitrailError(
             f"{contender.name}: its features hold NaN or infinity; the run it comes from has diverged, train it again"
         )
+    main = contender.extractor.main(features)
     found: dict[tuple[str, str], Outcome] = {}
+    few: Few = {}
     for task, labels in benchmark.labels.items():
-        known, truth = labels[~benchmark.test], labels[benchmark.test]
-        for k, predicted in knn_predict_each(train, known, test, knn.k, knn.temperature, device).items():
-            found[task, f"knn{k}"] = predicted == truth, None
-        probed = linear_probe(train, known, test, linear)
-        found[task, "linear"] = probed.predicted == truth, probed.cost
-    return found
+        side = sides(main, labels, benchmark)
+        found |= {(task, method): one for method, one in knn_outcomes(side, protocol.knn, device).items()}
+        probed = linear_probe(side.train, side.known, side.test, protocol.linear)
+        found[task, "linear"] = Outcome(probed.predicted == side.truth, probed.cost)
+        if protocol.linear_grid is not None:
+            grid = protocol.linear_grid
+            inputs = contender.extractor.inputs(features, grid.blocks, grid.pooling)
+            found |= _both(task, "grid", grid_choices(inputs, side, benchmark, grid, device))
+        if protocol.logistic is not None:
+            found |= _both(task, "logistic", logistic_choices(side, protocol.logistic))
+        if protocol.few_shot is not None:
+            parts = few_shot(side.train, side.known, side.test, side.truth, protocol.few_shot, protocol.knn.temperature)
+            few |= {(task, count): one for count, one in parts.items()}
+    return found, few
+
+
+def _both(task: str, method: str, found: Choices) -> dict[tuple[str, str], Outcome]:
+    return {
+        (task, f"{method}_test"): Outcome(found.on_test.right, None, found.on_test.setting),
+        (task, f"{method}_heldout"): Outcome(found.held_out.right, None, found.held_out.setting),
+    }
 
 
 def scores(
@@ -114,15 +128,16 @@ def scores(
     right: Mapping[str, Mapping[tuple[str, str], Outcome]],
     benchmark: Benchmark,
     intervals: IntervalParams,
+    protocol: str,
 ) -> list[Score]:
     """A score for every contender, task and method; ``right`` holds the outcomes by the contender's name."""
     found = []
     for contender in contenders:
-        for (task, method), (ours, cost) in right[contender.name].items():
+        for (task, method), (ours, cost, setting) in right[contender.name].items():
             share = wilson(int(ours.sum()), len(ours), intervals.confidence)
             differences = []
             for baseline in contender.baselines:
-                theirs = right[baseline][task, method][0]
+                theirs = right[baseline][task, method].right
                 gap = paired_difference(
                     ours, theirs, confidence=intervals.confidence, samples=intervals.samples, seed=intervals.seed
                 )
@@ -138,6 +153,8 @@ def scores(
                     len(ours),
                     cost,
                     differences,
+                    protocol,
+                    setting,
                 )
             )
     return found

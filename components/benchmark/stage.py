@@ -8,28 +8,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from components import tracking
 from components.benchmark.contenders import BaselineParams, Contender, gather
+from components.benchmark.outcome import Outcome, outcome_table
 from components.benchmark.own import LEAST, OwnParams, figures
 from components.benchmark.own import table as own_table
 from components.benchmark.pictures import PcaParams, examples, photographs, picture, save_png
-from components.benchmark.scoring import IntervalParams, KnnParams, Score, majority, outcomes, scores
-from components.benchmark.tables import flat, markdown, nested
+from components.benchmark.protocol import Protocol, refuse_changed
+from components.benchmark.published import Published, published_table
+from components.benchmark.scoring import Few, IntervalParams, Score, majority, outcomes, scores
+from components.benchmark.tables import few_shot_table, flat, markdown, nested
 from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
-from components.evaluation.features import FeatureParams, extract
-from components.evaluation.linear import LinearParams
+from components.evaluation.features import extract, square
+from components.evaluation.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
 from components.evaluation.seeds import seed_images
 from components.images.decode import RGB
 from components.lock import hold
-from components.params import Strict
+from components.params import Name, Strict
 from components.progress import track
 from components.storage import atomic_dir, atomic_file
 
+PATCHES = "patch k-means"
+PATCH_IMAGES = 500  # training images that its patches are drawn from
 NO_SCORES = "No labelled images in params/benchmarks.yaml, so no scores: kNN, linear probe and intervals are left out."
 
 
@@ -37,10 +44,9 @@ class BenchmarkStageParams(Strict):
     """``params/benchmark.yaml``."""
 
     device: str = "auto"  # auto, cpu or cuda
-    features: FeatureParams
-    knn: KnnParams
-    linear: LinearParams
+    protocol: Name  # a file in params/protocols/
     baselines: BaselineParams
+    patch_kmeans: PatchKmeansParams | None = None  # None: not a baseline
     intervals: IntervalParams
     pca: PcaParams
     own: OwnParams | None = OwnParams()  # None: no figures of the training images' features
@@ -52,39 +58,47 @@ class BenchmarkInputs:
 
     checkpoints: Sequence[str | Path]  # models by value, or folders of exported ones
     benchmarks: BenchmarksFile
+    protocol: Protocol  # the one that `params` name
     curated: Path | None = None  # image shards; with `manifest`, the training images are looked at, too
     manifest: Path | None = None
+    published: Sequence[Published] = ()  # scores of released models, shown below benchmarks of the same name
 
 
 def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, context: StageContext) -> str:
     """Compare all checkpoints on all benchmarks; write ``outputs`` and ``context.report``; return the table.
 
-    ``outputs`` holds ``scores.json``, ``scores.parquet``, ``table.md`` and ``pca/*.png``. Of the training images come
-    figures of features and PCA pictures, which need no label.
+    ``outputs`` holds ``scores.json``, ``scores.parquet``, ``outcomes.parquet``, ``table.md`` and ``pca/*.png``. Of
+    the training images come figures of features and PCA pictures, which need no label.
 
     Raises:
         VitrailError: no checkpoint, a damaged one, a benchmark that is missing, an unreachable MLflow, or another run
             at work on ``outputs``.
     """
-    device = device_of(params.device)
-    contenders = gather(inputs.checkpoints, params.features, params.baselines, device)
+    device, protocol = device_of(params.device), inputs.protocol
+    refuse_changed(_earlier(outputs).get("protocol"), protocol, outputs)
+    features = protocol.params.features
+    contenders = gather(inputs.checkpoints, features, params.baselines, device)
     pictures = _own_pictures(params, inputs, context)
-    with hold(outputs), tracking.run("benchmark", "benchmark", context.tracking, params) as run:
+    recorded = params.model_dump(mode="json") | {"protocol": protocol.params.model_dump(mode="json")}
+    with hold(outputs), tracking.run("benchmark", "benchmark", context.tracking, recorded, protocol.tags) as run:
         loaded = [load_benchmark(name, spec) for name, spec in inputs.benchmarks.scored.items()]
-        found = [score for benchmark in loaded for score in _measure(contenders, benchmark, params, device)]
+        measured = [_measure(contenders, benchmark, params, protocol, device) for benchmark in loaded]
+        found = [score for one in measured for score in one.scores]
         majorities = {benchmark.name: majority(benchmark) for benchmark in loaded}
-        table = markdown(found, loaded, majorities, params.knn.shown, params.intervals.confidence)
+        table = markdown(found, loaded, majorities, protocol, params.intervals.confidence)
+        table += "".join("\n" + part for one in loaded if (part := published_table(inputs.published, one.name)))
+        table += few_shot_table({one.benchmark.name: one.few for one in measured}, params.intervals.confidence)
         spread: dict[str, dict[str, float]] = {}
         if params.own is not None and len(pictures) >= LEAST:
-            spread = figures(contenders, pictures, params.features.batch_size)
+            spread = figures(contenders, pictures, features.batch_size)
             table = "\n".join(filter(None, [table, own_table(spread, len(pictures))]))
         if not loaded:
             table = f"{NO_SCORES}\n\n{table}"
         with atomic_dir(outputs) as folder:
-            _write(folder, found, loaded, majorities, table, spread)
+            _write(folder, measured, loaded, majorities, table, spread, protocol)
             _pictures(folder / "pca", contenders, loaded, params.pca, device, run, _some(pictures, params.pca.own))
             run.log_artifacts(folder, "benchmark")
-        _record(run, contenders, found, loaded)
+        _record(run, measured, protocol)
         run.log_metrics({f"own/{name}/{key}": value for name, one in spread.items() for key, value in one.items()})
         if context.report is not None:
             with atomic_file(context.report, "w") as file:
@@ -112,30 +126,65 @@ def _together(scores: dict[str, Any], spread: Mapping[str, Mapping[str, float]])
     return scores
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one benchmark."""
+
+    benchmark: Benchmark
+    contenders: list[Contender]  # with the baseline that was fitted on its training images
+    scores: list[Score]
+    few: dict[str, Few]  # by contender
+    right: dict[str, dict[tuple[str, str], Outcome]]  # by contender
+
+
 def _measure(
-    contenders: Sequence[Contender], benchmark: Benchmark, params: BenchmarkStageParams, device: str
-) -> list[Score]:
+    contenders: Sequence[Contender], benchmark: Benchmark, params: BenchmarkStageParams, protocol: Protocol, device: str
+) -> Measured:
     """The scores of all contenders on one benchmark."""
+    contenders = _with_patches(contenders, benchmark, params, protocol)
     extractors = {contender.name: contender.extractor for contender in contenders}
-    features = extract(extractors, benchmark.images, params.features.batch_size, f"{benchmark.name} features")
-    right = {
-        contender.name: outcomes(contender, features[contender.name], benchmark, params.knn, params.linear, device)
+    features = extract(extractors, benchmark.images, protocol.params.features.batch_size, f"{benchmark.name} features")
+    both = {
+        contender.name: outcomes(contender, features[contender.name], benchmark, protocol.params, device)
         for contender in track(contenders, f"{benchmark.name} kNN and probes", len(contenders), unit="models")
     }
-    return scores(contenders, right, benchmark, params.intervals)
+    right = {name: found for name, (found, _) in both.items()}
+    few = {name: found for name, (_, found) in both.items() if found}
+    found = scores(contenders, right, benchmark, params.intervals, protocol.label)
+    return Measured(benchmark, contenders, found, few, right)
+
+
+def _with_patches(
+    contenders: Sequence[Contender], benchmark: Benchmark, params: BenchmarkStageParams, protocol: Protocol
+) -> list[Contender]:
+    """``contenders`` with the baseline that is fitted on this benchmark's training images, if it is wanted."""
+    wanted = params.patch_kmeans
+    if wanted is None:
+        return list(contenders)
+    rows = np.random.default_rng(wanted.seed).permutation(np.flatnonzero(~benchmark.test))[:PATCH_IMAGES]
+    crop = protocol.params.features.crop
+    squares = np.stack([square(benchmark.images.rgb(row), wanted.side, crop) for row in np.sort(rows).tolist()])
+    extractor = fit_patch_kmeans(squares, wanted, crop)
+    facts = {"features": PATCHES, "fitted_on": benchmark.name} | wanted.model_dump()
+    patches = Contender(PATCHES, "patches", extractor, facts)
+    known = [replace(one, baselines=(*one.baselines, PATCHES)) if one.baselines else one for one in contenders]
+    return [known[0], patches, *known[1:]]
 
 
 def _write(
     folder: Path,
-    found: Sequence[Score],
+    measured: Sequence[Measured],
     benchmarks: Sequence[Benchmark],
     majorities: Mapping[str, Mapping[str, float]],
     table: str,
     spread: Mapping[str, Mapping[str, float]],
+    protocol: Protocol,
 ) -> None:
     import pyarrow.parquet as pq
 
+    found = [score for one in measured for score in one.scores]
     content = {
+        "protocol": protocol.plain(),
         "benchmarks": {
             benchmark.name: {
                 "digest": benchmark.digest,
@@ -146,10 +195,18 @@ def _write(
             for benchmark in benchmarks
         },
         "scores": [score.plain() for score in found],
+        "few_shot": [
+            {"model": name, "benchmark": one.benchmark.name, "task": task, "per_class": count, "fewest": shot.fewest}
+            | {key: round(100 * value, 3) for key, value in shot.accuracy._asdict().items()}
+            for one in measured
+            for name, few in one.few.items()
+            for (task, count), shot in few.items()
+        ],
         "own_images": spread,
     }
     (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
     pq.write_table(flat(found), folder / "scores.parquet")
+    pq.write_table(outcome_table({one.benchmark.name: one.right for one in measured}), folder / "outcomes.parquet")
     (folder / "table.md").write_text(table)
 
 
@@ -177,18 +234,27 @@ def _pictures(
                 run.log_image(made, f"pca/{name}")
 
 
-def _record(
-    run: tracking.Run, contenders: Sequence[Contender], found: Sequence[Score], benchmarks: Sequence[Benchmark]
-) -> None:
+def _record(run: tracking.Run, measured: Sequence[Measured], protocol: Protocol) -> None:
     """Scores go to each contender's LoggedModel, under metric names that are the same for all."""
-    for benchmark in benchmarks:
-        run.log_dataset(benchmark.name, benchmark.digest, f"params/benchmarks.yaml#{benchmark.name}", "benchmark")
-    for contender in contenders:
-        known = contender.card.model_id if contender.card else None
-        model = run.ensure_model(known, contender.name, contender.facts, {"vitrail.kind": contender.kind})
-        for benchmark in benchmarks:
-            ours = [s for s in found if s.model == contender.name and s.benchmark == benchmark.name]
-            run.log_scores(model, {s.metric: s.accuracy for s in ours}, (benchmark.name, benchmark.digest))
+    for one in measured:
+        name, digest = one.benchmark.name, one.benchmark.digest
+        run.log_dataset(name, digest, f"params/benchmarks.yaml#{name}", "benchmark")
+        for contender in one.contenders:
+            known = contender.card.model_id if contender.card else None
+            model = run.ensure_model(known, contender.name, contender.facts, {"vitrail.kind": contender.kind})
+            points = {score.metric: score.accuracy for score in one.scores if score.model == contender.name}
+            for (task, count), shot in one.few.get(contender.name, {}).items():
+                points[f"{name}/{task}/fewshot{count}"] = round(100 * shot.accuracy.value, 3)
+            run.log_scores(model, points, (name, digest), tags=protocol.tags)
+
+
+def _earlier(outputs: Path) -> dict[str, Any]:
+    """The ``scores.json`` of an earlier run, or nothing."""
+    try:
+        content = json.loads((outputs / "scores.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def device_of(wanted: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from components.benchmark.scoring import Score
+from components.benchmark.protocol import Protocol
+from components.benchmark.scoring import Few, Score
 from components.evaluation.benchmarks import Benchmark
 
 
@@ -15,18 +16,26 @@ def markdown(
     scores: Sequence[Score],
     benchmarks: Sequence[Benchmark],
     majorities: Mapping[str, Mapping[str, float]],
-    shown: int,
+    protocol: Protocol,
     confidence: float,
 ) -> str:
     """The comparison: for each benchmark the accuracies, then the differences from the baselines."""
     parts = []
     for benchmark in benchmarks:
         ours = [score for score in scores if score.benchmark == benchmark.name]
-        methods = [f"knn{shown}", "linear"]
+        shown = f"knn{protocol.params.knn.shown}"
+        methods = [
+            m for m in dict.fromkeys(s.method for s in ours) if m == shown or not m.removeprefix("knn").isdigit()
+        ]
         cells = [(task, method) for task in benchmark.labels for method in methods]
         train, test = int((~benchmark.test).sum()), int(benchmark.test.sum())
         parts.append(f"### {benchmark.name}: {train:,} training and {test:,} held-out images\n")
-        parts.append(f"Accuracy in percent, with its {confidence:.0%} interval (Wilson).\n")
+        parts.append(f"Protocol {protocol.label}. Accuracy in percent, with its {confidence:.0%} interval (Wilson).\n")
+        if any(method.endswith("_test") for method in methods):
+            parts.append(
+                "'best on test': the setting was chosen on the test images, as the paper does, which overstates; "
+                "'held-out choice': on training images that were held out.\n"
+            )
         heads = [f"{task}, {_method(method)}" for task, method in cells]
         rows = [["majority class", *[f"{majorities[benchmark.name][task]:.1f}" for task, _ in cells]]]
         for model in dict.fromkeys(score.model for score in ours):
@@ -78,6 +87,8 @@ def flat(scores: Sequence[Score]) -> pa.Table:
             ("high", number),
             ("test_images", pa.int64()),
             ("cost", number),
+            ("setting", text),
+            ("protocol", text),
             ("against", text),
             ("difference", number),
             ("difference_low", number),
@@ -98,7 +109,36 @@ def nested(scores: Sequence[Score]) -> dict[str, Any]:
     return found
 
 
+def few_shot_table(found: Mapping[str, Mapping[str, Few]], confidence: float) -> str:
+    """Label efficiency: benchmark -> model -> (task, images a class) -> accuracy; nothing where none was measured."""
+    parts = []
+    for benchmark, models in found.items():
+        cells = list(dict.fromkeys(cell for few in models.values() for cell in few))
+        if not cells:
+            continue
+        fewest = {cell: min(few[cell].fewest for few in models.values()) for cell in cells}
+        heads = [
+            f"{task}, {count} a class" + (f" (least {fewest[task, count]})" if fewest[task, count] < count else "")
+            for task, count in cells
+        ]
+        rows = []
+        for model, few in models.items():
+            intervals = [few[cell].accuracy for cell in cells]
+            rows.append([model, *[f"{100 * i.value:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in intervals]])
+        parts.append(
+            f"\n### {benchmark}: label efficiency\n\nkNN with few labelled images a class, in percent: the mean over "
+            f"draws with its {confidence:.0%} interval (Student).\n"
+        )
+        parts.append(_table(["model", *heads], rows))
+    return "\n".join(parts)
+
+
 def _method(name: str) -> str:
+    words = {"test": "best on test", "heldout": "held-out choice"}
+    known = {"knn": "kNN", "grid": "linear grid", "logistic": "logistic grid", "linear": "linear"}
+    stem, _, rule = name.partition("_")
+    if rule in words:
+        return f"{known.get(stem, stem)} ({words[rule]})"
     return f"{name.removeprefix('knn')}-NN" if name.startswith("knn") else name
 
 

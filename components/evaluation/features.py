@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
 
+from components.errors import VitrailError
 from components.evaluation.benchmarks import Images
 from components.images.decode import RGB
 from components.learning.collate import normalize
 from components.learning.crops import resize
 from components.learning.vit import VisionTransformer
-from components.params import Strict
+from components.params import NEUTRAL, Strict
 from components.progress import Progress
 
 Rows = npt.NDArray[np.float32]
@@ -31,16 +32,52 @@ class FeatureParams(Strict):
     )  # px of the square fed to a network; None: the size it was trained at
     crop: float = Field(1.0, gt=0, le=1)  # share of the shorter side that the centre crop keeps
     tokens: Tokens = "cls"  # class token, mean of the patch tokens, or both
-    batch_size: int = Field(64, ge=1, le=4096)
+    batch_size: Annotated[int, Field(ge=1, le=4096), NEUTRAL] = 64
+    # Class tokens of so many last blocks are kept for the linear grid, with the last one's mean patch token; null: none
+    blocks: int | None = Field(None, ge=1, le=64)
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """What turns a batch of squares, uint8 [B, size, size, 3], into features, float32 [B, D]."""
+    """What turns a batch of squares, uint8 [B, size, size, 3], into features, float32 [B, D].
+
+    With ``width`` D holds several tokens of that width: class tokens of the last blocks, then the mean patch token.
+    """
 
     size: int
     crop: float
     features: Callable[[npt.NDArray[np.uint8]], Rows]
+    width: int | None = None
+    tokens: Tokens = "cls"
+
+    def main(self, rows: Rows) -> Rows:
+        """The features that kNN and the probe use, of ``rows`` as :attr:`features` gives them."""
+        if self.width is None:
+            return rows
+        halves = {"cls": rows[:, -2 * self.width : -self.width], "patches": rows[:, -self.width :]}
+        return _joined([halves[name] for name in self.tokens.split("+")])
+
+    def inputs(self, rows: Rows, blocks: Sequence[int], pooling: Sequence[bool]) -> dict[str, Rows]:
+        """What the heads of the linear grid read, by name; without ``width`` that is ``rows`` alone."""
+        if self.width is None:
+            return {"features": rows}
+        found = {}
+        for count in blocks:
+            first = rows.shape[1] - (count + 1) * self.width
+            if first < 0:
+                raise VitrailError(f"linear grid: {count} blocks are asked for, and features hold fewer")
+            for pooled in pooling:
+                name = f"{count} block{'s' if count > 1 else ''}{', pooled' if pooled else ''}"
+                found[name] = rows[:, first : None if pooled else -self.width]
+        return found
+
+
+def _joined(halves: Sequence[Rows]) -> Rows:
+    """One token as it is; of several each with unit length, so that each has the same say in a cosine."""
+    if len(halves) == 1:
+        return np.ascontiguousarray(halves[0])
+    lengths = [np.maximum(np.linalg.norm(half, axis=1, keepdims=True), 1e-12) for half in halves]
+    return np.concatenate([half / length for half, length in zip(halves, lengths, strict=True)], axis=1)
 
 
 def network(
@@ -58,6 +95,9 @@ def network(
     size = params.image_size or trained_at
     size = max(1, size // model.config.patch_size) * model.config.patch_size
 
+    if params.blocks is not None:
+        return _several(model, mean, std, size, params, device)
+
     @torch.inference_mode()
     def features(batch: npt.NDArray[np.uint8]) -> Rows:
         out = model(normalize(torch.from_numpy(batch).permute(0, 3, 1, 2), mean, std, device))
@@ -69,6 +109,27 @@ def network(
         return joined
 
     return Extractor(size, params.crop, features)
+
+
+def _several(
+    model: VisionTransformer,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int,
+    params: FeatureParams,
+    device: torch.device | str,
+) -> Extractor:
+    """The extractor of :func:`network` that keeps tokens of ``params.blocks`` blocks, of all where it has fewer."""
+    blocks = min(params.blocks or 1, len(model.blocks))
+
+    @torch.inference_mode()
+    def features(batch: npt.NDArray[np.uint8]) -> Rows:
+        found = model.intermediate(normalize(torch.from_numpy(batch).permute(0, 3, 1, 2), mean, std, device), blocks)
+        parts = [one.cls.float() for one in found] + [found[-1].patches.mean(1).float()]
+        joined: Rows = torch.cat(parts, 1).cpu().numpy()
+        return joined
+
+    return Extractor(size, params.crop, features, model.config.embed_dim, params.tokens)
 
 
 def raw_pixels(side: int, crop: float = 1.0) -> Extractor:

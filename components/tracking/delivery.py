@@ -214,12 +214,16 @@ class _Hand:
         while SUPERSEDED in model.tags:
             model = client.get_logged_model(model.tags[SUPERSEDED])
         known = {point.key: point.value for point in model.metrics or [] if point.dataset_digest == dataset[1][:36]}
-        if any(abs(known[key] - value) > 1e-9 for key, value in metrics.items() if key in known):
+        tags = record.get("tags") or {}
+        other = any(model.tags.get(key, value) != value for key, value in tags.items())
+        if other or any(abs(known[key] - value) > 1e-9 for key, value in metrics.items() if key in known):
             # The UI goes on showing a metric's first value, so a model measured anew is a new row.
             own = {k: v for k, v in model.tags.items() if not k.startswith("mlflow.") and k not in (SUPERSEDES, KEY)}
             new = self._new_model(model.name, model.params, {SUPERSEDES: model.model_id} | own)
             client.set_logged_model_tags(model.model_id, {SUPERSEDED: new})
             model, known = client.get_logged_model(new), {}
+        if any(model.tags.get(key) != value for key, value in tags.items()):
+            client.set_logged_model_tags(model.model_id, tags)
         fresh = {key: value for key, value in metrics.items() if key not in known}
         if fresh:
             client.log_batch(self._run(), metrics=self._points({**record, "values": fresh}, model.model_id, dataset))

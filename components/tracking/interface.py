@@ -64,12 +64,18 @@ class Run:
         return model_id
 
     def log_scores(
-        self, model_id: str | None, metrics: Mapping[str, float], dataset: tuple[str, str], step: int = 0
+        self,
+        model_id: str | None,
+        metrics: Mapping[str, float],
+        dataset: tuple[str, str],
+        step: int = 0,
+        tags: Mapping[str, str] | None = None,
     ) -> str | None:
         """Attach scores, measured on the data set (name, digest), to a LoggedModel, and return its handle.
 
         Scores it has already are not repeated. Where they differ, another LoggedModel of the same name takes the new
-        ones, tagged ``vitrail.supersedes``: the UI would go on showing the old.
+        ones, tagged ``vitrail.supersedes``: the UI would go on showing the old. The same where ``tags`` (of the
+        protocol) differ from those that its scores were measured under.
         """
         return model_id
 

@@ -102,10 +102,16 @@ class MlflowRun(Run):
         return handle
 
     def log_scores(
-        self, model_id: str | None, metrics: Mapping[str, float], dataset: tuple[str, str], step: int = 0
+        self,
+        model_id: str | None,
+        metrics: Mapping[str, float],
+        dataset: tuple[str, str],
+        step: int = 0,
+        tags: Mapping[str, str] | None = None,
     ) -> str | None:
         if model_id is not None and metrics:
-            self._append("scores", handle=model_id, values=_finite(metrics), dataset=list(dataset), step=step)
+            about = {"dataset": list(dataset), "step": step, "tags": tags_of(tags or {})}
+            self._append("scores", handle=model_id, values=_finite(metrics), **about)
         return model_id
 
     def tag_model(self, model_id: str | None, tags: Mapping[str, str]) -> None:

@@ -54,9 +54,8 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.log_every": 2,
         "run.checkpoint_every": 2,
     },
+    "params/protocols/demo.yaml": {"linear.costs": [0.01], "linear.max_iterations": 20},
     "params/benchmark.yaml": {
-        "linear.costs": [0.01],
-        "linear.max_iterations": 20,
         "intervals.samples": 200,
         "pca.labelled": 1,
     },

@@ -62,7 +62,7 @@ def test_a_second_repro_does_nothing_in_seconds(chain_copy: Path) -> None:
 
 
 def test_a_benchmark_parameter_reruns_only_the_benchmark(chain_copy: Path) -> None:
-    edit(chain_copy / "params/benchmark.yaml", {"knn.temperature": 0.1})
+    edit(chain_copy / "params/protocols/demo.yaml", {"knn.temperature": 0.1})
     again = repro(chain_copy)
     assert again.code == 0, again.text
     assert again.ran == ["benchmark"]

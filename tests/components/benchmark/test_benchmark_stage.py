@@ -16,6 +16,7 @@ from PIL import Image
 
 from components.benchmark.contenders import find_checkpoints
 from components.benchmark.pictures import SHIPPED
+from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.benchmark.stage import BenchmarkStageParams
 from components.errors import VitrailError, run_cli
@@ -77,7 +78,7 @@ def command(workspace: Path, *more: str, checkpoints: tuple[str, ...] = ("pretra
         *("--out", str(workspace / "out"), "--report", str(workspace / "reports/benchmark.json")),
         *("--tracking", str(workspace / "tracking.yaml")),
         *("--set", "pca.image_size=64", "--set", "pca.photographs=[coffee]", "--set", "pca.labelled=2"),
-        *("--set", "linear.costs=[0.01]"),
+        *("--set", "linear.costs=[0.01]", "--set", "few_shot.per_class=[5]"),
         *more,
     ]
 
@@ -91,7 +92,15 @@ def compared(workspace: Path) -> Path:
     return workspace
 
 
-MODELS = ["raw pixels", "untrained other", "untrained vitxt", "pretrain other", "pretrain vitt", "distill vitxt"]
+MODELS = [
+    "raw pixels",
+    "patch k-means",
+    "untrained other",
+    "untrained vitxt",
+    "pretrain other",
+    "pretrain vitt",
+    "distill vitxt",
+]
 
 
 def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
@@ -100,13 +109,19 @@ def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
     scores = content["scores"]
     assert list(dict.fromkeys(score["model"] for score in scores)) == MODELS
     assert {score["method"] for score in scores} == {"knn10", "knn20", "linear"}
+    protocol = load_protocol(ROOT / "params", "demo", ["linear.costs=[0.01]", "few_shot.per_class=[5]"])
+    assert content["protocol"] == {"name": "demo", "version": 1, "digest": protocol.digest}
+    assert {score["protocol"] for score in scores} == {protocol.label}
+    assert {(row["model"], row["per_class"], row["fewest"]) for row in content["few_shot"]} == {
+        (name, 5, 5) for name in MODELS
+    }
     for score in scores:
         assert score["test_images"] == 40
         assert score["low"] <= score["accuracy"] <= score["high"]
         against = [gap["against"] for gap in score["differences"]]
         if score["kind"] == "checkpoint":
             twin = "untrained vitxt" if "vitxt" in score["model"] else "untrained other"
-            assert against == ["raw pixels", twin]
+            assert against == ["raw pixels", twin, "patch k-means"]
         else:
             assert against == []
     by_name = {(s["model"], s["method"]): s for s in scores}
@@ -133,7 +148,7 @@ def test_the_same_scores_stand_in_table_parquet_and_report(compared: Path) -> No
 def test_pictures_are_made_of_every_checkpoint_and_untouched_by_others(compared: Path) -> None:
     found = {path.name: np.asarray(Image.open(path)) for path in (compared / "out/pca").iterdir()}
     assert sorted(found) == sorted(
-        f"{model.replace(' ', '-')}-{group}.png" for model in MODELS[3:] for group in ("photographs", "cells")
+        f"{model.replace(' ', '-')}-{group}.png" for model in MODELS[4:] for group in ("photographs", "cells")
     )
     assert found["pretrain-vitt-photographs.png"].shape == (128, 64, 3)
     assert found["distill-vitxt-cells.png"].shape == (128, 128, 3)
@@ -152,7 +167,11 @@ def test_each_contender_is_one_logged_model_with_the_same_metrics(
     assert {model.name for model in first} == set(MODELS)
     digest = json.loads((compared / "out/scores.json").read_text())["benchmarks"]["cells"]["digest"]
     for model in first:
-        assert {m.key for m in model.metrics} == {"cells/type/knn10", "cells/type/knn20", "cells/type/linear"}
+        assert {m.key for m in model.metrics} == {
+            *("cells/type/knn10", "cells/type/knn20", "cells/type/linear", "cells/type/fewshot5"),
+        }
+        assert model.tags["vitrail.protocol"] == "demo v1"
+        assert len(model.tags["vitrail.protocol_digest"]) == 64
         assert {m.dataset_digest for m in model.metrics} == {digest[:36]}
     (run,) = client.search_runs([experiment])
     assert {a.path for a in client.list_artifacts(run.info.run_id, "benchmark")} >= {"benchmark/table.md"}
@@ -162,6 +181,15 @@ def test_each_contender_is_one_logged_model_with_the_same_metrics(
     assert (compared / "out/scores.json").read_bytes() == before
     assert len(client.search_logged_models([experiment])) == len(first)
     assert "pretrain vitt" in capsys.readouterr().out
+
+
+def test_a_protocol_that_changed_without_a_new_version_writes_over_nothing(
+    compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (compared / "out/scores.json").read_bytes()
+    assert run_cli(main, command(compared, "--set", "knn.temperature=0.1")) == 1
+    assert "protocol demo v1 has changed since" in capsys.readouterr().err
+    assert (compared / "out/scores.json").read_bytes() == before
 
 
 def test_no_checkpoint_is_one_clear_line(workspace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,10 +239,11 @@ def test_choosing_features_reads_the_training_side_alone(
 
 def test_the_shipped_parameters_hold() -> None:
     params = load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams)
-    assert params.knn.shown == 20
+    assert params.protocol == "demo"
+    assert load_protocol(ROOT / "params", params.protocol).params.knn.shown == 20
     assert set(params.pca.photographs) <= set(SHIPPED)
     with pytest.raises(VitrailError, match="shown: 7 is not among k"):
-        load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams, ["knn.shown=7"])
+        load_protocol(ROOT / "params", "demo", ["knn.shown=7"])
 
 
 def test_without_labels_the_training_images_show_what_a_network_makes_of_them(
@@ -243,7 +272,7 @@ def test_without_labels_the_training_images_show_what_a_network_makes_of_them(
     assert "| pretrain vitt" in said
     content = json.loads((tmp_path / "out/scores.json").read_text())
     assert content["scores"] == []
-    assert set(content["own_images"]) == set(MODELS) - {"raw pixels"}
+    assert set(content["own_images"]) == set(MODELS) - {"raw pixels", "patch k-means"}
     assert sorted(path.name for path in (tmp_path / "out/pca").iterdir()) == [
         "distill-vitxt-own.png",
         "pretrain-other-own.png",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.benchmark.protocol import load_protocol
 from components.benchmark.stage import BenchmarkStageParams
 from components.curate.stage import CurateParams
 from components.dedup.params import DedupParams
@@ -52,7 +53,8 @@ def test_nothing_of_the_demo_is_in_anybodys_values(own: Path) -> None:
     dedup = load_params(own / "dedup.yaml", DedupParams)
     assert (dedup.calibration, dedup.retrieval, dedup.graph.threshold) == (None, None, "auto")
     benchmark = load_params(own / "benchmark.yaml", BenchmarkStageParams)
-    assert (benchmark.pca.photographs, benchmark.pca.own, benchmark.features.image_size) == ([], 8, None)
+    assert (benchmark.pca.photographs, benchmark.pca.own, benchmark.protocol) == ([], 8, "quick")
+    assert load_protocol(own, benchmark.protocol).params.features.image_size is None
     demo = load_params(ROOT / "params/dedup.yaml", DedupParams)
     assert demo.calibration is not None
     assert demo.retrieval is not None

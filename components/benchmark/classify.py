@@ -1,0 +1,88 @@
+"""The methods of classification, each chosen by the paper's rule and by held-out training images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.benchmark.outcome import Outcome
+from components.benchmark.protocol import KnnParams
+from components.evaluation.benchmarks import Benchmark
+from components.evaluation.features import Rows
+from components.evaluation.knn import knn_predict_each
+from components.evaluation.linear_grid import LinearGridParams, train_heads
+from components.evaluation.logistic import LogisticParams, logistic_path
+from components.evaluation.selection import Choices, choices, divide
+
+HELD_OUT, SEED = 0.1, 0  # of kNN's choice of k
+
+Labels = npt.NDArray[np.int64]
+
+
+class Sides(NamedTuple):
+    """Features and labels of both sides of a task."""
+
+    train: Rows
+    known: Labels
+    test: Rows
+    truth: Labels
+    groups: Labels | None  # of the training side
+
+
+def sides(features: Rows, labels: Labels, benchmark: Benchmark) -> Sides:
+    """``features`` [n, D] and ``labels`` [n] of a benchmark by side."""
+    test = benchmark.test
+    groups = None if benchmark.groups is None else benchmark.groups[~test]
+    return Sides(features[~test], labels[~test], features[test], labels[test], groups)
+
+
+def knn_outcomes(side: Sides, params: KnnParams, device: str) -> dict[str, Outcome]:
+    """``knn10`` and so on; with ``choose`` also ``knn_test`` and ``knn_heldout``."""
+    found = knn_predict_each(side.train, side.known, side.test, params.k, params.temperature, device)
+    outcomes = {f"knn{k}": Outcome(predicted == side.truth) for k, predicted in found.items()}
+    if params.choose:
+        held = divide(side.known, HELD_OUT, SEED, side.groups)
+        fitted = side.train[~held], side.known[~held], side.train[held]
+        checked = knn_predict_each(*fitted, params.k, params.temperature, device)
+        both = choices(
+            np.stack([found[k] == side.truth for k in params.k]),
+            np.stack([checked[k] == side.known[held] for k in params.k]),
+            [f"k {k}" for k in params.k],
+        )
+        outcomes["knn_test"] = Outcome(both.on_test.right, None, both.on_test.setting)
+        outcomes["knn_heldout"] = Outcome(both.held_out.right, None, both.held_out.setting)
+    return outcomes
+
+
+def grid_choices(
+    inputs: Mapping[str, Rows], side: Sides, benchmark: Benchmark, params: LinearGridParams, device: str
+) -> Choices:
+    """The heads of the linear grid: fitted on all training images, and once more without those that choose.
+
+    Args:
+        inputs: name -> [n, D] of all images of ``benchmark``.
+    """
+    test = benchmark.test
+    train = {name: rows[~test] for name, rows in inputs.items()}
+    held = divide(side.known, params.held_out, params.seed, side.groups)
+    whole = train_heads(train, side.known, {name: rows[test] for name, rows in inputs.items()}, params, device)
+    part = train_heads(
+        {name: rows[~held] for name, rows in train.items()},
+        side.known[~held],
+        {name: rows[held] for name, rows in train.items()},
+        params,
+        device,
+    )
+    return choices(whole.right(side.truth), part.right(side.known[held]), whole.names)
+
+
+def logistic_choices(side: Sides, params: LogisticParams) -> Choices:
+    """The strengths of the logistic grid, likewise."""
+    held = divide(side.known, params.held_out, params.seed, side.groups)
+    (whole,) = logistic_path(side.train, side.known, [side.test], params)
+    (part,) = logistic_path(side.train[~held], side.known[~held], [side.train[held]], params)
+    settings = [f"C {cost:g}" for cost in params.costs]
+    return choices(whole == side.truth, part == side.known[held], settings)
