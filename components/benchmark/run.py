@@ -65,10 +65,10 @@ def main(argv: Sequence[str]) -> int:
     of_protocol, others = split_overrides(arguments.set)
     params = load_params(arguments.params, stage.BenchmarkStageParams, others)
     protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
-    published = load_published(arguments.params.parent)
+    released = load_published(arguments.params.parent)
     benchmarks = load_params(arguments.benchmarks, BenchmarksFile)
     inputs = stage.BenchmarkInputs(
-        arguments.checkpoints, benchmarks, protocol, arguments.curated, arguments.manifest, published
+        arguments.checkpoints, benchmarks, protocol, arguments.curated, arguments.manifest, released
     )
     tracking = load_params(arguments.tracking, TrackingParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)

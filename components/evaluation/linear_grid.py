@@ -49,7 +49,8 @@ class Heads:
 
     def right(self, truth: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
         """Whether each head is right about each image, [H, M]."""
-        return self.predicted == truth[None]
+        found: npt.NDArray[np.bool_] = self.predicted == truth[None]
+        return found
 
 
 def train_heads(

@@ -88,7 +88,8 @@ def _random_patches(
     rows = generator.integers(0, len(squares), params.patches)
     tops, lefts = generator.integers(0, room, (2, params.patches))
     windows = np.lib.stride_tricks.sliding_window_view(squares, (params.patch, params.patch), axis=(1, 2))
-    return windows[rows, tops, lefts].reshape(params.patches, -1).astype(np.float32)
+    found: npt.NDArray[np.float32] = windows[rows, tops, lefts].reshape(params.patches, -1).astype(np.float32)
+    return found
 
 
 def _normalised(patches: torch.Tensor) -> torch.Tensor:
