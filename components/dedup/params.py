@@ -15,6 +15,7 @@ from components.dedup.graph import Keep
 from components.dedup.reference import RelativeParams
 from components.dedup.retrieve import RetrievalParams
 from components.descriptors.kinds import DescriptorParams
+from components.descriptors.views import Views
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
 from components.params import Cosine, Share, Strict
@@ -27,7 +28,7 @@ class GraphParams(Strict):
     # Cosine; the paper: 0.6 with SSCD. auto: by the pool itself (automatic.py); calibrated: by labels (calibrate.py)
     threshold: Cosine | Literal["auto", "calibrated"] = "auto"
     edges_from: float = Field(0.5, ge=-1, lt=1)  # cosine over which edges are kept, for the threshold sweep
-    keep: Keep = "largest"  # image of a component; ties: the smallest content hash. See keep.py
+    keep: Keep = "quality"  # image of a component; ties: the smallest content hash. See keep.py
     giants: GiantParams | None = GiantParams()  # None: components are left as they are, however large
     largest_share: float = Field(0.1, gt=0, le=1)  # of the pool; a component still larger stops the stage: it chains
     largest_least: int = Field(
@@ -37,12 +38,19 @@ class GraphParams(Strict):
     part_rows: int = Field(1_000_000, ge=1, le=10**12)  # images, at least, a piece of the index and a part of the edges
 
 
+class ViewsParams(Strict):
+    """What is described of every image beside the image itself and its ``windows``."""
+
+    flip: bool = True  # its mirror image, so that mirrored copies are found; false where mirrored is another thing
+
+
 class DedupParams(Strict):
     """``params/dedup.yaml``."""
 
     descriptor: DescriptorParams
     # Crops of every image that are described beside it, (side kept, n) for n x n: what a cropped copy is found by
     windows: list[tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[int, Field(ge=1, le=64)]]] = []
+    views: ViewsParams = ViewsParams()
     neighbours: NeighbourParams = NeighbourParams()
     auto: AutoParams = AutoParams()  # the rule of thresholds that are `auto`
     calibration: CalibrationParams | None = None  # None: no threshold may be `calibrated`
@@ -55,7 +63,7 @@ class DedupParams(Strict):
     least_kept: Share = 0.5  # of the images; a run that leaves less says which values dropped the others
     checks: CheckParams = CheckParams()
 
-    def culprits(self, at_self: float, at_relative: float) -> dict[str, str]:
+    def blamed(self, at_self: float, at_relative: float) -> dict[str, str]:
         """Reason to drop an image -> the value that decided, for the thresholds in use."""
         retrieval, balance = self.retrieval, self.balance
 
@@ -69,3 +77,7 @@ class DedupParams(Strict):
             f"{retrieval.min_similarity:g}" if retrieval else "retrieval",
             "not-sampled": f"balance.images {balance.images:,}" if balance else "balance",
         }  # fmt: skip
+
+    def described_views(self) -> Views:
+        """The views of every image that are described."""
+        return Views(tuple(self.windows), self.views.flip)

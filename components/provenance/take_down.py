@@ -278,7 +278,7 @@ def _decisions_without(table: pa.Table, gone: Any, keys: set[str]) -> pa.Table:
         if row["representative"] in keys:
             row["representative"] = ""
         if row["match"] in keys:
-            row["match"], row["similarity"] = "", float("nan")
+            row["match"], row["similarity"], row["view"], row["match_view"] = "", float("nan"), -1, -1
     return pa.Table.from_pylist(rows, schema=DECISIONS)
 
 
@@ -289,8 +289,11 @@ def _forget_edges(old: Path, new: Path, gone: Any, number: Any) -> None:
         table = pq.read_table(path)
         a, b = table["a"].to_numpy(), table["b"].to_numpy()
         stays = ~(gone[a] | gone[b])
-        columns = [pa.array(number[a[stays]]), pa.array(number[b[stays]]), table["similarity"].filter(pa.array(stays))]
-        written = pa.table(columns, names=["a", "b", "similarity"]).cast(table.schema)
+        written = table.filter(pa.array(stays))
+        for name, rows in (("a", a), ("b", b)):
+            numbers = pa.array(number[rows[stays]], pa.int64())
+            written = written.set_column(written.schema.get_field_index(name), name, numbers)
+        written = written.cast(table.schema)
         pq.write_table(written.replace_schema_metadata(table.schema.metadata), new / path.name, compression="zstd")
 
 

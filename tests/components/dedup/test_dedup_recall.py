@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.dedup.copygraph import search_edges
+from components.dedup.copygraph import GraphSearch, search_edges
 from components.dedup.edges import EdgeParts, Edges, write_part
 from components.dedup.recall import EdgeRecall, measure_recall
 from components.descriptors.rows import Rows
@@ -28,19 +28,18 @@ def test_recall_is_the_share_of_exact_edges_that_the_graph_holds(tmp_path: Path)
     images = rows.open().astype(np.float32)
     cosine = np.einsum("nd,mrd->nmr", images[:, 0], images).max(2)  # whole images with images and their windows
     np.fill_diagonal(cosine, -1)
-    edges = search_edges(
-        rows, "d", 8, 0.5, params, [(0, 1500), (1500, 3000)], tmp_path / "w", ExecutorParams(workers=0)
-    )
+    search, parts = GraphSearch(8, 0.5, params), [(0, 1500), (1500, 3000)]
+    edges = search_edges(rows, "d", search, parts, tmp_path / "w", ExecutorParams(workers=0))
     found = measure_recall(rows, edges, 8, 0.9, params)
     chosen = np.sort(np.random.default_rng(0).permutation(3000)[:500])
     exact = {(min(a, b), max(a, b)) for a in chosen for b in np.flatnonzero(cosine[a] > 0.9)}
-    held = {(int(a), int(b)) for block in edges for a, b, s in zip(*block, strict=True) if s > 0.9}
+    held = {(int(a), int(b)) for block in edges for a, b, s, *_ in zip(*block, strict=True) if s > 0.9}
     assert found == EdgeRecall(500, len(exact), len(exact & held))
     assert 0 < found.found < found.edges  # two of 32 lists miss some
     assert found.report()["edge_recall"] == round(found.found / found.edges, 4)
     # A graph that holds every edge, and one that holds none.
     a, b = np.array(sorted(exact)).T
-    whole = write_part(tmp_path / "whole.parquet", Edges(a, b, np.ones(len(a), np.float32)))
+    whole = write_part(tmp_path / "whole.parquet", Edges.of_wholes(a, b, np.ones(len(a), np.float32)))
     assert measure_recall(rows, EdgeParts([whole]), 8, 0.9, params) == EdgeRecall(500, len(exact), len(exact))
     assert measure_recall(rows, EdgeParts([]), 8, 0.9, params) == EdgeRecall(500, len(exact), 0)
 
