@@ -67,7 +67,7 @@ def _run(
     teacher = teacher_of(loaded)
     require(inputs.preset, params, world.size, sum(p.numel() for p in teacher.parameters()))
     label, preset = f"distill {outputs.name}", outputs.name
-    digests = {f"teacher {name}": found for name, found in weights_digests(inputs.teacher, card).items()}
+    digests = {f"teacher {name}": found for name, found in weights_digests(inputs.teacher).items()}
     identity = params.identity(digest, **digests)
     checkpoints = open_checkpoints(scratch / preset, params, identity, world)
     [params] = keep_global_batch([params], [checkpoints], world)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from components.errors import VitrailError
 from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, load_backbone, load_card, load_heads
 from components.learning.heads import ProjectionHead
 from components.learning.vit import ARCHITECTURES, VisionTransformer, ViTConfig
@@ -64,13 +65,21 @@ def load_model(
     return model
 
 
-def weights_digests(source: str | Path, card: ModelCard) -> dict[str, str]:
-    """SHA-256 (hex) of the weights that ``source`` named, by file: what a run that starts from them depends on."""
+def weights_digests(source: str | Path) -> dict[str, str]:
+    """SHA-256 (hex) of the weights that ``source`` names, by file: what a run that starts from them depends on.
+
+    Raises:
+        VitrailError: as :func:`load_model`, where it is not there.
+    """
     with local_copy(source) as path:
         folder = path.parent if path.name == CARD else path
         if (folder / CARD).is_file():
+            load_card(folder)
             return {name: file_sha256(folder / name) for name in (BACKBONE, HEADS) if (folder / name).is_file()}
-    return {"weights": card.source_sha256 or ""}
+        files = sorted([*path.glob("*.safetensors"), *path.glob("*.bin")]) if path.is_dir() else [path]
+        if not files:
+            raise VitrailError(f"{source}: no exported model here; run the stage that makes it, or name another")
+        return {file.name if path.is_dir() else "weights": file_sha256(file) for file in files}
 
 
 def _own(folder: Path, with_heads: bool) -> LoadedModel:

@@ -135,7 +135,10 @@ def _backbone(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], 
     if "embeddings.patch_embed.weight" in state:
         return dict(state), "own"
     layout: Layout = "official" if "patch_embed.proj.weight" in state else "transformers"
-    return convert(state), layout
+    found = convert(state)
+    if (registers := found.get("embeddings.register_tokens")) is not None and not registers.numel():
+        del found["embeddings.register_tokens"]  # of a Dinov2WithRegisters model that has none
+    return found, layout
 
 
 def _renamed(name: str, rules: list[tuple[str, str]]) -> str:
