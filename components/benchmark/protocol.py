@@ -13,12 +13,14 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from components.benchmark.ranking import CopyParams
 from components.errors import VitrailError
 from components.evaluation.features import FeatureParams
 from components.evaluation.few_shot import FewShotParams
 from components.evaluation.linear import LinearParams
 from components.evaluation.linear_grid import LinearGridParams
 from components.evaluation.logistic import LogisticParams
+from components.evaluation.retrieval import RetrievalParams
 from components.params import NEUTRAL, Strict, fingerprint, load_params, results
 
 FOLDER = "protocols"
@@ -50,6 +52,8 @@ class ProtocolParams(Strict):
     few_shot: FewShotParams | None = None
     linear_grid: LinearGridParams | None = None
     logistic: LogisticParams | None = None
+    retrieval: RetrievalParams | None = None
+    copies: CopyParams | None = None
 
 
 @dataclass(frozen=True)

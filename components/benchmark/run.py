@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.command_name import prog
+from components.errors import VitrailError
 from components.params import load_params
 
 
@@ -45,7 +46,13 @@ def main(argv: Sequence[str]) -> int:
     choose.add_argument("--crops", type=float, nargs="+", default=[1.0])
     published = stages.add_parser("published", help="what released models reached, with source and protocol")
     published.add_argument("--params-folder", type=Path, default=Path("params"))
+    compare = stages.add_parser("compare", help="benchmark runs side by side, with paired tests and a gate")
+    compare.add_argument("folders", type=Path, nargs="+", help="what `run` wrote")
+    compare.add_argument("--html", type=Path, help="write one page")
+    compare.add_argument("--gate", type=Path, help="what checkpoints must reach; fails with the rows that fall short")
     arguments = parser.parse_args(argv)
+    if arguments.stage == "compare":
+        return _compare(arguments)
     if arguments.stage == "published":
         from components.benchmark.published import load_published, published_table
 
@@ -73,6 +80,24 @@ def main(argv: Sequence[str]) -> int:
     tracking = load_params(arguments.tracking, TrackingParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
     print(stage.run(params, inputs, arguments.out, context))
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from components.benchmark import compare
+    from components.storage import atomic_file
+
+    found = compare.load_results(arguments.folders)
+    tests = compare.paired_tests(found)
+    print(compare.markdown(compare.rows_of(found)))
+    print(compare.markdown(compare.test_rows(tests)))
+    if arguments.html is not None:
+        with atomic_file(arguments.html, "w") as file:
+            file.write(compare.page(found, tests))
+    if arguments.gate is not None:
+        short = compare.shortfalls(found, load_params(arguments.gate, compare.GateParams))
+        if short:
+            raise VitrailError(f"{arguments.gate}: " + "; ".join(short))
     return 0
 
 

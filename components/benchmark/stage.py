@@ -22,11 +22,12 @@ from components.benchmark.own import table as own_table
 from components.benchmark.pictures import PcaParams, examples, photographs, picture, save_png
 from components.benchmark.protocol import Protocol, refuse_changed
 from components.benchmark.published import Published, published_table
+from components.benchmark.ranking import RankScore, copy_scores, ranking_table, retrieval_scores
 from components.benchmark.scoring import Few, IntervalParams, Score, majority, outcomes, scores
 from components.benchmark.tables import few_shot_table, flat, markdown, nested
 from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
-from components.evaluation.features import extract, square
+from components.evaluation.features import Rows, extract, square
 from components.evaluation.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
 from components.evaluation.seeds import seed_images
 from components.images.decode import RGB
@@ -88,6 +89,7 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
         table = markdown(found, loaded, majorities, protocol, params.intervals.confidence)
         table += "".join("\n" + part for one in loaded if (part := published_table(inputs.published, one.name)))
         table += few_shot_table({one.benchmark.name: one.few for one in measured}, params.intervals.confidence)
+        table += ranking_table([score for one in measured for score in one.ranked], params.intervals.confidence)
         spread: dict[str, dict[str, float]] = {}
         if params.own is not None and len(pictures) >= LEAST:
             spread = figures(contenders, pictures, features.batch_size)
@@ -135,6 +137,7 @@ class Measured:
     scores: list[Score]
     few: dict[str, Few]  # by contender
     right: dict[str, dict[tuple[str, str], Outcome]]  # by contender
+    ranked: list[RankScore]
 
 
 def _measure(
@@ -151,7 +154,27 @@ def _measure(
     right = {name: found for name, (found, _) in both.items()}
     few = {name: found for name, (_, found) in both.items() if found}
     found = scores(contenders, right, benchmark, params.intervals, protocol.label)
-    return Measured(benchmark, contenders, found, few, right)
+    ranked = _ranked(contenders, features, benchmark, protocol, params.intervals.confidence)
+    return Measured(benchmark, contenders, found, few, right, ranked)
+
+
+def _ranked(
+    contenders: Sequence[Contender],
+    features: Mapping[str, Rows],
+    benchmark: Benchmark,
+    protocol: Protocol,
+    confidence: float,
+) -> list[RankScore]:
+    """Retrieval and copy detection, where the protocol has them."""
+    wanted, found = protocol.params, []
+    if wanted.retrieval is not None:
+        for one in contenders:
+            rows = features[one.name]
+            found += retrieval_scores(one, rows, benchmark, wanted.retrieval, confidence, protocol.label)
+    if wanted.copies is not None:
+        batch = wanted.features.batch_size
+        found += copy_scores(contenders, features, benchmark, wanted.copies, batch, protocol.label)
+    return found
 
 
 def _with_patches(
@@ -202,6 +225,7 @@ def _write(
             for name, few in one.few.items()
             for (task, count), shot in few.items()
         ],
+        "ranking": [score.plain() for one in measured for score in one.ranked],
         "own_images": spread,
     }
     (folder / "scores.json").write_text(json.dumps(content, indent=1) + "\n")
@@ -243,6 +267,7 @@ def _record(run: tracking.Run, measured: Sequence[Measured], protocol: Protocol)
             known = contender.card.model_id if contender.card else None
             model = run.ensure_model(known, contender.name, contender.facts, {"vitrail.kind": contender.kind})
             points = {score.metric: score.accuracy for score in one.scores if score.model == contender.name}
+            points |= {score.metric: score.value for score in one.ranked if score.model == contender.name}
             for (task, count), shot in one.few.get(contender.name, {}).items():
                 points[f"{name}/{task}/fewshot{count}"] = round(100 * shot.accuracy.value, 3)
             run.log_scores(model, points, (name, digest), tags=protocol.tags)

@@ -78,7 +78,16 @@ def command(workspace: Path, *more: str, checkpoints: tuple[str, ...] = ("pretra
         *("--out", str(workspace / "out"), "--report", str(workspace / "reports/benchmark.json")),
         *("--tracking", str(workspace / "tracking.yaml")),
         *("--set", "pca.image_size=64", "--set", "pca.photographs=[coffee]", "--set", "pca.labelled=2"),
-        *("--set", "linear.costs=[0.01]", "--set", "few_shot.per_class=[5]"),
+        *(
+            "--set",
+            "linear.costs=[0.01]",
+            "--set",
+            "few_shot.per_class=[5]",
+            "--set",
+            "copies.images=6",
+            "--set",
+            "copies.distractors=3",
+        ),
         *more,
     ]
 
@@ -92,6 +101,7 @@ def compared(workspace: Path) -> Path:
     return workspace
 
 
+SMALL = ["linear.costs=[0.01]", "few_shot.per_class=[5]", "copies.images=6", "copies.distractors=3"]
 MODELS = [
     "raw pixels",
     "patch k-means",
@@ -109,7 +119,7 @@ def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
     scores = content["scores"]
     assert list(dict.fromkeys(score["model"] for score in scores)) == MODELS
     assert {score["method"] for score in scores} == {"knn10", "knn20", "linear"}
-    protocol = load_protocol(ROOT / "params", "demo", ["linear.costs=[0.01]", "few_shot.per_class=[5]"])
+    protocol = load_protocol(ROOT / "params", "demo", SMALL)
     assert content["protocol"] == {"name": "demo", "version": 1, "digest": protocol.digest}
     assert {score["protocol"] for score in scores} == {protocol.label}
     assert {(row["model"], row["per_class"], row["fewest"]) for row in content["few_shot"]} == {
@@ -124,6 +134,10 @@ def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
             assert against == ["raw pixels", twin, "patch k-means"]
         else:
             assert against == []
+    ranked = {(row["model"], row["method"]): row for row in content["ranking"]}
+    assert {model for model, _ in ranked} == set(MODELS)
+    assert all(0 < row["value"] <= 100 for row in content["ranking"])
+    assert ranked["pretrain vitt", "micro_ap"]["queries"] == 9
     by_name = {(s["model"], s["method"]): s for s in scores}
     ours, raw = by_name["pretrain vitt", "knn20"], by_name["raw pixels", "knn20"]
     assert ours["differences"][0]["value"] == pytest.approx(ours["accuracy"] - raw["accuracy"], abs=0.002)
@@ -169,6 +183,7 @@ def test_each_contender_is_one_logged_model_with_the_same_metrics(
     for model in first:
         assert {m.key for m in model.metrics} == {
             *("cells/type/knn10", "cells/type/knn20", "cells/type/linear", "cells/type/fewshot5"),
+            *("cells/type/map", "cells/type/recall1", "cells/type/recall5", "cells/copies/micro_ap"),
         }
         assert model.tags["vitrail.protocol"] == "demo v1"
         assert len(model.tags["vitrail.protocol_digest"]) == 64
