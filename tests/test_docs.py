@@ -31,3 +31,8 @@ def test_every_code_file_that_is_named_is_there(document: Path) -> None:
     named = re.findall(r"`((?:[\w-]+/)+[\w-]+\.py)`", document.read_text())
     missing = [path for path in named if not ((ROOT / path).exists() or (ROOT / "components" / path).exists())]
     assert missing == [], f"{document.name} names files that are not there"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_holds_what_a_merge_left(document: Path) -> None:
+    assert not re.search(r"^(<<<<<<<|>>>>>>>) ", document.read_text(), re.MULTILINE)

@@ -49,6 +49,7 @@ class Command:
 
 
 _TABLE = (
+    Command("init", "Set up this checkout for your own folder of images.", DATA, "components.cli.init"),
     Command("run", "Bring every stage up to date, from source to benchmark, and print the results.", DATA,
             "infra.local.demo"),
     Command("crawl", "Crawl web sites, or register the WARC files or images at your source.", DATA,

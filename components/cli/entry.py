@@ -50,7 +50,8 @@ def application() -> App:
     app = App(
         name="vitrail",
         help="From a crawl of the web to a compared student model: every stage of DINOv2's way, as one command.",
-        help_epilogue="`vitrail COMMAND --help` explains one command. `vitrail run` is the place to start.",
+        help_epilogue="`vitrail COMMAND --help` explains one command. "
+        "Start with `vitrail init FOLDER`, then `vitrail run`.",
         version=_version,
         default_parameter=Parameter(negative=()),
     )
