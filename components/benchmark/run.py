@@ -50,7 +50,15 @@ def main(argv: Sequence[str]) -> int:
     compare.add_argument("folders", type=Path, nargs="+", help="what `run` wrote")
     compare.add_argument("--html", type=Path, help="write one page")
     compare.add_argument("--gate", type=Path, help="what checkpoints must reach; fails with the rows that fall short")
+    oxford = stages.add_parser("revisited", help="revisited Oxford or Paris: easy, medium, hard")
+    oxford.add_argument("--gnd", type=Path, required=True, help="the official ground truth, JSON or pickle")
+    oxford.add_argument("--images", type=Path, required=True, help="folder of its pictures")
+    oxford.add_argument("--checkpoints", nargs="+", required=True, help="as of run")
+    oxford.add_argument("--params", type=Path, default=Path("params/benchmark.yaml"))
+    oxford.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
     arguments = parser.parse_args(argv)
+    if arguments.stage == "revisited":
+        return _revisited(arguments)
     if arguments.stage == "compare":
         return _compare(arguments)
     if arguments.stage == "published":
@@ -98,6 +106,22 @@ def _compare(arguments: argparse.Namespace) -> int:
         short = compare.shortfalls(found, load_params(arguments.gate, compare.GateParams))
         if short:
             raise VitrailError(f"{arguments.gate}: " + "; ".join(short))
+    return 0
+
+
+def _revisited(arguments: argparse.Namespace) -> int:
+    from components.benchmark import oxford, stage
+    from components.benchmark.contenders import gather
+    from components.benchmark.protocol import load_protocol, split_overrides
+    from components.evaluation.revisited import load_ground_truth
+
+    of_protocol, others = split_overrides(arguments.set)
+    params = load_params(arguments.params, stage.BenchmarkStageParams, others)
+    protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
+    truth, features = load_ground_truth(arguments.gnd), protocol.params.features
+    contenders = gather(arguments.checkpoints, features, params.baselines, stage.device_of(params.device))
+    found = oxford.revisited(contenders, truth, arguments.images, features.batch_size)
+    print(oxford.table(found, protocol.label))
     return 0
 
 

@@ -109,7 +109,8 @@ def unit(features: npt.NDArray[np.floating], side: str) -> npt.NDArray[np.float3
     if not np.isfinite(features).all():
         raise VitrailError(f"retrieval: {side} features hold NaN or infinity; the network they come from has diverged")
     rows = np.asarray(features, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    found: npt.NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def micro_ap(scores: npt.NDArray[np.floating], truth: Sequence[tuple[int, int]] | npt.NDArray[np.integer]) -> float:

@@ -1,0 +1,91 @@
+"""Checkpoints on revisited Oxford or Paris, from the official ground truth and a folder of its pictures.
+
+python -m components.benchmark revisited --gnd gnd_roxford5k.pkl --images /data/oxford5k/jpg --checkpoints data/pretrain
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from components.benchmark.contenders import Contender
+from components.errors import VitrailError
+from components.evaluation.features import extract
+from components.evaluation.retrieval import unit
+from components.evaluation.revisited import LEVELS, RANKS, GroundTruth, Level, score
+from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+
+ENDINGS = ("", ".jpg", ".jpeg", ".png")
+
+
+class NamedPictures:
+    """Pictures of a folder by name, as :class:`components.evaluation.benchmarks.Images`; queries are cut to boxes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        boxes: Sequence[tuple[float, float, float, float] | None] | None = None,
+    ) -> None:
+        self._paths = [_path(folder, name) for name in names]
+        self._boxes = boxes if boxes is not None else [None] * len(names)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def bytes(self, row: int) -> bytes:
+        """The file of picture ``row``."""
+        return self._paths[row].read_bytes()
+
+    def rgb(self, row: int) -> RGB:
+        """Picture ``row``, uint8 [H, W, 3].
+
+        Raises:
+            VitrailError: it cannot be decoded, or its box lies outside.
+        """
+        try:
+            picture = decode(self.bytes(row), DecodeLimits())
+        except DecodeError as fault:
+            raise VitrailError(f"{self._paths[row]}: not a readable image ({fault})") from None
+        box = self._boxes[row]
+        if box is None:
+            return picture
+        left, top, right, bottom = (max(0, round(value)) for value in box)
+        cut = picture[top:bottom, left:right]
+        if not cut.size:
+            raise VitrailError(f"{self._paths[row]}: the query's box {box} lies outside of {picture.shape[:2]} px")
+        return np.ascontiguousarray(cut)
+
+
+def _path(folder: Path, name: str) -> Path:
+    for ending in ENDINGS:
+        if (folder / f"{name}{ending}").is_file():
+            return folder / f"{name}{ending}"
+    raise VitrailError(f"{folder}: no picture {name} (.jpg, .jpeg or .png), which the ground truth names")
+
+
+def revisited(
+    contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int
+) -> dict[str, dict[str, Level]]:
+    """Contender -> level -> figures."""
+    extractors = {contender.name: contender.extractor for contender in contenders}
+    database = extract(extractors, NamedPictures(folder, truth.database), batch_size, "database")
+    queries = extract(extractors, NamedPictures(folder, truth.queries, truth.boxes), batch_size, "queries")
+    found = {}
+    for contender in contenders:
+        main = contender.extractor.main
+        ours, theirs = unit(main(queries[contender.name]), "query"), unit(main(database[contender.name]), "database")
+        found[contender.name] = score(ours @ theirs.T, truth)
+    return found
+
+
+def table(found: dict[str, dict[str, Level]], label: str) -> str:
+    """In Markdown, percent."""
+    heads = ["model", *[f"{level}, {what}" for level in LEVELS for what in ("mAP", *[f"mP@{k}" for k in RANKS])]]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for model, levels in found.items():
+        values = [v for level in LEVELS for v in (levels[level].map, *[levels[level].precision[k] for k in RANKS])]
+        lines.append("| " + " | ".join([model, *["none" if v != v else f"{100 * v:.1f}" for v in values]]) + " |")
+    return f"Protocol {label}; revisited retrieval, percent.\n\n" + "\n".join(lines) + "\n"
