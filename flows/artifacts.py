@@ -20,7 +20,7 @@ from prefect.artifacts import (
 
 _EVERY = 5.0  # seconds between updates of the progress bar: each is a request to the server
 _COUNTED = re.compile(r": ([\d,]+)/([\d,]+)\b")  # as components.progress prints it
-_TRACKED = re.compile(r"https?://\S+/#/experiments/\S+/runs/\w+")
+_TRACKED = re.compile(r"https?://\S+/#/experiments/\S+/runs/\w+(?:\?[\w=&]+)?")
 
 
 class ProgressArtifact:

@@ -15,6 +15,7 @@ from components.params import Strict, fingerprint
 from components.tracking.interface import Run
 from components.tracking.monitor import Monitor
 from components.tracking.names import flat, image_key, metric_name, model_name, tags_of
+from components.tracking.pages import run_page
 from components.tracking.sender import Sender, lost, tell
 from components.tracking.spool import Spool
 
@@ -39,7 +40,7 @@ class MlflowRun(Run):
         """Of the run's page; "" where no server shows it, or not yet."""
         if not self.id or not self.uri.startswith("http"):
             return ""
-        return f"{self.uri.rstrip('/')}/#/experiments/{self._sender.experiment}/runs/{self.id}"
+        return run_page(self.uri, self._sender.experiment, self.id)
 
     def begin(self, name: str, config: Mapping[str, Any] | Strict, tags: Mapping[str, str]) -> None:
         """Record that the run begins, or goes on."""

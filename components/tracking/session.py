@@ -20,6 +20,7 @@ from components.params import Strict
 from components.storage import atomic_file
 from components.tracking.delivery import Store
 from components.tracking.interface import Run, null_run
+from components.tracking.pages import note
 from components.tracking.params import TrackingParams
 from components.tracking.recording import MlflowRun
 from components.tracking.sender import Sender, tell
@@ -62,7 +63,7 @@ def run(
         store = Store(uri, params.experiment)
         sender = Sender(spool, store, params.spool)
         recording = MlflowRun(key, uri, spool, sender)
-        about = {**circumstances(stage), **(tags or {})}
+        about = {**circumstances(stage), **note(stage), **(tags or {})}
         new = not (spool.folder / "begun.json").exists()
         with atomic_file(spool.folder / "begun.json", "w") as file:
             json.dump({"uri": uri, "experiment": params.experiment, "stage": stage, "name": name, "tags": about}, file)

@@ -21,6 +21,8 @@ from components.errors import VitrailError
 from components.loopback import spare_loopback
 from components.tracking.params import known_scheme
 
+# Tag of the experiment: the UI opens it with the tabs of model training, Models among them
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 PROBE_TIMEOUT = 4.0  # seconds to wait for the first answer of a server
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST",
              "RESOURCE_ALREADY_EXISTS", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "RESOURCE_CONFLICT")  # fmt: skip
@@ -114,8 +116,7 @@ def open_experiment(client: Any, uri: str, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         location = str(database(uri).parent / "mlartifacts" / name) if uri.startswith("sqlite") else None
-        # The kind makes the UI open with the tabs of model training, Models among them.
-        tags = {"mlflow.experimentKind": "custom_model_development"}
+        tags = dict(KIND)
         try:
             return str(client.create_experiment(name, artifact_location=location, tags=tags))
         except MlflowException as fault:
@@ -127,6 +128,9 @@ def open_experiment(client: Any, uri: str, name: str) -> str:
             f"MLflow at {uri}: the experiment {name!r} was deleted; restore it (mlflow experiments restore "
             f"--experiment-id {found.experiment_id}) or set another `experiment` in params/tracking.yaml"
         )
+    for key, value in KIND.items():
+        if key not in found.tags:  # made by another program
+            client.set_experiment_tag(found.experiment_id, key, value)
     location = found.artifact_location.removeprefix("file://")
     if uri.startswith("http") and location.startswith("/") and not Path(location).parent.parent.is_dir():
         raise VitrailError(
@@ -134,6 +138,12 @@ def open_experiment(client: Any, uri: str, name: str) -> str:
             "set another `experiment` in params/tracking.yaml, which the server will then keep itself"
         )
     return str(found.experiment_id)
+
+
+def existing_experiment(client: Any, name: str) -> str | None:
+    """The id of the experiment ``name`` if the store has it."""
+    found = client.get_experiment_by_name(name)
+    return None if found is None else str(found.experiment_id)
 
 
 def existing_run(client: Any, run_id: str | None) -> str | None:

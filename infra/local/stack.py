@@ -28,6 +28,7 @@ from components.loopback import spare_loopback
 from components.params import load_params
 from components.progress import duration
 from components.tracking import TrackingParams
+from components.tracking.pages import look_at
 from flows.settings import PlatformParams, load_platform
 from infra.local.servers import Service, require_free, responds
 
@@ -162,7 +163,9 @@ class Stack:
 
     def _describe(self) -> None:
         print(f"Prefect  http://{self.params.host}:{self.params.prefect_port}")
-        print(f"MLflow   {self.params.mlflow_url}")
+        tracking = load_params(self.root / "params/tracking.yaml", TrackingParams)
+        for line in look_at(self.params.mlflow_url, self.params.mlflow_url, tracking.experiment):
+            print(f"MLflow   {line}")
         with open(self.root / "prefect.toml", "rb") as file:
             known = tomllib.load(file)["api"]["url"]
         proxied = any(name.lower() in ("http_proxy", "all_proxy") for name in os.environ)

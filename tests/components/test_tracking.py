@@ -22,6 +22,7 @@ from components import tracking
 from components.errors import VitrailError
 from components.params import load_params, parse_params
 from components.tracking import TrackingParams
+from components.tracking.pages import MODE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -334,7 +335,7 @@ def test_a_server_shows_what_was_recorded_without_it_and_the_other_way_round(
         run.log_artifacts(in_tmp / "note.txt", "notes")
     assert served(server, run.id, "notes/note.txt") == b"hello"
     with tracking.run("test", "over http", params.model_copy(update={"uri": server}), {"a": 1}) as run:
-        assert run.url == f"{server}/#/experiments/{client.get_run(run.id).info.experiment_id}/runs/{run.id}"
+        assert run.url == f"{server}/#/experiments/{client.get_run(run.id).info.experiment_id}/runs/{run.id}?{MODE}"
         run.log_artifacts(in_tmp / "note.txt", "notes")
         run.log_image(np.zeros((8, 8, 3), np.uint8), "black")
         model = stored(run, run.log_scores(run.ensure_model(None, "m", {}), {"x": 1.0}, ("d", "e" * 64)))
