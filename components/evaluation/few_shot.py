@@ -11,6 +11,7 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.evaluation.intervals import Interval
 from components.evaluation.knn import knn_predict
+from components.evaluation.linear import SMALL
 from components.params import Seed, Strict
 
 
@@ -47,8 +48,24 @@ def few_shot(
     Raises:
         VitrailError: no test images.
     """
+    from threadpoolctl import threadpool_limits
+
     if not len(test):
         raise VitrailError("few-shot: there are no test images")
+    # Many small products: threads would cost more than they save (3.7 s with two, 0.3 s with one on a busy machine).
+    with threadpool_limits(1 if max(train.size, test.size) < SMALL else None):
+        return _few_shot(train, labels, test, truth, params, temperature, confidence)
+
+
+def _few_shot(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    truth: npt.NDArray[np.integer],
+    params: FewShotParams,
+    temperature: float,
+    confidence: float,
+) -> dict[int, FewShot]:
     found = {}
     for count in params.per_class:
         accuracies = []
