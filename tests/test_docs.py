@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -36,3 +36,12 @@ def test_every_code_file_that_is_named_is_there(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_no_document_holds_what_a_merge_left(document: Path) -> None:
     assert not re.search(r"^(<<<<<<<|>>>>>>>) ", document.read_text(), re.MULTILINE)
+
+
+def test_what_the_page_on_extending_names_in_code_is_there() -> None:
+    text = (ROOT / "docs/extending.md").read_text()
+    code = "\n".join(path.read_text() for path in (ROOT / "components").rglob("*.py"))
+    names = set(re.findall(r"`([A-Z][a-z]+[A-Z]?\w+|[a-z]+_[a-z_]+)`", text))
+    names -= {name for name in names if name.startswith("test_")}
+    assert {"SafetyModel", "BenchmarkParams", "load_descriptor"} <= names
+    assert sorted(name for name in names if not re.search(rf"\b{name}\b", code)) == []

@@ -1,7 +1,7 @@
 """The one door to MLflow: runs, metrics, pictures, artifacts, and one LoggedModel a checkpoint.
 
     with tracking.run("pretrain", "pretrain vitt", params, config) as run:
-        run.log_metrics({"loss/total": 7.2}, step=10)
+        run.log_metrics({"train/loss": 7.2}, step=10)
 
 Checkpoints are compared in the Models tab of the experiment, so every model's scores carry the same metric names and
 the digest of the data set they were measured on.

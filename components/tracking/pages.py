@@ -12,11 +12,11 @@ from components.tracking.store import database, existing_experiment, explained, 
 
 MODE = "workflowType=machine_learning"
 _NOTES = {
-    "curate": "Filters, decodes and shards images. Look at: `kept` and the counts of each reason.",
-    "dedup": "Removes copies and held-out images, and chooses the training set. Look at: the counts of each reason.",
-    "pretrain": "Trains a vision transformer with DINO, iBOT and KoLeo. Look at: *Model metrics*; `loss/total` falls "
+    "curate": "Filters, decodes and shards images. Look at: `curate.kept` and the counts of each reason.",
+    "dedup": "Removes copies and held-out images, and chooses the training set. Look at: the counts `dedup.REASON`.",
+    "pretrain": "Trains a vision transformer with DINO, iBOT and KoLeo. Look at: *Model metrics*; `train/loss` falls "
     "and the scores of the probes rise; the artifacts hold PCA pictures.",
-    "distill": "Trains a student from a frozen teacher. Look at: *Model metrics*, `loss/total` falls; compare the "
+    "distill": "Trains a student from a frozen teacher. Look at: *Model metrics*, `train/loss` falls; compare the "
     "student with its teacher in the experiment's *Models* tab.",
     "benchmark": "Scores every checkpoint, raw pixels and the untrained network on the same labelled images. Look at: "
     "the experiment's *Models* tab, one row a checkpoint, and PCA pictures among the artifacts.",

@@ -30,7 +30,7 @@ def test_the_pages_of_a_store_name_its_experiment(tmp_path: Path, monkeypatch: p
         pass
     (run,) = client.search_runs([made])
     assert run.data.tags["mlflow.note.content"] == note("pretrain")["mlflow.note.content"]
-    assert "loss/total" in run.data.tags["mlflow.note.content"]
+    assert "train/loss" in run.data.tags["mlflow.note.content"]
 
 
 def test_a_server_that_is_away_leaves_the_link_to_it(capsys: pytest.CaptureFixture[str]) -> None:
