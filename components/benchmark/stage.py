@@ -16,6 +16,7 @@ import numpy as np
 
 from components import tracking
 from components.benchmark.contenders import BaselineParams, Contender, gather
+from components.benchmark.feature_cache import cached_features
 from components.benchmark.outcome import Outcome, outcome_table
 from components.benchmark.own import LEAST, OwnParams, figures
 from components.benchmark.own import table as own_table
@@ -27,7 +28,7 @@ from components.benchmark.scoring import Few, IntervalParams, Score, majority, o
 from components.benchmark.tables import few_shot_table, flat, markdown, nested
 from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
-from components.evaluation.features import Rows, extract, square
+from components.evaluation.features import Rows, square
 from components.evaluation.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
 from components.evaluation.seeds import seed_images
 from components.images.decode import RGB
@@ -46,6 +47,7 @@ class BenchmarkStageParams(Strict):
 
     device: str = "auto"  # auto, cpu or cuda
     protocol: Name  # a file in params/protocols/
+    feature_cache: str | None = None  # folder in which checkpoints' features are kept; None: nowhere
     baselines: BaselineParams
     patch_kmeans: PatchKmeansParams | None = None  # None: not a baseline
     intervals: IntervalParams
@@ -145,8 +147,8 @@ def _measure(
 ) -> Measured:
     """The scores of all contenders on one benchmark."""
     contenders = _with_patches(contenders, benchmark, params, protocol)
-    extractors = {contender.name: contender.extractor for contender in contenders}
-    features = extract(extractors, benchmark.images, protocol.params.features.batch_size, f"{benchmark.name} features")
+    folder = None if params.feature_cache is None else Path(params.feature_cache)
+    features = cached_features(contenders, benchmark, protocol.params.features, folder)
     both = {
         contender.name: outcomes(contender, features[contender.name], benchmark, protocol.params, device)
         for contender in track(contenders, f"{benchmark.name} kNN and probes", len(contenders), unit="models")
