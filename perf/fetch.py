@@ -119,24 +119,29 @@ def _beside(folder: Path) -> dict[str, object]:
 
 def _ours(table: Path, port: int, out: Path) -> int:
     """Addresses fetched, decoded, hashed, made unique and stored in shards; how many images were stored."""
-    from components.curate import stage
-    from components.curate.duplicates import mark_exact
-    from components.executor import kept_workers
+    from components.curate import passes, stage
+    from components.curate.gather import gather
+    from components.curate.judge import items, judge
+    from components.curate.params import CurateParams
+    from components.executor import kept_workers, map_shards
     from components.storage import open_store
     from components.web.sources import Sources
 
     fetch(table, port, out / "crawl")
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
     sources, storage, work = Sources.load(out / "crawl"), StorageParams(root="data"), out / "work"
     work.mkdir()
-    store, shards = sources.store(out / "crawl", storage), open_store(str(out / "shards"))
+    run = passes.Run(params, sources.store(out / "crawl", storage), work, open_store(str(out / "shards")))
     with _quiet(), kept_workers(params.executor):
-        found = stage._gather(params, sources, store, work, out / "crawl")
-        stage._examine(params, sources, store, found, work)
-        mark_exact(found.rows)
-        stage._near_duplicates(params.pca_hash, found.rows)
-        stage._store(params, sources, store, shards, found, work)
-    return sum(not row["reason"] for row in found.rows)
+        met = gather(sources, stage.gathering(run, out / "crawl"))
+        judged = list(map_shards(judge, items(met, params.policy, work, params.chunk), params.executor))
+        examined = passes.decode(run, judged)
+        facts = passes.facts(run, judged, examined)
+        exact, _ = passes.exact(run, facts)
+        _, hashed = passes.hashes(run, facts, exact, examined)
+        near = passes.near_copies(run, hashed)
+        stored, _ = passes.store(run, judged, facts, (exact, near) if near else (exact,))
+    return sum(int(pq.read_metadata(path).num_rows) for files in stored for path in files)
 
 
 def _theirs(table: Path, out: Path, packages: str) -> int:

@@ -17,7 +17,7 @@ from components.dedup.graph import Keep
 from components.dedup.quality import ranks
 from components.descriptors.views import RGB, reduce
 from components.executor import ExecutorParams, map_shards
-from components.images.tables import Shards
+from components.images.shards import Shards
 from components.progress import track
 from components.storage import StorageParams
 

@@ -1,6 +1,6 @@
 """The dedup stage: descriptors, copy graph, relative dedup, retrieval; the training manifest.
 
-DINOv2 paper, section 3 and appendix A. Every kept image of the index ends in decisions.parquet with its reason.
+DINOv2 paper, section 3 and appendix A. Every kept image of the index ends in the table decisions with its reason.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ from components.descriptors.sscd import SscdParams
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.executor import kept_workers
-from components.images.tables import DECISIONS, MANIFEST, write_table
 from components.leftover import too_little
 from components.lock import hold
 from components.params import fingerprint
 from components.storage import atomic_dir, publish
+from components.tables.parts import write_table
+from components.tables.schemas import DECISIONS, MANIFEST
 from components.tracking import run as tracked
 
 ADVISED = {  # cosines to begin with, between copies and with held-out images
@@ -117,8 +118,8 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             params.relative.within,
         )
         with atomic_dir(outputs) as folder:
-            write_table(folder / "manifest.parquet", manifest, MANIFEST)
-            write_table(folder / "decisions.parquet", decided, DECISIONS)
+            write_table(folder / "manifest", manifest, MANIFEST)
+            write_table(folder / "decisions", decided, DECISIONS)
             kept_out = HeldOut(held_out.rows, held_out.digests, at.relative)
             check_manifest(folder, pool, rows, kept_out, params.checks, docs)
             made.take(described.rows.path, folder / "descriptors.npy")
@@ -141,7 +142,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
                 recording.log_image(page, name)
             reviewed = Reviewed(pool, decided, sets, views)
             write_review(folder / "review.html", reviewed, outcomes, (at.within, at.relative), 2 * made.PAGE)
-        publish(context.storage, outputs, ("manifest.parquet", "decisions.parquet"), "dedup", digest[:16])
+        publish(context.storage, outputs, ("manifest", "decisions"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
         if context.report is not None:
             made.save_json(context.report, report)

@@ -8,7 +8,7 @@ from pathlib import Path
 from components.benchmark.stage import BenchmarkStageParams
 from components.crawl.fetch_images import NamedImages
 from components.crawl.spider import CrawlParams
-from components.curate.stage import CurateParams
+from components.curate.params import CurateParams
 from components.dedup.params import DedupParams
 from components.distill.method import DistillParams
 from components.errors import VitrailError

@@ -106,7 +106,6 @@ def plan(
         f"  {'WARC files read':{width}}  {_bytes(warcs * held.megabytes * 1e6):>12}",
         f"  {'images fetched':{width}}  {_bytes(fetched):>12}",
         f"  {'shards':{width}}  {_bytes(kept * held.image_bytes):>12}",
-        f"  {'index in memory':{width}}  {_bytes(unique * 3000):>12}",
         "time:",
         *(f"  {name:{width}}  {duration(seconds / cores):>12}" for name, seconds in work.items()),
         f"  {'in all':{width}}  {duration(time):>12}",

@@ -276,7 +276,7 @@ def test_without_labels_the_training_images_show_what_a_network_makes_of_them(
         "--curated",
         "data/curate",
         "--manifest",
-        "manifest.parquet",
+        "manifest",
         "--storage",
         str(ROOT / "params/storage.yaml"),
     ]

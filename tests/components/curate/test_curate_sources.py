@@ -21,9 +21,11 @@ from components import tracking
 from components.context import StageContext
 from components.crawl.run import main
 from components.curate import stage
-from components.images.tables import INDEX, read_table
+from components.curate.params import CurateParams
 from components.params import load_params
 from components.storage import StorageParams
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 from components.web.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,10 +52,10 @@ def curated(source: Path, out: Path) -> tuple[dict[str, dict[str, Any]], dict[st
     registered(source, out)
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false", "sandbox.enabled=false"]  # fmt: skip
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, overlays)
     context = StageContext(StorageParams(root="data"), None, out / "r.json")
     report = stage.run(params, stage.CurateInputs(out / "crawl"), out / "curate", context)
-    rows = read_table(out / "curate/index.parquet", INDEX).to_pylist()
+    rows = read_table(out / "curate/index", INDEX).to_pylist()
     return {row["url"]: row for row in rows}, report
 
 
@@ -86,7 +88,7 @@ def test_files_that_fail_after_they_were_listed_are_rows_with_a_reason(
     (tmp_path / "in").mkdir()
     for number in range(3):
         (tmp_path / f"in/{number}.png").write_bytes(picture(number))
-    gather = stage._gather
+    gather = stage.gather
 
     def lose(*given: Any) -> Any:
         (tmp_path / "in/1.png").unlink()
@@ -94,7 +96,7 @@ def test_files_that_fail_after_they_were_listed_are_rows_with_a_reason(
         (tmp_path / "in/2.png").mkdir()
         return gather(*given)
 
-    monkeypatch.setattr(stage, "_gather", lose)
+    monkeypatch.setattr(stage, "gather", lose)
     rows, report = curated(tmp_path / "in", tmp_path)
     assert [rows[f"file:{n}.png"]["reason"] for n in range(3)] == ["", "unreadable", "unreadable"]
     assert report["reasons"] == {"unreadable": 2}
@@ -105,7 +107,7 @@ def test_shards_and_crawls_that_vanish_are_counted(tmp_path: Path, monkeypatch: 
     (tmp_path / "in/a.png").write_bytes(picture(1))
     for name in ("b.tar", "c.warc.gz"):
         (tmp_path / "in" / name).write_bytes(b"rubbish")
-    gather = stage._gather
+    gather = stage.gather
 
     def lose(*given: Any) -> Any:
         (tmp_path / "in/b.tar").unlink()
@@ -113,7 +115,7 @@ def test_shards_and_crawls_that_vanish_are_counted(tmp_path: Path, monkeypatch: 
         (tmp_path / "in/c.warc.gz").mkdir()
         return gather(*given)
 
-    monkeypatch.setattr(stage, "_gather", lose)
+    monkeypatch.setattr(stage, "gather", lose)
     rows, report = curated(tmp_path / "in", tmp_path)
     assert list(rows) == ["file:a.png"]
     assert (report["tar-unreadable"], report["warc-unreadable"]) == (1, 1)

@@ -155,7 +155,9 @@ def test_images_of_s3_are_read(folder: Path, s3_endpoint: str) -> None:
 
 
 def test_a_manifest_names_its_images_by_key(tmp_path: Path) -> None:
-    from components.images.tables import MANIFEST, Shards, write_table
+    from components.images.shards import Shards
+    from components.tables.parts import write_table
+    from components.tables.schemas import MANIFEST
 
     (tmp_path / "curate/shards").mkdir(parents=True)
     data = [encoded(1), encoded(2)]
@@ -166,9 +168,9 @@ def test_a_manifest_names_its_images_by_key(tmp_path: Path) -> None:
          "weight": 1.0, "reason": "pool", "sources": []}
         for n, each in enumerate(data)
     ]  # fmt: skip
-    write_table(tmp_path / "manifest.parquet", rows, MANIFEST)
+    write_table(tmp_path / "manifest", rows, MANIFEST)
     places = Places(tmp_path / "curate")
-    [part] = parts_of(str(tmp_path / "manifest.parquet"), 10, places)
+    [part] = parts_of(str(tmp_path / "manifest"), 10, places)
     assert list(read_part(part, places.storage)) == [("k0", data[0]), ("k1", data[1])]
 
 

@@ -7,11 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from components.errors import VitrailError
 from components.params import load_params
+from components.tables.parts import write_table
+from components.tables.schemas import MANIFEST
 from components.training.params import TrainingParams
 from components.training.session import fit_batch
 
@@ -20,9 +21,10 @@ PARAMS = load_params(ROOT / "params/pretrain/vitt.yaml", TrainingParams)
 
 
 def fitted(folder: Path, images: int, ranks: int = 1, params: TrainingParams = PARAMS) -> TrainingParams:
-    pq.write_table(pa.table({"key": [str(i) for i in range(images)]}), folder / "manifest.parquet")
+    nulls = {name: pa.nulls(images, kind) for name, kind in zip(MANIFEST.names, MANIFEST.types, strict=True)}
+    write_table(folder / "manifest", pa.table(nulls | {"key": [str(i) for i in range(images)]}), MANIFEST)
     world: Any = SimpleNamespace(size=ranks, main=True)
-    return fit_batch(params, folder / "manifest.parquet", world)
+    return fit_batch(params, folder / "manifest", world)
 
 
 @pytest.mark.parametrize(

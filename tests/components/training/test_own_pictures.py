@@ -9,7 +9,7 @@ import pytest
 
 from components.benchmark.protocol import load_protocol
 from components.benchmark.stage import BenchmarkStageParams
-from components.curate.stage import CurateParams
+from components.curate.params import CurateParams
 from components.dedup.params import DedupParams
 from components.distill.method import DistillParams
 from components.evaluation.benchmarks import BenchmarksFile

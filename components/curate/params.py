@@ -1,0 +1,49 @@
+"""``params/curate.yaml``."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from components.curate.pca_hash import HashParams
+from components.curate.safety import FaceParams, NsfwParams
+from components.executor import ExecutorParams
+from components.images.decode import DecodeLimits
+from components.images.sandbox import SandboxParams
+from components.params import Share, Strict
+from components.tables.database import MemoryParams
+from components.web.policy import PolicyParams
+
+
+class CurateParams(Strict):
+    """``params/curate.yaml``."""
+
+    policy: PolicyParams
+    decode: DecodeLimits
+    sandbox: SandboxParams = SandboxParams()
+    pca_hash: HashParams
+    nsfw: NsfwParams
+    faces: FaceParams
+    memory: MemoryParams = MemoryParams()  # of each join
+    max_page_bytes: int = Field(10_000_000, ge=1, le=2**50)
+    chunk: int = Field(512, ge=1, le=1_000_000)  # images a work item
+    shard_bytes: int = Field(268_435_456, ge=1, le=2**50)  # a tar shard begins anew above this
+    least_kept: Share = 0.5  # of the images; a run that leaves less says which values dropped the others
+    executor: ExecutorParams
+
+    def culprits(self) -> dict[str, str]:
+        """Reason to drop an image -> the value that decided."""
+        decode, policy = self.decode, self.policy
+        return {
+            "forgotten": "policy.forgotten",
+            "restricted-domain": "policy.restricted",
+            "robots-disallowed": "policy.respect_robots",
+            "opt-out": "policy.respect_opt_out" if policy.respect_opt_out else "the page",
+            "too-many-bytes": f"decode.max_bytes {decode.max_bytes:,}",
+            "too-many-pixels": f"decode.max_pixels {decode.max_pixels:,}",
+            "too-many-frames": f"decode.max_frames {decode.max_frames}",
+            "too-small": f"decode.min_side {decode.min_side}",
+            "too-much-memory": f"sandbox.megabytes {self.sandbox.megabytes}",
+            "too-slow": f"sandbox.seconds {self.sandbox.seconds:g}",
+            "near-duplicate": f"pca_hash.radius {self.pca_hash.radius}",
+            "nsfw": f"nsfw.threshold {self.nsfw.threshold:g}",
+        }
