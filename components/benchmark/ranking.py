@@ -69,10 +69,9 @@ def retrieval_scores(
     for task, labels in benchmark.labels.items():
         ranked = retrieve(rows[test], labels[test], rows[train], labels[train])
         for method, value in figures(ranked, params, confidence).items():
-            percent = [round(100 * part, 3) for part in value]
-            found.append(
-                RankScore(contender.name, benchmark.name, task, method, *percent, len(ranked.precision), label)
-            )
+            mean, low, high = (round(100 * part, 3) for part in value)
+            about = contender.name, benchmark.name, task, method
+            found.append(RankScore(*about, mean, low, high, len(ranked.precision), label))
     return found
 
 
