@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from components.errors import VitrailError
+from components.quality.offline import make_offline
 from components.quality.rules import Rule, Suite
 from components.storage import atomic_dir
 
@@ -75,6 +76,7 @@ def finish(
         }
         with atomic_dir(target) as folder:
             shutil.copytree(site, folder, dirs_exist_ok=True)
+            make_offline(folder, summary)
             (folder / "result.json").write_text(json.dumps(summary, indent=1) + "\n")
     summary["docs"] = str(target / "index.html")  # not in the file: the folder may be moved
     broken = [result for result in results if not result["success"]]
