@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,10 +73,10 @@ def completion(shell: str = "") -> None:
     shell = shell or Path(os.environ.get("SHELL", "bash")).name
     if shell not in known:
         raise VitrailError(f"vitrail completion {shell}: choose one of {', '.join(known)}{nearest(shell, known)}")
-    print(application().generate_completion(shell=shell))  # type: ignore[arg-type] - checked above
+    print(application().generate_completion(shell=shell))  # type: ignore[arg-type]  # checked above
 
 
-def _function(command: Command) -> object:
+def _function(command: Command) -> Callable[[], int]:
     def carry_out() -> int:
         return command(())
 
