@@ -14,7 +14,8 @@ def work_folder(out: Path, digest: str) -> Path:
     """
     parent = out.parent / f".{out.name}.work"
     for unfinished in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
-        shutil.rmtree(unfinished)
+        if unfinished.is_dir():  # a lock's file is its run's own
+            shutil.rmtree(unfinished)
     for other in parent.iterdir() if parent.is_dir() else ():
         if other.name != digest:
             shutil.rmtree(other)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from components.errors import VitrailError
@@ -25,6 +24,7 @@ from components.quality.suites import (
     manifest_suite,
 )
 from components.tables.database import MemoryParams, database
+from components.tables.parts import write_part
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 
 REASONS = ["duplicate", "nsfw", "restricted"]
@@ -232,7 +232,7 @@ def test_faults_of_edges_and_components_are_named(tmp_path: Path) -> None:
     assert validate(pd.DataFrame(partition), components_suite(8, 4), tmp_path)["success"]
 
 
-FAULTS: list[dict[str, Any]] = [
+ROW_FAULTS: list[dict[str, Any]] = [
     row(9, key="not hex"), row(9, key=key(1)), row(9, status="lost"), row(9, reason="nsfw"), dropped(9, reason="odd"),
     dropped(9, duplicate_of=key(77)), row(9, sha256="x"), row(9, shard="00000.zip"), row(9, offset=-1),
     row(9, length=0), row(9, offset=512), row(9, width=63), row(9, height=4097), row(9, faces=-1),
@@ -241,13 +241,13 @@ FAULTS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", range(len(FAULTS)))
+@pytest.mark.parametrize("number", range(len(ROW_FAULTS)))
 def test_counts_on_disk_are_those_of_great_expectations(tmp_path: Path, number: int) -> None:
     from components.quality import counts
     from components.quality.checks import _prepare, _quiet, _run
 
-    table = index(row(0), row(1), dropped(2), row(3), FAULTS[number])
-    pq.write_table(table, tmp_path / "part.parquet")
+    table = index(row(0), row(1), dropped(2), row(3), ROW_FAULTS[number])
+    write_part(tmp_path / "part.parquet", table, INDEX)
     checked = suite()
     with database(MemoryParams(), tmp_path) as connection:
         values = {"files": [str(tmp_path / "part.parquet")]}
@@ -269,7 +269,7 @@ def test_a_fault_far_behind_the_sample_is_found_and_shown(tmp_path: Path, monkey
     rows = [row(number) for number in range(20)] + [dropped(20, reason="odd", duplicate_of=key(99))]
     files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
     for path, part in zip(files, (rows[:10], rows[10:]), strict=True):
-        pq.write_table(index(*part), path)
+        write_part(path, index(*part), INDEX)
     with database(MemoryParams(), tmp_path) as connection:
         with pytest.raises(QualityError) as caught:
             validate_files(connection, files, suite(), tmp_path / "gx")

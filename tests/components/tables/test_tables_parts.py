@@ -150,3 +150,11 @@ def test_a_column_of_another_type_is_refused_before_it_is_written(tmp_path: Path
         write_table(tmp_path / "numbers", pa.table({"n": ["x"], "text": ["y"]}), NUMBERS)
     assert not list(tmp_path.iterdir())
     assert pq.ParquetFile(write_part(tmp_path / "one", numbers(1), NUMBERS)).schema_arrow.metadata == NUMBERS.metadata
+
+
+def test_a_value_that_is_no_number_is_found_among_equal_ones(tmp_path: Path) -> None:
+    import duckdb
+
+    scores = declared("scores", 1, "curate", [("score", pa.float32())])
+    path = write_part(tmp_path / "scores.parquet", pa.table({"score": [0.5, float("nan"), 0.5]}), scores)
+    assert duckdb.sql(f"SELECT count(*) FROM '{path}' WHERE isnan(score)").fetchall() == [(1,)]
