@@ -42,7 +42,7 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
     from components.pretrain.method import Pretraining
     from components.storage import StorageParams
     from components.training.command import TrainingInputs
-    from components.training.loop import train
+    from components.training.loop import Stretch, train
     from components.training.session import open_checkpoints, open_loader, start
     from perf.loader import as_dataset
 
@@ -64,7 +64,7 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
     untrained, raw = scorer.probe(0)["knn"], scorer.raw()
     print(f"raw pixels {raw:.4f}, untrained {untrained:.4f}", flush=True)
     checkpoints = open_checkpoints(folder / "state", params, "perf", world)
-    curves = train(learner, loader, params, checkpoints, scorer, world, "cifar", checkpoints.folder.parent)
+    curves = train(learner, loader, params, checkpoints, scorer, Stretch("cifar", checkpoints.folder.parent))
     seen = params.run.batch
     return {
         "raw_pixels_knn": raw,

@@ -16,7 +16,7 @@ from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.command import TrainingInputs
 from components.training.distributed import World
-from components.training.loop import train
+from components.training.loop import Stretch, train
 from components.training.session import (
     Origin,
     data_digest,
@@ -77,7 +77,7 @@ def _run(
     subject = Subject("distill", preset, (str(inputs.manifest), digest), seeds)
     tracking, benchmarks = context.tracking, inputs.benchmarks
     with observe(subject, params, learner.engine, tracking, benchmarks, checkpoints) as observer:
-        curves = train(learner, loader, params, checkpoints, observer, world, label, scratch)
+        curves = train(learner, loader, params, checkpoints, observer, Stretch(label, scratch))
         model_id = observer.register(params.run.iterations, wait=10.0)
         origin = Origin("distill", identity.fingerprint, digest, params.run.iterations, card.preset, model_id)
         export_average(outputs, learner.engine, params, origin, curves, storage)

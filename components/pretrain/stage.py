@@ -19,7 +19,7 @@ from components.training.capability import count_parameters, require
 from components.training.checkpoint import Checkpoints
 from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_objects
-from components.training.loop import Curves, train
+from components.training.loop import Curves, Stretch, train
 from components.training.mismatch import FIRST
 from components.training.params import Phase, TrainingParams
 from components.training.resolution import carry_over, earlier_lengths
@@ -85,10 +85,8 @@ def _run(
                 loader = open_loader(phase.params, inputs, storage, world, scratch / "quarantine", anchors)
                 if number > begun and part == 0:
                     curves = _enter(phases[number - 1], stores[number - 1], phase, learner, loader, world)
-                curves = train(
-                    learner, loader, phase.params, saved, observer, world, label, scratch,
-                    first=phase.first, curves=curves, until=until, total=phases[-1].last,
-                )  # fmt: skip
+                stretch = Stretch(label, scratch, phase.first, curves, until, phases[-1].last)
+                curves = train(learner, loader, phase.params, saved, observer, stretch)
         model_id = observer.register(phase.last, wait=10.0)
         origin = Origin("pretrain", stores[-1].fingerprint, digest, phase.last, model_id=model_id)
         export_average(outputs, learner.engine, phase.params, origin, curves, storage)

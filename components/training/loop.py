@@ -106,52 +106,54 @@ def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, micro, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Which steps of a run one call of :func:`train` trains, and what it goes on from."""
+
+    label: str  # of the progress line
+    scratch: Path  # the keys of the images of skipped steps go to skipped/ in this folder
+    # Steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin anew.
+    first: int = 0
+    curves: Curves | None = None  # of the earlier phase, to go on from
+    until: int | None = None  # end, with a checkpoint, after this step already, for another call to go on
+    # Steps of the whole run, which the progress line counts to, and before which a signal ends it; None: this phase's
+    total: int | None = None
+
+
 def train(
     learner: Learner,
     loader: Loader,
     params: TrainingParams,
     checkpoints: Checkpoints,
     observer: Observer,
-    world: World,
-    label: str,
-    scratch: Path,
-    first: int = 0,
-    curves: Curves | None = None,
-    until: int | None = None,
-    total: int | None = None,
+    stretch: Stretch,
 ) -> Curves:
     """Train for ``params.run.iterations`` steps, from the newest good checkpoint if there is one.
-
-    Args:
-        label: of the progress line.
-        scratch: folder; the keys of the images of skipped steps go to ``skipped/`` in it.
-        first: steps trained in an earlier phase: steps are counted, saved and recorded from there on, schedules begin.
-        curves: of the earlier phase, to go on from.
-        until: end, with a checkpoint, after this step already, for another call to go on.
-        total: steps of the whole run, which the progress line counts to, and before which a signal ends it; those of
-            this phase's end when left out.
 
     Raises:
         Stopped: a signal came; a checkpoint was written first.
         VitrailError: training diverged or collapsed, data or disk failed, or another rank was lost.
     """
-    run, engine = params.run, learner.engine
+    run, engine, world = params.run, learner.engine, learner.engine.world
+    label, first = stretch.label, stretch.first
     images = run.batch * world.size * params.engine.accumulation  # a step
     schedules = Schedules(params.schedule, run.iterations, images)
-    last = min(first + run.iterations, until or first + run.iterations)
-    total = total or first + run.iterations
+    last = min(first + run.iterations, stretch.until or first + run.iterations)
+    total = stretch.total or first + run.iterations
     probes = {first + at for at in params.probe.steps(run.iterations)}
     window, detector = _Window(world, params), Detector(params.collapse, run.iterations, first)
-    curves, step, due = _resume(learner, loader, checkpoints, world, curves or Curves(), first, window, detector, last)
+    state = _State(learner, loader, checkpoints, window, detector, stretch.curves or Curves())
+    step, due = state.resume(first, last)
+    curves = state.curves
     if step == 0 and probes:
         _note(curves, step, observer.begin())
     if due:  # the stop came before it
         _note(curves, step, observer.probe(step))
         if step == last:  # nothing is saved any more that would hold its scores
-            _save(learner, loader, checkpoints, curves, step, images, window, detector)
+            state.save(step, images)
     progress = Progress(label, total, unit="steps", out=None if world.main else io.StringIO(), start=step)
     window.begin(step)
-    skips = scratch / "skipped" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}-rank-{world.rank:05d}.jsonl"
+    skips = stretch.scratch / "skipped" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}-rank-{world.rank:05d}.jsonl"
     saved = step
     # Closed before anything is said of a stop: what the loader's workers print on their way out comes first.
     with (
@@ -200,7 +202,7 @@ def train(
             due, stop = step in probes, anywhere(bool(signals.name), world.device)
             # Before a probe, which can fail in many ways: no step that was trained is lost by one.
             if stop or due or step % run.checkpoint_every == 0 or step == last:
-                _save(learner, loader, checkpoints, curves, step, images, window, detector, due)
+                state.save(step, images, due)
                 saved = step
             # A probe takes minutes that whoever asked for the end may not give: it is left to the next start.
             if due and not stop:
@@ -209,7 +211,7 @@ def train(
                 window.leave_out(time.monotonic() - asked)
                 due, stop = False, anywhere(bool(signals.name), world.device)
                 if stop or step == last:  # else a later checkpoint holds its scores
-                    _save(learner, loader, checkpoints, curves, step, images, window, detector)
+                    state.save(step, images)
             if stop and (due or step < total):
                 by = signals.name or "a signal to another rank"
                 raise Stopped(
@@ -225,42 +227,62 @@ def _note(curves: Curves, step: int, scores: Mapping[str, float]) -> None:
         curves.probes.append({"step": step, **scores})
 
 
-def _resume(
-    learner: Learner,
-    loader: Loader,
-    checkpoints: Checkpoints,
-    world: World,
-    curves: Curves,
-    first: int,
-    window: _Window,
-    detector: Detector,
-    last: int,
-) -> tuple[Curves, int, bool]:
-    """The curves and the step to go on from, and whether that step's probe is still to be made."""
-    lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
-    state = checkpoints.load(lengths)
-    if state is None:
-        return curves, first, False
-    if state.step > last:
-        raise VitrailError(
-            f"{checkpoints.folder}: trained {state.step} steps already, of {last} that run.iterations asks for; raise "
-            "run.iterations, or set run.on_mismatch: fresh to start anew"
-        )
-    learner.engine.load(state.shards, state.shared["engine"])
-    if learner.gram is not None:
-        learner.gram.load(state.shards)
-    loader.load_state_dict(_place_in_data(state, loader))
-    for name, center in state.whole.items():
-        learner.centering.centers[name] = center.to(world.device)
-    window.load(state.shared.get("window", window.state()))  # older checkpoints have none of these
-    detector.load(state.shared.get("collapse", detector.state()))
-    if world.main:
-        print(f"resuming after step {state.step} from {checkpoints.folder}", file=sys.stderr, flush=True)
-    curves = Curves(**state.shared["curves"])
-    changed = state.changes | {name: value for name, value in checkpoints.changes.items() if name == IMAGES}
-    if changed:
-        curves.changes.append({"after_step": state.step, "changes": {k: list(v) for k, v in changed.items()}})
-    return curves, state.step, bool(state.shared.get("probe_due"))
+@dataclass
+class _State:
+    """All that a checkpoint holds: read back at the start of a stretch, saved while it is trained."""
+
+    learner: Learner
+    loader: Loader
+    checkpoints: Checkpoints
+    window: _Window
+    detector: Detector
+    curves: Curves
+
+    def resume(self, first: int, last: int) -> tuple[int, bool]:
+        """Take over the newest checkpoint; the step to go on from, and whether its probe is still to be made."""
+        learner, checkpoints, world = self.learner, self.checkpoints, self.learner.engine.world
+        lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
+        state = checkpoints.load(lengths)
+        if state is None:
+            return first, False
+        if state.step > last:
+            raise VitrailError(
+                f"{checkpoints.folder}: trained {state.step} steps already, of {last} that run.iterations asks for; "
+                "raise run.iterations, or set run.on_mismatch: fresh to start anew"
+            )
+        learner.engine.load(state.shards, state.shared["engine"])
+        if learner.gram is not None:
+            learner.gram.load(state.shards)
+        self.loader.load_state_dict(_place_in_data(state, self.loader))
+        for name, center in state.whole.items():
+            learner.centering.centers[name] = center.to(world.device)
+        self.window.load(state.shared.get("window", self.window.state()))  # older checkpoints have none of these
+        self.detector.load(state.shared.get("collapse", self.detector.state()))
+        if world.main:
+            print(f"resuming after step {state.step} from {checkpoints.folder}", file=sys.stderr, flush=True)
+        self.curves = Curves(**state.shared["curves"])
+        changed = state.changes | {name: value for name, value in checkpoints.changes.items() if name == IMAGES}
+        if changed:
+            told = {"after_step": state.step, "changes": {k: list(v) for k, v in changed.items()}}
+            self.curves.changes.append(told)
+        return state.step, bool(state.shared.get("probe_due"))
+
+    def save(self, step: int, images: int, probe_due: bool = False) -> None:
+        """Write a checkpoint after ``step`` steps of ``images`` each."""
+        learner = self.learner
+        shards, rest = learner.engine.state()
+        if learner.gram is not None:
+            shards |= learner.gram.state()
+        shared = {
+            "engine": rest,
+            "loader": self.loader.state_dict(),
+            "curves": vars(self.curves),
+            "global_batch": images,
+            "window": self.window.state(),
+            "collapse": self.detector.state(),
+            "probe_due": probe_due,
+        }
+        self.checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
 
 
 def _place_in_data(state: Checkpoint, loader: Loader) -> dict[str, int]:
@@ -269,32 +291,6 @@ def _place_in_data(state: Checkpoint, loader: Loader) -> dict[str, int]:
     if not {"data", "run.seed", "loader.block"} & state.changes.keys():
         return place
     return own | {"epoch": place["epoch"] + 1, "position": 0, "consumed": place["consumed"]}
-
-
-def _save(
-    learner: Learner,
-    loader: Loader,
-    checkpoints: Checkpoints,
-    curves: Curves,
-    step: int,
-    global_batch: int,
-    window: _Window,
-    detector: Detector,
-    probe_due: bool = False,
-) -> None:
-    shards, rest = learner.engine.state()
-    if learner.gram is not None:
-        shards |= learner.gram.state()
-    shared = {
-        "engine": rest,
-        "loader": loader.state_dict(),
-        "curves": vars(curves),
-        "global_batch": global_batch,  # images a step
-        "window": window.state(),
-        "collapse": detector.state(),
-        "probe_due": probe_due,
-    }
-    checkpoints.save(Checkpoint(step, shards, shared, dict(learner.centering.centers)))
 
 
 def _tell_skipped(
