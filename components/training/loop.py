@@ -143,7 +143,7 @@ def train(
     probes = {first + at for at in params.probe.steps(run.iterations)}
     window, detector = _Window(world, params), Detector(params.collapse, run.iterations, first)
     state = _State(learner, loader, checkpoints, window, detector, stretch.curves or Curves())
-    step, due = state.resume(first, last)
+    step, due = state.resume(first, first + run.iterations)
     curves = state.curves
     if step == 0 and probes:
         _note(curves, step, observer.begin())
@@ -239,7 +239,10 @@ class _State:
     curves: Curves
 
     def resume(self, first: int, last: int) -> tuple[int, bool]:
-        """Take over the newest checkpoint; the step to go on from, and whether its probe is still to be made."""
+        """Take over the newest checkpoint; the step to go on from, and whether its probe is still to be made.
+
+        A checkpoint of a later stretch of the same phase, which ends at ``last``, is as good.
+        """
         learner, checkpoints, world = self.learner, self.checkpoints, self.learner.engine.world
         lengths = {name: shard.numel() for name, shard in learner.engine.ema.state().items()}
         state = checkpoints.load(lengths)
