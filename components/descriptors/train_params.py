@@ -16,7 +16,9 @@ class NetworkParams(Strict):
 
     side: int = Field(64, ge=16, le=8192)  # pixels of the squashed input (SSCD: 224 to train on)
     arch: Arch = "resnet10"  # SSCD: resnet50; its large model: resnext101_32x4d
-    width: int = Field(16, ge=4, le=65_536)  # channels after the stem; they double at each later stage (SSCD: 64)
+    # Channels after the stem; they double at each later stage (SSCD: 64). Below 8, convolutions of torch 2.13 (oneDNN)
+    # on a CPU with AVX2 alone overwrote memory in their backward pass.
+    width: int = Field(16, ge=8, le=65_536)
     stem: Literal["imagenet", "small"] = "small"  # 7x7 and max pooling, stride 4 (SSCD); or one 3x3, stride 2
     dim: int = Field(128, ge=8, le=65_536)  # of the descriptor (SSCD: 512; large: 1,024)
     gem: float = Field(3.0, gt=0, le=1000.0)  # power of the generalised mean; fixed, for learning it diverges (SSCD)

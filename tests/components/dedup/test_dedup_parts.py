@@ -64,7 +64,7 @@ def unit(rows: object) -> np.ndarray:
         DiscriminantDescriptorParams(kind="discriminant"),
         TrainedParams(
             kind="trained",
-            network=NetworkParams(side=32, width=4, dim=16),
+            network=NetworkParams(side=32, width=8, dim=16),
             training=TrainingParams(steps=3, batch=8),
         ),
     ],

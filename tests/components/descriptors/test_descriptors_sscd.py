@@ -127,7 +127,7 @@ def test_the_learning_rate_warms_up_and_falls_to_nothing() -> None:
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
-    params = NetworkParams(side=16, width=4, dim=8, stem="small")
+    params = NetworkParams(side=16, width=8, dim=8, stem="small")
     views = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), dtype=np.uint8))
     sources = torch.arange(10)[:, None] % 5
     grads = []
@@ -143,7 +143,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
 
 
 def test_micro_batches_move_running_statistics_once() -> None:
-    params = NetworkParams(side=16, width=4, dim=8)
+    params = NetworkParams(side=16, width=8, dim=8)
     views = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
     model = CopyNet(params)
     model.init_weights(torch.Generator())

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from test_dedup_stage import curate
 
 from components.dedup.run import main
 from components.descriptors import train as training
@@ -19,10 +18,11 @@ from components.errors import VitrailError
 from components.images.decode import encode_jpeg
 from components.params import load_params
 from components.storage import StorageParams
+from tests.components.dedup.test_dedup_stage import curate
 
 ROOT = Path(__file__).resolve().parents[3]
 STORAGE = StorageParams(root="data")
-TINY = NetworkParams(side=16, width=4, dim=8)
+TINY = NetworkParams(side=16, width=8, dim=8)
 EDITS = EditParams(crop_scale=(0.5, 1.0), blur=0.0)
 
 
