@@ -136,8 +136,8 @@ def _source(folder: str) -> tuple[str, str]:
     if Path.cwd().resolve().is_relative_to(path):
         raise VitrailError(f"{path}: this checkout lies inside it; move the images to a folder of their own")
     files = listing(str(path), load_params("params/storage.yaml", StorageParams)).found
-    counts = [f"{len(files[kind]):,} {words}" for kind, words in
-              (("images", "images"), ("tars", "tar shards"), ("warc", "WARC files")) if files.get(kind)]  # fmt: skip
+    found = (("images", files.get("images")), ("tar shards", files.get("tars")), ("WARC files", files.get("warc")))
+    counts = [f"{len(paths):,} {words}" for words, paths in found if paths]
     if not counts:
         raise VitrailError(f"{path}: no images in it (nor tar shards or WARC files); name another folder")
     return str(path), ", ".join(counts)

@@ -22,6 +22,7 @@ from components.dedup.resolve import CopyGraph
 from components.dedup.retrieve import QuerySetSummary
 from components.dedup.thresholds import Thresholds
 from components.descriptors.limits import seldom_found
+from components.descriptors.views import RGB
 from components.evaluation.benchmarks import Benchmark
 from components.storage import atomic_file
 from components.tracking import Run
@@ -88,7 +89,7 @@ def blind_spots(kind: str, flip: bool) -> dict[str, Any]:
 
 def draw(
     folder: Path, pool: Pool, graph: CopyGraph, sets: Mapping[str, Benchmark], against: Literal["test", "all"]
-) -> dict[str, pictures.RGB]:
+) -> dict[str, RGB]:
     """The pages of duplicate groups and of held-out matches, written to ``folder``; by their names in MLflow."""
     from components.images.decode import encode_jpeg
 
@@ -98,15 +99,13 @@ def draw(
     return shown
 
 
-def _duplicates(pool: Pool, resolved: Resolved) -> pictures.RGB:
+def _duplicates(pool: Pool, resolved: Resolved) -> RGB:
     store = pool.store()
     groups = pictures.duplicate_groups(resolved.labels, resolved.representative, PAGE)
     return pictures.page([[pool.rgb(row, store) for row in group[:8]] for group in groups])
 
 
-def _held_out(
-    pool: Pool, leaks: LeakMatches, sets: Mapping[str, Benchmark], against: Literal["test", "all"]
-) -> pictures.RGB:
+def _held_out(pool: Pool, leaks: LeakMatches, sets: Mapping[str, Benchmark], against: Literal["test", "all"]) -> RGB:
     store = pool.store()
     references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.kept_out(against))]
     # The least alike first: exact copies are no news, these are where the threshold decides.
@@ -119,7 +118,7 @@ def _held_out(
     return pictures.page([[picture for pair in pairs[i : i + 4] for picture in pair] for i in range(0, len(pairs), 4)])
 
 
-def draw_calibration(calibration: Calibration | None, folder: Path) -> dict[str, pictures.RGB]:
+def draw_calibration(calibration: Calibration | None, folder: Path) -> dict[str, RGB]:
     """The calibration's histograms, where there is one."""
     if calibration is None:
         return {}

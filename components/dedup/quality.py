@@ -70,7 +70,7 @@ def ranks(measured: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[n
     value -= SEAMS * np.maximum(0, of.seam - np.maximum(SEAM, CLEAR - best(-np.asarray(of.seam))))
     value -= STEP * np.maximum(0, step - np.log(FINE)) + of.gray
     alike = value >= best(value) - ALIKE
-    order = np.lexsort((of.size, np.round(5 * step), np.where(alike, 0, -value), ~alike))
+    order = np.lexsort((np.asarray(of.size), np.round(5 * step), np.where(alike, 0, -value), ~alike))
     score = np.empty(len(order))
     score[order] = -np.arange(len(order))
     return score
@@ -90,7 +90,7 @@ def measure(data: bytes, rgb: RGB) -> Quality:
     """The quality of the picture ``rgb`` [H, W, 3] that the file ``data`` holds; its cost is bounded for any size."""
     import cv2
 
-    gray = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    gray: NDArray[np.uint8] = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
     top, bottom, left, right = content(gray)
     inside = gray[top:bottom, left:right]
     tiles = _tiles(inside)
@@ -101,7 +101,7 @@ def measure(data: bytes, rgb: RGB) -> Quality:
         step=float(np.log(max(1.0, _file_step(data), _left_step(gray)))),
         gray=float(_is_gray(rgb[top:bottom, left:right])),
         size=float(len(data)),
-        digest=float(zlib.crc32(np.ascontiguousarray(rgb))),
+        digest=float(zlib.crc32(np.ascontiguousarray(rgb).data)),
     )
 
 
@@ -213,10 +213,10 @@ def _left_step(gray: NDArray[np.uint8], most: int = 1024) -> float:
     if min(height, width) < 64:
         return 1.0
     blocks = gray[:height, :width].reshape(height // 8, 8, width // 8, 8).swapaxes(1, 2).reshape(-1, 8, 8)
-    blocks = blocks[:: max(1, len(blocks) // most)].astype(np.float32) - 128
+    levels = blocks[:: max(1, len(blocks) // most)].astype(np.float32) - 128
     k = np.arange(8)
     basis = np.cos(np.pi * (2 * k[None] + 1) * k[:, None] / 16) * np.where(k == 0, 0.125**0.5, 0.5)[:, None]
-    found = np.einsum("fi,nij,fj->fn", basis[list(_LOW[0])], blocks, basis[list(_LOW[1])], optimize=True)
+    found = np.einsum("fi,nij,fj->fn", basis[list(_LOW[0])], levels, basis[list(_LOW[1])], optimize=True)
     steps = np.arange(2, 41)
     left = []
     for values in found:
