@@ -222,7 +222,7 @@ def test_unreadable_images_are_set_aside(runs: tuple[Path, dict[str, Any]]) -> N
         ("no such task", "probe.dense.task: 'kin' is no label set of toy; there are kind; did you mean 'kind'"),
         ("other prototypes", "heads.dino.prototypes: 8, the teacher"),
         ("other patch", "vit.patch_size: 4 px, the teacher"),
-        ("no teacher", "no exported model here"),
+        ("no teacher", "no such file or folder of a model"),
     ],
 )
 def test_faults_are_named(runs: tuple[Path, dict[str, Any]], run: str, message: str) -> None:
