@@ -327,7 +327,11 @@ def test_bad_sources_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "no HTTP response"), (b"garbage " * 100, "no HTTP response"), (None, "all 1 images were dropped")],
+    [
+        (b"", r"1 files, none of them WARC .*\(empty 1\)"),
+        (b"garbage " * 100, "no HTTP response"),
+        (None, "0 of 1 images are left.*1 are not-an-image"),
+    ],
 )
 def test_nothing_readable_or_nothing_kept_stops_the_stage(tmp_path: Path, content: bytes | None, words: str) -> None:
     folder = tmp_path / "source"

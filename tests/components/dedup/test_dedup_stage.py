@@ -415,9 +415,13 @@ def test_two_processes_decide_as_one(
         given = plain(windows=[[0.85, 2]], executor={"workers": workers}, graph=graph)
         run(tmp_path, curated, benchmarks, given)
         decisions = read_table(tmp_path / "dedup/decisions", DECISIONS)
-        found.append((decisions.to_pylist(), np.load(tmp_path / "dedup/descriptors.npy").tobytes()))
-    assert str(found[0]) == str(found[1])  # by their text: NaN is not equal to itself
-    assert len({row["component"] for row in found[0][0]}) < len(pictures)
+        found.append((decisions, np.load(tmp_path / "dedup/descriptors.npy")))
+    (one, rows), (two, same) = found
+    assert one.drop_columns(["similarity"]).equals(two.drop_columns(["similarity"]))
+    # A product's last bit depends on the number of threads, of which workers have one; half floats hold 11 bits.
+    np.testing.assert_allclose(rows.astype(float), same.astype(float), rtol=0, atol=2**-11)
+    np.testing.assert_allclose(one["similarity"].to_numpy(), two["similarity"].to_numpy(), rtol=0, atol=1e-3)
+    assert len(set(one["component"].to_pylist())) < len(pictures)
 
 
 def test_an_even_sample_instead_of_queries(
