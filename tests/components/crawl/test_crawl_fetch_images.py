@@ -26,7 +26,7 @@ from components.crawl.ledger import Ledger
 from components.crawl.run import main
 from components.crawl.spider import CrawlParams
 from components.curate import stage
-from components.curate.gather import _OUTCOME_REASONS
+from components.curate.judge import _OUTCOME_REASONS
 from components.curate.params import CurateParams
 from components.curate.reasons import REASONS
 from components.errors import VitrailError, run_cli

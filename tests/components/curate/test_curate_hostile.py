@@ -35,7 +35,8 @@ from components.tables.schemas import INDEX
 from components.web import links, pages
 from components.web.charset import decode_text
 from components.web.keys import key_of
-from components.web.links import header_opts_out, parse_page, parse_srcset, resolve
+from components.web.links import parse_page, parse_srcset, resolve
+from components.web.opt_out import header_opts_out
 from components.web.pages import read_page
 from components.web.policy import PolicyParams, origin, registrable_domain
 from components.web.robots import MAX_BYTES, parse, rules_for
