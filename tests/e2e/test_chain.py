@@ -75,7 +75,8 @@ def test_an_unknown_key_stops_the_chain_with_one_line_and_mending_it_carries_on(
     failed = repro(chain_copy)
     assert failed.code != 0
     assert len(failed.errors) == 1
-    assert "params/dedup.yaml: unknown key 'graf'; did you mean 'graph'?" in failed.errors[0]
+    assert "error: params/dedup.yaml" in failed.errors[0]
+    assert "unknown key 'graf'; did you mean 'graph'?" in failed.errors[0]
     assert "Traceback" not in failed.text
     assert failed.ran == ["dedup"]
     path.write_text(good)
