@@ -37,7 +37,7 @@ class Pictures:
 
     def bytes(self, row: int) -> bytes:
         """There are none: the pictures were decoded."""
-        raise NotImplementedError(f"picture {row} is pixels, not a file")
+        raise TypeError(f"picture {row} is pixels, not a file")
 
 
 def figures(contenders: Sequence[Contender], images: Sequence[RGB], batch_size: int) -> dict[str, dict[str, float]]:
