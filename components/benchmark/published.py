@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,7 +20,7 @@ class Published(Strict):
     metric: str = Field(min_length=1)
     protocol: str = Field(min_length=1)
     source: str = Field(min_length=1)
-    scores: dict[str, float] = Field(min_length=1)  # by model
+    scores: dict[str, Annotated[float, Field(ge=0, le=1000)]] = Field(min_length=1)  # by model
 
 
 class PublishedFile(Strict):

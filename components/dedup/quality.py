@@ -11,7 +11,6 @@ shares of originals kept).
 
 from __future__ import annotations
 
-import io
 import zlib
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.descriptors.views import RGB
+from components.images.headers import jpeg_tables
 
 TILE, TILES = 128, 4  # detail is measured in 4 x 4 evenly spread tiles of so many pixels, at full resolution
 CELL = 32  # pixels
@@ -190,10 +190,7 @@ def _file_step(data: bytes) -> float:
         return 1.0
     if data[:2] != b"\xff\xd8":
         return LOSSY
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        tables = getattr(image, "quantization", None) or {}
+    tables = jpeg_tables(data)
     if not tables:
         return LOSSY
     table = np.asarray(tables[min(tables)], np.float64).reshape(8, 8)

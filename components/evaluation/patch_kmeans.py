@@ -30,7 +30,7 @@ class PatchKmeansParams(Strict):
     stride: int = Field(2, ge=1, le=64)  # px between patches. The paper: 1
     centroids: int = Field(200, ge=2, le=100_000)
     patches: int = Field(20_000, ge=10, le=10_000_000)  # drawn to fit on
-    whitening: float = Field(0.1, gt=0)  # added to eigenvalues
+    whitening: float = Field(0.1, gt=0, le=1e6)  # added to eigenvalues
     seed: Seed = 0
 
     @model_validator(mode="after")

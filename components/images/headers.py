@@ -8,6 +8,22 @@ from typing import Literal
 _DNG_VERSION, _SUB_IFDS, _SUBFILE, _MAKE = 0xC612, 0x14A, 0xFE, 0x10F  # TIFF tags
 
 
+def jpeg_tables(data: bytes) -> dict[int, list[int]]:
+    """The quantisation tables of a JPEG by number, 64 steps each in Pillow's order; none where there are none to read.
+
+    Only the header is read; no picture is decoded.
+    """
+    import io
+
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG", "MPO"]) as image:
+            return {number: list(table) for number, table in (getattr(image, "quantization", None) or {}).items()}
+    except (OSError, SyntaxError, ValueError):
+        return {}
+
+
 def webp_size(data: bytes) -> tuple[int, int] | None:
     """Width and height of a WebP's canvas (RFC 9649), in pixels; None where the header does not say.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from components.errors import VitrailError
 from components.evaluation.linear import LinearParams, choose_cost, fit
-from components.params import Strict
+from components.params import Seed, Share, Strict
 from components.storage import atomic_dir
 
 FACTS, ARRAYS = "classifier.json", "arrays.npz"
@@ -26,11 +26,11 @@ class ClassifierParams(Strict):
     method: Literal["knn", "logistic"] = "logistic"
     k: int = Field(10, ge=1, le=1_000_000)  # neighbours that vote
     temperature: float = Field(0.07, gt=0, le=1000)  # of kNN votes: exp(cosine / temperature), as DINO takes it
-    costs: list[float] = Field(
+    costs: list[Annotated[float, Field(gt=0, le=1e9)]] = Field(
         [0.01, 0.1, 1.0, 10.0], min_length=1
     )  # inverse strengths of the L2 penalty to choose from
     folds: int = Field(5, ge=2, le=1000)  # of cross-validation; fewer where a class has fewer images
-    seed: int = Field(0, ge=0)  # of the folds
+    seed: Seed = 0  # of the folds
 
 
 class ClassifierFacts(Strict):
@@ -40,11 +40,15 @@ class ClassifierFacts(Strict):
     params: ClassifierParams
     classes: list[str]
     spec: dict[str, Any]  # of the features
-    scale: float  # scores are softmax(logits / scale): fitted on predictions for images that were held out
-    images: int
-    accuracy: float  # of cross-validation
-    log_loss: float  # of its calibrated scores; nats
-    confusion: list[list[int]]  # of cross-validation; row: true class, column: predicted
+    scale: float = Field(
+        gt=0, le=1e9
+    )  # scores are softmax(logits / scale): fitted on predictions for images that were held out
+    images: int = Field(ge=1, le=10**12)
+    accuracy: Share  # of cross-validation
+    log_loss: float = Field(ge=0, le=1e9)  # of its calibrated scores; nats
+    confusion: list[
+        list[Annotated[int, Field(ge=0, le=10**12)]]
+    ]  # of cross-validation; row: true class, column: predicted
 
 
 @dataclass(frozen=True)

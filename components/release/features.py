@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,9 @@ class FeatureSpec(Strict):
     """Which features, of images of which size."""
 
     kinds: tuple[Kind, ...] = ("cls",)
-    size: int | Literal["native"] | None = None  # px of the centre square; its own size; None: the model's own square
+    size: Annotated[int, Field(ge=1, le=65_536)] | Literal["native"] | None = (
+        None  # px of the centre square; its own size; None: the model's own square
+    )
     crop: bool = False  # cut sides that are no multiple of the patch down to the next that is, about the centre
     batch: int = Field(32, ge=1, le=65_536)  # images a forward pass; of equal size
     threads: int = Field(2, ge=1, le=1024)  # that decode, while the network computes

@@ -24,8 +24,10 @@ class TrackingParams(Strict):
     system_metrics: bool = True  # CPU, memory, disk, network and GPU of every run
     required: bool = False  # whether a store that is away when a run starts ends it; else it is sent later
     spool: Path = Path("scratch/tracking")  # folder of what was recorded and not yet sent
-    spool_megabytes: int = Field(1024, ge=1)  # most that one run may keep there; what is more is dropped and counted
-    wait_at_end: float = Field(20.0, ge=0, allow_inf_nan=False)  # seconds without progress
+    spool_megabytes: int = Field(
+        1024, ge=1, le=1_000_000
+    )  # most that one run may keep there; what is more is dropped and counted
+    wait_at_end: float = Field(20.0, ge=0, le=86_400)  # seconds without progress
 
     @field_validator("uri")
     @classmethod

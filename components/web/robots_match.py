@@ -87,7 +87,7 @@ class Index:
         self._prefixes: dict[str, Rule] = {}
         self._whole: dict[str, Rule] = {}
         self._starred: dict[str, list[tuple[int, bool, str, Rule]]] = defaultdict(list)
-        for rule in rules:
+        for rule in dict.fromkeys(rules):  # one written a thousand times costs once
             pattern = re.sub(r"\*+", "*", canonical(rule[1], pattern=True))
             if "*" not in pattern:
                 kept = self._whole if pattern.endswith("$") else self._prefixes

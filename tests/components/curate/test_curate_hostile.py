@@ -30,7 +30,7 @@ from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.params import load_params
 from components.storage import StorageParams, open_store
-from components.tables.parts import read_table, write_table
+from components.tables.parts import read_table, write_part
 from components.tables.schemas import INDEX
 from components.web import links, pages
 from components.web.charset import decode_text
@@ -144,8 +144,8 @@ def outcome(run: Callable[[], object]) -> str:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_indexes_and_tables_are_one_line(tmp_path: Path, data: st.DataObject) -> None:
-    path = tmp_path / "index"
-    write_table(path, [{"key": f"{i:020d}", "url": f"http://h.test/{i}.png", "alt": "a"} for i in range(50)], INDEX)
+    rows = [{"key": f"{i:020d}", "url": f"http://h.test/{i}.png", "alt": "a"} for i in range(50)]
+    path = write_part(tmp_path / "index.parquet", pa.Table.from_pylist(rows, schema=INDEX), INDEX)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -156,7 +156,7 @@ def test_damaged_indexes_and_tables_are_one_line(tmp_path: Path, data: st.DataOb
     for old in (tmp_path / "w").iterdir():
         old.unlink()
     policy, columns = PolicyParams(token="vitrail"), TableColumns(alt="alt")
-    item = ScanItem(open_store(str(tmp_path)), "index", tmp_path / "w/scan", policy, 1000, columns=columns)
+    item = ScanItem(open_store(str(tmp_path)), "index.parquet", tmp_path / "w/scan", policy, 1000, columns=columns)
     said = outcome(lambda: scan_file(item))
     assert not said or "no column" in said  # the damage hit a column's name
     if not said:
