@@ -67,6 +67,7 @@ def parts_of(source: str, rows: int, places: Places) -> list[Part]:
         found = _cut(names, rows, source)
         for tar in tars:
             found += _tar(tar, rows)
+        found += _tables(path, rows, places)
     elif path.suffix == ".tar" and path.is_file():
         found = _tar(path, rows)
     elif path.suffix == ".parquet" and path.is_file():
@@ -150,6 +151,19 @@ def _tar(path: Path, rows: int) -> list[Part]:
         )
         for start in range(0, len(members), rows)
     ]  # fmt: skip
+
+
+def _tables(folder: Path, rows: int, places: Places) -> list[Part]:
+    """The tables right in ``folder``: the parts of one manifest together, any others one by one."""
+    from components.tables.parts import part_rows
+    from components.tables.schemas import MANIFEST
+
+    found = [part for file in sorted(folder.glob("*.parquet")) for part in _parquet(file, rows, places)]
+    if not found or found[0].kind != "manifest":
+        return found
+    count = sum(part_rows(folder, MANIFEST))
+    whole = Part(0, "manifest", str(folder), curated=str(places.curated))
+    return [replace(whole, start=start, stop=min(start + rows, count)) for start in range(0, count, rows)]
 
 
 def _parquet(path: Path, rows: int, places: Places) -> list[Part]:

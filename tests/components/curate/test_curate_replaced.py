@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from components.curate import stage
+from components.curate import passes
 from components.storage import StorageParams, open_store
 from components.web.sources import Sources, register
 from tests.components.curate.test_curate_sources import curated, untracked
@@ -92,7 +92,7 @@ def test_an_interrupted_curation_does_not_meet_new_bytes_with_old_digests(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_store", interrupt)
+        patch.setattr(passes, "store", interrupt)
         with pytest.raises(KeyboardInterrupt):
             curated(source, tmp_path)
     replaced(source / "2.png", padded(92))
@@ -105,13 +105,13 @@ def test_an_interrupted_curation_does_not_meet_new_bytes_with_old_digests(
 def test_a_file_that_is_replaced_while_it_is_curated_is_dropped_with_its_reason(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = stage._store
+    honest = passes.store
 
     def late(*given: Any) -> Any:
         replaced(source / "1.png", padded(93))
         return honest(*given)
 
-    monkeypatch.setattr(stage, "_store", late)
+    monkeypatch.setattr(passes, "store", late)
     rows, report = curated(source, tmp_path)
     assert {url: row["reason"] for url, row in rows.items()} == {
         "file:0.png": "", "file:1.png": "changed", "file:2.png": "", "file:3.png": "",
