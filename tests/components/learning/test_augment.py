@@ -296,12 +296,12 @@ def test_a_damaged_jpeg_is_a_sample_or_a_decode_error(data: st.DataObject) -> No
     [
         ({"blur_kernel": 49, "local_size": 24}, "blur_kernel: 49 taps reach beyond a crop of 24 px"),
         ({"blurr": [0, 0, 0]}, "unknown key 'blurr'; did you mean 'blur'"),
-        ({"blur": [0.0, 1.2, 0.5]}, "blur: probabilities must lie in 0 ... 1"),
+        ({"blur": [0.0, 1.2, 0.5]}, "blur.1: Input should be less than or equal to 1"),
         ({"blur_kernel": 8}, "blur_kernel: must be odd"),
         ({"local_scale": [0.5, 0.1]}, "local_scale: expected 0 < low <= high"),
-        ({"global_scale": [0.5, 1.1]}, "global_scale: a crop cannot exceed the image"),
+        ({"global_scale": [0.5, 1.1]}, "global_scale.1: Input should be less than or equal to 1"),
         ({"jitter": {"hue": 0.7}}, "jitter.hue"),
-        ({"std": [0.0, 1.0, 1.0]}, "std: must be positive"),
+        ({"std": [0.0, 1.0, 1.0]}, "std.0: Input should be greater than 0"),
     ],
 )
 def test_bad_parameters_are_explained(content: dict[str, object], expected: str) -> None:

@@ -147,7 +147,7 @@ def test_the_plan_is_counts_times_rates(tmp_path: Path, capsys: pytest.CaptureFi
     with_windows = load_params(tmp_path / "params.yaml", DedupParams)
     assert main([*asked, "--images-per-second", "100"]) == 0
     text = capsys.readouterr().out
-    each = 1 + sum(side * side for _, side in with_windows.windows)
+    each = 1 + sum(side * side for _, side in with_windows.windows) + with_windows.views.flip
     assert f"1,000,000 images, {each}" in text.replace(",000,000 desc", "")
     assert "index: IVF" in text
     assert "2 h 46 min" in text  # a million at a hundred a second
