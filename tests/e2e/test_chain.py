@@ -82,7 +82,7 @@ def test_an_unknown_key_stops_the_chain_with_one_line_and_mending_it_carries_on(
     path.write_text(good)
     mended = repro(chain_copy)
     assert mended.code == 0, mended.text
-    assert mended.ran == []  # DVC's run cache gives the old result back
+    assert set(mended.ran) <= {"dedup"}  # its output went with the fault; DVC's run cache may give it back
 
 
 def test_an_mlflow_server_that_is_away_and_required_is_one_line_within_seconds(
