@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from components.errors import VitrailError
 from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
 from components.images.loader import Loader
+from components.learning.export import BACKBONE, HEADS, load_card
 from components.pretrain.method import Pretraining
-from components.release.load import weights_digests
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.checkpoint import Checkpoints
@@ -124,10 +125,17 @@ def _enter(
     return Curves(**state.shared["curves"])
 
 
-def _digests(source: str | None) -> dict[str, str]:
+def _digests(folder: str | None) -> dict[str, str]:
     """SHA-256 (hex) of the weights that a run starts from, by file.
 
     Raises:
         VitrailError: there are none.
     """
-    return {} if source is None else {f"init {name}": found for name, found in weights_digests(source).items()}
+    if folder is None:
+        return {}
+    load_card(Path(folder))
+    found = {}
+    for name in (BACKBONE, HEADS):
+        with open(Path(folder) / name, "rb") as file:
+            found[f"init {name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

@@ -137,7 +137,7 @@ def train(
     run, engine, world = params.run, learner.engine, learner.engine.world
     label, first = stretch.label, stretch.first
     images = run.batch * world.size * params.engine.accumulation  # a step
-    schedules = Schedules(params.schedule, run.iterations, images, params.init_heads)
+    schedules = Schedules(params.schedule, run.iterations, images)
     last = min(first + run.iterations, stretch.until or first + run.iterations)
     total = stretch.total or first + run.iterations
     probes = {first + at for at in params.probe.steps(run.iterations)}
@@ -167,9 +167,7 @@ def train(
             values = schedules.at(step - first)
             if learner.gram is not None:
                 learner.gram.before(step)
-            engine.set_rates(
-                values.learning_rate, values.weight_decay, values.last_layer_learning_rate, values.backbone_share
-            )
+            engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
             detail = (step + 1) % run.log_every == 0 or step + 1 == last
             shown: list[tuple[list[str], Losses]] = []
             for micro in range(params.engine.accumulation):
