@@ -99,7 +99,7 @@ def inside_outputs(params: StorageParams) -> bool:
 
 
 def publish(params: StorageParams, folder: Path, names: Sequence[str], *below: str) -> str | None:
-    """Put the finished files ``names`` of an output ``folder`` on the store as well; returns where they stand.
+    """Put the finished files and folders ``names`` of an output ``folder`` on the store; returns where they stand.
 
     ``below`` names the folder on the store and ends with a digest, so that versions never replace each other. Nothing
     is done, and None returned, where the root is the default: the output itself is the place then.
@@ -108,7 +108,9 @@ def publish(params: StorageParams, folder: Path, names: Sequence[str], *below: s
         return None
     store = open_store(params, *below)
     for name in names:
-        store.put_file(name, folder / name)
+        path = folder / name
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            store.put_file(file.relative_to(folder).as_posix(), file)
     return store.root
 
 

@@ -53,7 +53,7 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
     training, held_out = np.flatnonzero(side == "train"), np.flatnonzero(side == "test")
     as_dataset(folder, [images[i] for i in training])
     world = start(params)
-    inputs = TrainingInputs(folder, folder, folder / "manifest.parquet", None)
+    inputs = TrainingInputs(folder, folder, folder / "manifest", None)
     loader = open_loader(params, inputs, StorageParams(root=str(folder)), world, folder / "quarantine")
     learner = Pretraining(params, world)
     pixels = decoded(images, params.augment.global_size)

@@ -24,9 +24,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from components.curate import pca_hash
-from components.curate.examine import ChunkItem, Place, StoreItem, examine, read_bytes, store_chunk
+from components.curate.examine import ChunkItem, StoreItem, examine, read_bytes, store_chunk
+from components.curate.params import CurateParams
+from components.curate.places import Place
 from components.curate.safety import blur_faces, find_faces, nsfw_scores
-from components.curate.stage import CurateParams
 from components.images.decode import RGB, decode_probed, encode_jpeg, probe
 from components.images.shards import ShardWriter
 from components.params import load_params

@@ -121,12 +121,13 @@ def _ours(table: Path, port: int, out: Path) -> int:
     """Addresses fetched, decoded, hashed, made unique and stored in shards; how many images were stored."""
     from components.curate import stage
     from components.curate.duplicates import mark_exact
+    from components.curate.params import CurateParams
     from components.executor import kept_workers
     from components.storage import open_store
     from components.web.sources import Sources
 
     fetch(table, port, out / "crawl")
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
     sources, storage, work = Sources.load(out / "crawl"), StorageParams(root="data"), out / "work"
     work.mkdir()
     store, shards = sources.store(out / "crawl", storage), open_store(str(out / "shards"))

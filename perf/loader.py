@@ -146,9 +146,10 @@ def photographs() -> dict[str, list[bytes]]:
 def as_dataset(folder: Path, jpegs: list[bytes]) -> ManifestDataset:
     """The photographs as a curated set below ``folder``."""
     from components.images.loader import ManifestDataset
-    from components.images.shards import ShardWriter
-    from components.images.tables import MANIFEST, Shards, write_table
+    from components.images.shards import Shards, ShardWriter
     from components.storage import StorageParams, open_store
+    from components.tables.parts import write_table
+    from components.tables.schemas import MANIFEST
 
     rows: list[dict[str, object]] = []
     with ShardWriter(open_store(str(folder / "shards")), "perf", 1 << 26) as writer:
@@ -157,8 +158,8 @@ def as_dataset(folder: Path, jpegs: list[bytes]) -> ManifestDataset:
             place = {"key": f"{number:06d}", "shard": at.shard, "offset": at.offset, "length": at.length}
             rows.append(place | {"width": 0, "height": 0, "weight": 1.0, "reason": "pool"})
     Shards("", writer.shards).save(folder)
-    write_table(folder / "manifest.parquet", rows, MANIFEST)
-    return ManifestDataset(folder, folder / "manifest.parquet", StorageParams(root=str(folder)))
+    write_table(folder / "manifest", rows, MANIFEST)
+    return ManifestDataset(folder, folder / "manifest", StorageParams(root=str(folder)))
 
 
 if __name__ == "__main__":

@@ -27,11 +27,12 @@ from components.images.sandbox import SandboxParams
 from components.params import Strict, fingerprint
 from components.progress import Progress, track
 from components.storage import StorageParams, atomic_dir
+from components.tables.database import MemoryParams
 from components.web.link_table import RowWriter, iter_rows, join_tables
 from components.web.policy import Policy
 from components.web.scan import ScanItem, TableColumns, scan_file
 from components.web.sources import SourceFile, Sources, register
-from components.web.unique import MemoryParams, shuffled, unique_links
+from components.web.unique import shuffled, unique_links
 from components.web.work import work_folder
 
 LINKS_NAME, OUTCOMES_NAME = "links.parquet", "outcomes.parquet"

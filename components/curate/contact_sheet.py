@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -38,13 +37,12 @@ def compose(groups: Sequence[tuple[str, Sequence[RGB | None]]]) -> RGB:
     return np.asarray(sheet)
 
 
-def choose(rows: Sequence[dict[str, Any]], show: Callable[[dict[str, Any]], RGB | None]) -> RGB:
-    """The sheet for an index: ``show`` gives a row's picture, or None."""
-    kept = [row for row in rows if not row["reason"] and not row["faces"]]
-    spread = [kept[i] for i in np.linspace(0, len(kept) - 1, min(len(kept), 2 * COLUMNS)).astype(int)]
-    blurred = [row for row in rows if not row["reason"] and row["faces"]]
-    groups = [(f"kept ({len(kept):,})", spread), (f"kept with faces blurred ({len(blurred):,})", blurred[:COLUMNS])]
-    for reason in sorted({row["reason"] for row in rows} - {""}):
-        dropped = [row for row in rows if row["reason"] == reason]
-        groups.append((f"dropped: {reason} ({len(dropped):,})", dropped[:COLUMNS]))
-    return compose([(title, [show(row) for row in chosen]) for title, chosen in groups])
+def groups(counts: dict[str, int], plain: int, blurred: int) -> list[tuple[str, str]]:
+    """(name, title) of the sheet's groups: "plain" and "blurred" of the kept, and each reason with its ``counts``."""
+    kept = [("plain", f"kept ({plain:,})"), ("blurred", f"kept with faces blurred ({blurred:,})")]
+    return kept + [(reason, f"dropped: {reason} ({count:,})") for reason, count in sorted(counts.items())]
+
+
+def spread_over(count: int) -> list[int]:
+    """Which of ``count`` kept images are shown: some from everywhere."""
+    return [int(i) for i in np.linspace(0, count - 1, min(count, 2 * COLUMNS)).astype(int)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,26 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.curate.places import Place
 from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
 from components.curate.sandboxed_decode import Eye
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter
 from components.storage import ObjectUnreadable, Store, atomic_file
-from components.web.kinds import Kind
 from components.web.warc import read_record
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the bytes of one image are: a WARC record, a tar's member, or a whole file (offset -1)."""
-
-    key: str
-    file: str
-    offset: int
-    length: int
-    kind: Kind = "images"
-    format: str = ""  # known once it was decoded
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class ChunkItem:
     """A chunk of images to work on."""
 
     store: Store
-    places: tuple[Place, ...]
+    places: Iterable[Place]
     out: Path
     limits: DecodeLimits
     sandbox: SandboxParams
@@ -64,11 +52,11 @@ class StoreItem:
 
 
 EXAMINED = pa.schema(
-    [("key", pa.string()), ("reason", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64()),
+    [("row", pa.int64()), ("key", pa.string()), ("reason", pa.string()), ("sha256", pa.string()), ("bytes", pa.int64()),
      ("format", pa.string()), ("width", pa.int32()), ("height", pa.int32()), ("thumbnail", pa.binary())]
 )  # fmt: skip
 STORED = pa.schema(
-    [("key", pa.string()), ("reason", pa.string()), ("nsfw", pa.float32()), ("faces", pa.int32()),
+    [("row", pa.int64()), ("key", pa.string()), ("reason", pa.string()), ("nsfw", pa.float32()), ("faces", pa.int32()),
      ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("face_scores", pa.list_(pa.float32())),
      ("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64()), ("stored_sha256", pa.string())]
 )  # fmt: skip
@@ -110,8 +98,8 @@ def examine(item: ChunkItem) -> Path:
 
 
 def _examined(item: ChunkItem, place: Place, eye: Eye) -> dict[str, object]:
-    row: dict[str, object] = {"key": place.key, "reason": "", "sha256": "", "bytes": 0, "format": ""}
-    row |= {"width": 0, "height": 0, "thumbnail": b""}
+    row: dict[str, object] = {"row": place.row, "key": place.key, "reason": "", "sha256": "", "bytes": 0}
+    row |= {"format": "", "width": 0, "height": 0, "thumbnail": b""}
     try:
         data = read_bytes(item.store, place, item.limits)
         row |= {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
@@ -177,8 +165,8 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
 
 
 def _blank(place: Place) -> dict[str, object]:
-    row: dict[str, object] = {"key": place.key, "reason": "", "nsfw": float("nan"), "faces": 0, "face_boxes": []}
-    return row | {"face_scores": [], "shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+    row: dict[str, object] = {"row": place.row, "key": place.key, "reason": "", "nsfw": float("nan"), "faces": 0}
+    return row | {"face_boxes": [], "face_scores": [], "shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
 
 
 def _stored(item: StoreItem, loaded: list[_Loaded], writer: ShardWriter) -> list[dict[str, object]]:

@@ -1,218 +1,218 @@
-"""Joins what the scan found: one row an image address, with the policy's decision and the place of its bytes."""
+"""First passes: every image address of the sources once, numbered in the order in which it was met.
+
+WARC files come first, then tar shards, then single files. The result is a row of parts (``Met``): each holds the next
+:data:`PART_ROWS` addresses, so that all later passes work on one part, or on one chunk of a part, at a time.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from components.curate.examine import Place
-from components.errors import VitrailError
-from components.executor import ExecutorParams, map_shards
-from components.images.sandbox import SandboxParams
+import numpy as np
+import pyarrow as pa
+
+from components.curate.addresses import ADDRESSES, Gathering, Met, NothingFound, rows_of, warn_of_damage
+from components.curate.gather_files import of_images, of_tars
+from components.executor import map_shards
 from components.progress import track
-from components.storage import Store
-from components.web.keys import key_of
-from components.web.link_table import iter_rows, join_tables
-from components.web.listing import shown
-from components.web.policy import Policy
-from components.web.robots import Rules, rules_for
+from components.tables.database import database, stream, write_file
+from components.tables.parts import PART_ROWS, PartWriter
+from components.tables.schemas import LINKS
+from components.web.kinds import Kind
+from components.web.link_table import link_batches
 from components.web.scan import ScanItem, ScanResult, scan_file
 from components.web.sources import Sources
-from components.web.unique import MemoryParams, unique_links
+from components.web.unique import UNIQUE
 
-_MAX_REDIRECTS = 5
+MAX_REDIRECTS = 5
 _LINK_TABLE = 1 << 22  # files of a crawl count from here, behind those of a table of links that came with it
-_OUTCOME_REASONS = {
-    "http-error": "http-error",
-    "robots": "robots-disallowed",
-    "restricted": "restricted-domain",
-    "refused-address": "refused-address",
-    "redirects": "too-many-redirects",
-    "dns": "unreachable",
-    "tls": "unreachable",
-    "connection": "unreachable",
-    "circuit-open": "unreachable",
-    "timeout": "timed-out",
-    "too-large": "too-many-bytes",
-    "opt-out": "opt-out",
-    "not-an-image": "not-an-image",
-}
-Row = dict[str, Any]
+_ORIGIN = r"regexp_extract(lower({url}), '^[a-z]+://[^/?#]*')"  # as components.web.policy.origin
+
+# Numbers of a kind's addresses, from 0, become those of all kinds: WARC files' own reach to 2^63, other files' to 2^62.
+_SHIFT: dict[Kind, int] = {"warc": -(1 << 63), "tars": 0, "images": 1 << 62}
+# Of one kind, then over kinds: the first row of an address stays.
+_FIRST = """
+    SELECT address.* FROM read_parquet($tables) AS address
+    JOIN (SELECT min("row") AS "row" FROM read_parquet($tables) GROUP BY url) AS first USING ("row")
+    ORDER BY "row"
+"""
+_NAMED = f"""
+    SELECT position AS "row", url, page, alt, licence, reason, opt_out, said, true AS of_web, 'warc' AS kind,
+           '' AS source, ''::BLOB AS file, -1::BIGINT AS "offset", -1::BIGINT AS length
+    FROM ({UNIQUE})
+"""
+# Of the answers to one address the first 200 counts, or else the first.
+_ANSWERS = """
+    SELECT answer.* FROM read_parquet($responses) AS answer
+    JOIN (
+        SELECT coalesce(min(position) FILTER (status = 200), min(position)) AS position
+        FROM read_parquet($responses) GROUP BY url
+    ) AS first USING (position)
+"""
+_ROBOTS = f"""
+    SELECT wanted.part, robots.origin, robots.status, robots.body
+    FROM (
+        SELECT DISTINCT part, origin FROM (
+            SELECT "row" // $rows AS part, {_ORIGIN.format(url="url")} AS origin
+            FROM read_parquet($addresses) WHERE kind = 'warc'
+            UNION ALL
+            SELECT "row" // $rows, {_ORIGIN.format(url="location")} FROM read_parquet($answers) WHERE location <> ''
+        )
+    ) AS wanted
+    JOIN (
+        SELECT all_robots.* FROM read_parquet($robots) AS all_robots
+        JOIN (SELECT max(position) AS position FROM read_parquet($robots) GROUP BY origin) AS last USING (position)
+    ) AS robots USING (origin)
+    ORDER BY wanted.part, robots.origin
+"""
 
 
-class NothingFound(VitrailError):
-    """Files of one kind hold no image and name none; files of another kind may. ``counts`` say what was found."""
-
-    def __init__(self, message: str, counts: Counter[str]) -> None:
-        super().__init__(message)
-        self.counts = counts
-
-
-@dataclass
-class Gathered:
-    """Index rows in the order in which links were met, bytes' places by key, counts for the report, and all links."""
-
-    rows: list[Row] = field(default_factory=list)
-    places: dict[str, Place] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-    links: Path | None = None  # every link met; None where no page spoke of the images
-
-    def add(self, other: Gathered) -> None:
-        """Take in the rows of files of another kind; an address that is known already is counted and left."""
-        known = {row["key"] for row in self.rows}
-        new = [row for row in other.rows if row["key"] not in known]
-        self.counts.update(other.counts)
-        self.counts["repeated-address"] += len(other.rows) - len(new)
-        self.rows += new
-        self.places |= {key: place for key, place in other.places.items() if key not in known}
-        self.links = self.links or other.links
-
-
-def blank_row(url: str, page: str = "", alt: str = "", source: str = "", offset: int = -1, licence: str = "") -> Row:
-    """An index row about which nothing is known yet."""
-    return {
-        "key": key_of(url), "url": url, "page": page, "alt": alt, "licence": licence,
-        "source": source, "source_offset": offset,
-        "status": "kept", "reason": "", "decisions": [], "duplicate_of": "", "sha256": "", "format": "",
-        "width": 0, "height": 0, "pca_hash": "", "nsfw": float("nan"), "faces": 0, "face_boxes": [], "face_scores": [],
-        "shard": "", "offset": -1, "length": 0, "stored_sha256": "",
-    }  # fmt: skip
-
-
-def gather_warc(
-    sources: Sources, store: Store, policy: Policy, work: Path, max_page_bytes: int, executor: ExecutorParams,
-    memory: MemoryParams, crawl: Path, sandbox: SandboxParams,
-) -> Gathered:  # fmt: skip
-    """Scan every WARC file and join links (theirs, and those of the table that came with them) with responses.
+def gather(sources: Sources, how: Gathering) -> Met:
+    """Every address of ``sources`` once. A kind that holds nothing ends the run only where there is no other.
 
     Raises:
-        VitrailError: no response, or no image link, in all of the files together.
+        VitrailError: nothing in the sources that can be read, or no image.
     """
+    of_kind: dict[Kind, Callable[[Sources, Gathering], Met]] = {"warc": of_warc, "tars": of_tars, "images": of_images}
+    found, faults, counts = list[Met](), list[NothingFound](), Counter[str]()
+    for kind, gathered in of_kind.items():
+        if sources.of(kind):
+            try:
+                found.append(gathered(sources, how))
+                counts.update(found[-1].counts)
+            except NothingFound as fault:
+                faults.append(fault)
+                counts.update(fault.counts)
+    if not found and faults:
+        raise faults[0]
+    for unread in faults:
+        print(f"warning: {unread}", file=sys.stderr, flush=True)
+    with database(how.memory, how.work) as connection:
+        met = _joined(connection, found, how)
+        kinds = sorted(how.work.glob("kind-*.parquet"))
+        counts["repeated-address"] += rows_of(kinds) - rows_of(met.parts)
+        counts.update({f"left-{why}": count for why, count in sources.left.items()})
+        met = replace(met, counts=counts)
+        return met if met.results is None else _with_answers(connection, met, sources, how)
+
+
+def _joined(connection: Any, found: Sequence[Met], how: Gathering) -> Met:
+    """The addresses of all kinds as one row of parts, numbered."""
+    links = next((one.links for one in found if one.links is not None), None)
+    results = next((one.results for one in found if one.results is not None), None)
+    parts = _finished(how.work)
+    if not parts:
+        tables: list[str] = []
+        for one in found:
+            of_kind = how.work / f"kind-{one.kind}.parquet"
+            shift = f'SELECT * REPLACE (("row"::HUGEINT + {_SHIFT[one.kind]})::BIGINT AS "row") FROM ({_FIRST})'
+            write_file(connection, shift, {"tables": [str(path) for path in one.parts]}, of_kind)
+            tables.append(str(of_kind))
+        _numbered(stream(connection, _FIRST, {"tables": tables}), how.work)
+    return Met(_finished(how.work), links=links, results=results)
+
+
+def of_warc(sources: Sources, how: Gathering) -> Met:
+    """Links of pages and of the table that came with them, one for each address."""
+    files = sources.of("warc")
     items = [
         ScanItem(
-            store,
-            file.path,
-            work / f"scan-{number:07d}",
-            policy.params,
-            max_page_bytes,
-            _LINK_TABLE + number,
-            sandbox=sandbox,
+            how.store, file.path, how.work / f"scan-{number:07d}", how.policy, how.max_page_bytes,
+            _LINK_TABLE + number, sandbox=how.sandbox,
         )
-        for number, file in enumerate(sources.of("warc"))
-    ]
-    results = list(track(map_shards(scan_file, items, executor), "scan", len(items), unit="WARC files"))
-    found = Gathered()
-    robots: dict[str, Rules] = {}
-    for result in results:
-        found.counts.update(result.counts)
-        warn_of_damage(
-            store, result.name, result.counts, f"the {result.counts['responses']} responses that can be read"
-        )
-        for site, (status, body) in result.robots.items():
-            robots[site] = rules_for(status, body.encode("latin-1"), policy.params.token)
+        for number, file in enumerate(files)
+    ]  # fmt: skip
+    results: list[ScanResult] = []
+    counts: Counter[str] = Counter()
+    for result in track(map_shards(scan_file, items, how.executor), "scan", len(items), unit="WARC files"):
+        results.append(result)
+        counts.update(result.counts)
+        used = f"the {result.counts['responses']} responses that can be read"
+        warn_of_damage(how.store, result.name, result.counts, used)
     where = sources.root or "the crawl"
-    if not found.counts["responses"]:
-        faults = {kind: count for kind, count in found.counts.items() if kind.startswith("warc-")}
+    if not counts["responses"]:
+        faults = {kind: count for kind, count in counts.items() if kind.startswith("warc-")}
         raise NothingFound(
             f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?",
-            found.counts,
+            counts,
         )
-    table, found.links = work / "links.parquet", work / "all-links.parquet"
-    tables = [*([crawl / sources.links] if sources.links else []), *(result.links for result in results)]
-    if not table.exists():
-        unique_links(tables, table, memory)
-    if not found.links.exists():
-        join_tables(tables, found.links)
-    links = {str(link["url"]): link for link in iter_rows(table)}
-    if not links:
+    tables = [*([how.crawl / sources.links] if sources.links else []), *(result.links for result in results)]
+    links = how.work / "all-links"
+    if not links.exists():
+        with PartWriter(links, LINKS) as writer:
+            for batch in link_batches(tables):
+                writer.write(batch)
+    named = how.work / "named.parquet"
+    if not named.exists():
+        with database(how.memory, how.work) as connection:
+            write_file(connection, _NAMED, {"tables": [str(table) for table in tables]}, named)
+    if not rows_of([named]):
         raise NothingFound(
-            f"{where}: {found.counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them",
-            found.counts,
+            f"{where}: {counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them", counts
         )
-    responses = _responses(results, links)
-    outcomes = _outcomes(crawl / sources.outcomes) if sources.outcomes else {}
-    for url, link in links.items():
-        row = blank_row(url, str(link["page"]), str(link["alt"]), licence=str(link["licence"]))
-        reason, heard, response = _judge(url, link, responses, policy, robots)
-        if reason in ("not-fetched", "http-error", "cut-short") and (outcome := outcomes.get(url)):
-            reason = _OUTCOME_REASONS.get(outcome, reason)  # the fetch knows better why
-            heard.append(f"fetch: {outcome}")
-        row["reason"], row["decisions"] = reason, heard
-        if response is not None:
-            file, at = response["file"], response["offset"]
-            row["source"], row["source_offset"] = shown(file), at
-            if not reason:
-                found.places[row["key"]] = Place(row["key"], file, at, response["length"], "warc")
-        found.rows.append(row)
-    return found
+    return Met([named], "warc", links=links, results=results, counts=counts)
 
 
-def _outcomes(path: Path) -> dict[str, str]:
-    """How the fetch of each address ended, where it did not end well."""
-    return {str(row["url"]): str(row["outcome"]) for row in iter_rows(path) if row["outcome"] != "ok"}
+def _with_answers(connection: Any, met: Met, sources: Sources, how: Gathering) -> Met:
+    """``met`` with what is known of each address: answers along its redirects, robots.txt, how the fetch ended."""
+    outcomes = how.crawl / sources.outcomes if sources.outcomes else None
+    answers, robots, ended = _join(connection, met.parts, met.results or [], outcomes, how)
+    return replace(met, answers=answers, robots=robots, outcomes=ended)
 
 
-def _responses(results: list[ScanResult], links: Mapping[str, Row]) -> dict[str, Row]:
-    """Responses to linked addresses and to what they redirect to; a 200 goes before any other."""
-    redirects = {
-        str(row["url"]): str(row["location"])
-        for result in results
-        for row in iter_rows(result.responses)
-        if row["location"]
-    }
-    wanted = set(links)
-    for url in links:
-        for _ in range(_MAX_REDIRECTS):
-            if not (url := redirects.get(url, "")):
-                break
-            wanted.add(url)
-    responses: dict[str, Row] = {}
-    for result in results:
-        for row in iter_rows(result.responses):
-            url = str(row["url"])
-            if url in wanted and (url not in responses or (row["status"] == 200 != responses[url]["status"])):
-                responses[url] = {**row, "file": result.name}
-    return responses
+def _join(
+    connection: Any, parts: Sequence[Path], results: Sequence[ScanResult], outcomes: Path | None, how: Gathering
+) -> tuple[Path, Path, Path | None]:
+    """Write what is known of each address: answers along its redirects, robots.txt by part, how the fetch ended."""
+    work, addresses = how.work, [str(part) for part in parts]
+    answers, robots, ended = work / "answers.parquet", work / "robots.parquet", work / "outcomes.parquet"
+    if not answers.exists():
+        first = work / "first-answers.parquet"
+        write_file(connection, _ANSWERS, {"responses": [str(result.responses) for result in results]}, first)
+        hops = [work / f"hop-{hop}.parquet" for hop in range(MAX_REDIRECTS + 1)]
+        for hop, out in enumerate(hops):
+            asked = "SELECT \"row\", url FROM read_parquet($asked) WHERE kind = 'warc'"
+            if hop:
+                asked = "SELECT \"row\", location AS url FROM read_parquet($asked) WHERE location <> ''"
+            query = f"""SELECT asked."row", {hop} AS hop, answer.* FROM ({asked}) AS asked
+                        JOIN read_parquet($first) AS answer USING (url)"""
+            values: dict[str, object] = {"asked": [str(hops[hop - 1])] if hop else addresses, "first": str(first)}
+            write_file(connection, query, values, out)
+        query = 'SELECT * FROM read_parquet($hops) ORDER BY "row", hop'
+        write_file(connection, query, {"hops": [str(path) for path in hops]}, answers)
+        for path in (first, *hops):
+            path.unlink()
+    if not robots.exists():
+        values = {"rows": PART_ROWS, "addresses": addresses, "answers": str(answers)}
+        write_file(connection, _ROBOTS, values | {"robots": [str(result.robots) for result in results]}, robots)
+    if outcomes is None:
+        return answers, robots, None
+    if not ended.exists():
+        query = """SELECT address."row", max(fetched.outcome) AS outcome
+                   FROM read_parquet($addresses) AS address JOIN read_parquet($outcomes) AS fetched USING (url)
+                   WHERE fetched.outcome <> 'ok' GROUP BY address."row" ORDER BY address."row" """
+        write_file(connection, query, {"addresses": addresses, "outcomes": str(outcomes)}, ended)
+    return answers, robots, ended
 
 
-def _judge(
-    url: str, link: Row, responses: Mapping[str, Row], policy: Policy, robots: Mapping[str, Rules]
-) -> tuple[str, list[str], Row | None]:
-    """Why the link is dropped ("" if it is not), what decided, and the response with its bytes, redirects followed."""
-    response: Row | None = None
-    heard: list[str] = []
-    for _ in range(_MAX_REDIRECTS + 1):
-        reason, said = policy.judge(url, link["page"], link["opt_out"], robots, link["said"])
-        heard += [line for line in said if line not in heard]
-        if not reason and response is None and link["reason"]:
-            reason = link["reason"]
-            heard.append(f"page: {reason}")
-        if reason:
-            return reason, heard, response
-        response = responses.get(url)
-        if response is None:
-            return "not-fetched", heard, None
-        if response["said"]:
-            heard.append(f"response {response['status']}: {response['said']}")
-            if policy.params.respect_opt_out:
-                return "opt-out", heard, response
-        if not response["location"]:
-            break
-        url = response["location"]
-        heard.append(f"response {response['status']}: goes on to {url}")
-    if response is None or response["status"] != 200:
-        return "http-error", [*heard, f"response {response['status']}" if response else "no response"], response
-    heard.append("response 200" + (", cut short" if response["cut"] else ""))
-    return ("cut-short" if response["cut"] else ""), heard, response
+def _numbered(batches: Iterable[pa.RecordBatch], work: Path) -> list[Path]:
+    """Write ``batches`` as parts, their rows numbered from 0; the parts."""
+    if finished := _finished(work):
+        return finished
+    at = 0
+    with PartWriter(work / "addresses", ADDRESSES) as writer:
+        for batch in batches:
+            numbers = pa.array(np.arange(at, at + len(batch)))
+            at += len(batch)
+            writer.write(pa.RecordBatch.from_arrays([numbers, *batch.columns[1:]], schema=ADDRESSES))
+    return _finished(work)
 
 
-def warn_of_damage(store: Store, name: str, counts: Mapping[str, int], used: str) -> None:
-    """One line on stderr where the file ``name`` is damaged."""
-    faults = {kind: n for kind, n in counts.items() if kind.startswith(("warc-", "tar-")) and n}
-    if faults:
-        listed = ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items()))
-        print(f"warning: {store.root}/{shown(name)}: damaged ({listed}); {used} are used", file=sys.stderr, flush=True)
+def _finished(work: Path) -> list[Path]:
+    folder = work / "addresses"
+    return sorted(folder.iterdir()) if folder.is_dir() else []

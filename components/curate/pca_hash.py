@@ -101,15 +101,21 @@ def thumbnail(rgb: RGB) -> Bytes:
     return np.asarray(cv2.resize(luma, (SIDE, SIDE), interpolation=cv2.INTER_AREA), np.uint8).reshape(-1)
 
 
+def sample(count: int, params: HashParams) -> npt.NDArray[np.int64]:
+    """int64 ``[min(count, fit_images)]``: which of ``count`` images a hash is fitted on, ascending."""
+    if count <= params.fit_images:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(params.seed).choice(count, params.fit_images, replace=False))
+
+
 def fit(thumbnails: Bytes, params: HashParams) -> PcaHash | None:
     """A hash fitted on ``thumbnails`` ``[N, 1024]``; None when too few of them have contrast.
 
     With fewer images than bits the components span fewer directions than bits, and the rotation becomes a random
     projection of them.
     """
-    rng = np.random.default_rng(params.seed)
     if len(thumbnails) > params.fit_images:
-        thumbnails = thumbnails[np.sort(rng.choice(len(thumbnails), params.fit_images, replace=False))]
+        thumbnails = thumbnails[sample(len(thumbnails), params)]
     total = np.zeros(SIDE * SIDE)
     moments = np.zeros((SIDE * SIDE, SIDE * SIDE))
     count = 0

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.curate.gather import Gathered
-from components.curate.reasons import REASONS
+import numpy as np
+
+from components.curate.assemble import Tally
 from components.images.decode import RGB
 from components.storage import atomic_file
+from components.tables.database import stream
 
 
 def summary(
-    found: Gathered, exact: int, shards: dict[str, dict[str, object]], hashed: bool, seconds: float
+    tallies: Sequence[Tally], counts: Counter[str], exact: int, shards: dict[str, dict[str, object]], hashed: bool
 ) -> dict[str, Any]:
     """Counts for ``reports/curate.json``."""
-    reasons = Counter(row["reason"] for row in found.rows if row["reason"])
-    unknown = set(reasons) - set(REASONS)
-    if unknown:
-        raise AssertionError(f"reasons outside the closed set: {sorted(unknown)}")
+    reasons: Counter[str] = Counter()
+    for tally in tallies:
+        reasons.update(tally.reasons)
+    rows, dropped = sum(tally.rows for tally in tallies), sum(reasons.values())
     return {
-        "links": len(found.rows),
-        "kept": sum(not row["reason"] for row in found.rows),
-        "dropped": sum(reasons.values()),
+        "links": rows,
+        "kept": rows - dropped,
+        "dropped": dropped,
         "reasons": dict(sorted(reasons.items())),
-        "faces": sum(row["faces"] for row in found.rows),
-        "blurred": sum(row["faces"] > 0 for row in found.rows),
+        "faces": sum(tally.faces for tally in tallies),
+        "blurred": sum(tally.blurred for tally in tallies),
         "exact-duplicates": exact,
         "pca-hash": hashed,
         "shards": len(shards),
         "shard-bytes": sum(int(str(shard["bytes"])) for shard in shards.values()),
-        **dict(sorted(found.counts.items())),
-        "seconds": round(seconds, 1),
+        **dict(sorted(counts.items())),
+        "nsfw-scored": sum(tally.scored for tally in tallies),
     }
+
+
+def median_face(connection: Any, audits: Sequence[Path]) -> float:
+    """The median face's longer side, pixels; 0 where there is no face."""
+    query = """SELECT greatest(box[3], box[4]) AS side, count(*) AS faces FROM read_parquet($audits)
+               WHERE box IS NOT NULL GROUP BY side ORDER BY side"""
+    found = stream(connection, query, {"audits": [str(path) for path in audits]}).read_all()  # a row a size
+    ends = np.cumsum(found["faces"].to_numpy())
+    if not len(ends):
+        return 0.0
+    sides, count = found["side"].to_numpy(), int(ends[-1])
+    middle = [sides[np.searchsorted(ends, rank, side="right")] for rank in ((count - 1) // 2, count // 2)]
+    return round(float(np.mean(middle)), 1)
 
 
 def listed(reasons: dict[str, int]) -> str:

@@ -31,9 +31,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     from components.context import StageContext
     from components.curate import stage
+    from components.curate.params import CurateParams
     from components.tracking import TrackingParams
 
-    params = load_params(arguments.params, stage.CurateParams, arguments.set + overlays(arguments))
+    params = load_params(arguments.params, CurateParams, arguments.set + overlays(arguments))
     tracking = load_params(arguments.tracking, TrackingParams)
     context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
     report = stage.run(params, stage.CurateInputs(arguments.crawl), arguments.out, context)

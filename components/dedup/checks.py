@@ -21,8 +21,9 @@ from components.dedup.edges import EDGES, EdgeParts
 from components.dedup.extract import Pool, describe_pictures
 from components.descriptors.kinds import Descriptor
 from components.errors import VitrailError
-from components.images.tables import DECISIONS, MANIFEST, read_table
 from components.params import Strict
+from components.tables.parts import read_table
+from components.tables.schemas import DECISIONS, MANIFEST
 
 SAME = 0.99  # cosine, at least, of an image described twice: batches change the last bits
 ROUNDING = 1e-4  # cosine by which the comparison with held-out images may differ from the decision's
@@ -126,8 +127,8 @@ def check_manifest(
     from components.quality import validate
     from components.quality.suites import decisions_suite, manifest_suite
 
-    manifest = read_table(folder / "manifest.parquet", MANIFEST)
-    decisions = read_table(folder / "decisions.parquet", DECISIONS)
+    manifest = read_table(folder / "manifest", MANIFEST)
+    decisions = read_table(folder / "decisions", DECISIONS)
     place = {key: row for row, key in enumerate(pool.keys)}
     chosen = np.array([place[key] for key in manifest["key"].to_pylist() if key in place], np.int64)
     same = _with_digests(pool.rows, chosen, held_digests)

@@ -25,9 +25,11 @@ from components.descriptors.rows import Rows
 from components.descriptors.views import RGB, reduce, squash, windows
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
-from components.images.tables import INDEX, Shards, read_table
+from components.images.shards import Shards
 from components.progress import track
 from components.storage import StorageParams, Store, atomic_file
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,10 @@ class Pool:
         Raises:
             VitrailError: a table is missing, nothing was kept, or a kept row names a shard that is not there.
         """
-        index = read_table(curated / "index.parquet", INDEX)
+        index = read_table(curated / "index", INDEX)
         rows = index.filter(pc.equal(index["status"], "kept")).combine_chunks()
         if not len(rows):
-            raise VitrailError(f"{curated / 'index.parquet'}: no kept image; see its reasons, and curate again")
+            raise VitrailError(f"{curated / 'index'}: no kept image; see its reasons, and curate again")
         known = Shards.load(curated).shards
         for shard in pc.unique(rows["shard"]).to_pylist():
             if shard not in known:

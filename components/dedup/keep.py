@@ -15,7 +15,7 @@ from components.dedup.extract import Pool, read_picture
 from components.dedup.graph import Keep
 from components.descriptors.views import RGB, reduce
 from components.executor import ExecutorParams, map_shards
-from components.images.tables import Shards
+from components.images.shards import Shards
 from components.progress import track
 from components.storage import StorageParams
 

@@ -14,9 +14,10 @@ from components.dedup.review import sweep_thresholds, write_review
 from components.dedup.sweep import sweep, table, write_csv
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
-from components.images.tables import DECISIONS, read_table
 from components.params import parse_params
 from components.storage import StorageParams
+from components.tables.parts import read_table
+from components.tables.schemas import DECISIONS
 
 
 def revisit(
@@ -35,7 +36,7 @@ def revisit(
     """
     from components.dedup.params import DedupParams
 
-    decisions = read_table(dedup / "decisions.parquet", DECISIONS)
+    decisions = read_table(dedup / "decisions", DECISIONS)
     pool = Pool.load(curated, storage)
     if decisions["key"].to_pylist() != pool.keys:
         raise VitrailError(f"{dedup} was made from another pool than {curated}; run the dedup stage again")

@@ -15,10 +15,11 @@ from components.descriptors.kinds import load_descriptor
 from components.descriptors.rows import Rows
 from components.errors import VitrailError
 from components.images.decode import DecodeError, DecodeLimits, decode
-from components.images.tables import DECISIONS, read_table
 from components.neighbours import IndexFolder, NeighbourParams
 from components.params import parse_params
 from components.storage import StorageParams
+from components.tables.parts import read_table
+from components.tables.schemas import DECISIONS
 
 BLOCK = 1 << 14  # images compared at a time
 COLUMNS = ("cosine", "copy", "decision", "key", "url", "page", "alt", "source")
@@ -42,7 +43,7 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
         raise VitrailError(f"{image}: {fault.strerror}; give the path of a picture") from None
     except DecodeError as fault:
         raise VitrailError(f"{image}: not a readable picture ({fault.reason})") from None
-    decisions = read_table(dedup / "decisions.parquet", DECISIONS)
+    decisions = read_table(dedup / "decisions", DECISIONS)
     pool = Pool.load(curated, storage)
     if decisions["key"].to_pylist() != pool.keys:
         raise VitrailError(f"{dedup} was made from another pool than {curated}; run the dedup stage again")

@@ -1,6 +1,6 @@
 """The dedup stage: descriptors, copy graph, relative dedup, retrieval; the training manifest.
 
-DINOv2 paper, section 3 and appendix A. Every kept image of the index ends in decisions.parquet with its reason.
+DINOv2 paper, section 3 and appendix A. Every kept image of the index ends in decisions with its reason.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ from components.descriptors.sscd import SscdParams
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.executor import ExecutorParams, kept_workers
-from components.images.tables import DECISIONS, MANIFEST, write_table
 from components.lock import hold
 from components.neighbours import NeighbourParams
 from components.params import fingerprint
 from components.storage import atomic_dir, atomic_file, publish
+from components.tables.parts import write_table
+from components.tables.schemas import DECISIONS, MANIFEST
 from components.tracking import Run
 from components.tracking import run as tracked
 
@@ -143,8 +144,8 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             params.relative.within,
         )
         with atomic_dir(out) as folder:
-            write_table(folder / "manifest.parquet", manifest, MANIFEST)
-            write_table(folder / "decisions.parquet", decisions, DECISIONS)
+            write_table(folder / "manifest", manifest, MANIFEST)
+            write_table(folder / "decisions", decisions, DECISIONS)
             check_manifest(folder, pool, pieces, held_out, held_digests, at_relative, params.checks, docs)
             _take(rows_file.path, folder / "descriptors.npy")
             _save_keys(folder / "keys.parquet", keys)
@@ -161,7 +162,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             _save_json(folder / "sources.json", [line._asdict() for line in brought])
             _show(folder, pool, copies, touch, sets, params.relative.against, calibration, recording)
             write_review(folder / "review.html", pool, decisions, sets, outcomes, (at_self, at_relative), 2 * PAGE)
-        publish(storage, out, ("manifest.parquet", "decisions.parquet"), "dedup", digest[:16])
+        publish(storage, out, ("manifest", "decisions"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
         if context.report is not None:
             _save_json(context.report, report)
@@ -379,7 +380,7 @@ def _retrieve(
         starts = np.array([source.startswith(prefix) for source in pool.rows["source"].to_pylist()])
         whole = starts & copies.survives
         if not starts.any():
-            raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see index.parquet")
+            raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see the index")
         sources[name] = np.union1d(sources.get(name, whole[:0]), np.flatnonzero(whole)).astype(np.int64)
         whole_only = whole & (times == 0)  # what a query found as well stays with the query that explains it
         times[whole_only], query[whole_only] = 1, len(keys)

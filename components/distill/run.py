@@ -1,4 +1,4 @@
-"""python -m components.distill run --params params/distill/vitxt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --teacher data/pretrain/vitt --out data/distill/vitxt --report reports/distill-vitxt.json
+"""python -m components.distill run --params params/distill/vitxt.yaml --curated data/curate --manifest data/dedup/manifest --teacher data/pretrain/vitt --out data/distill/vitxt --report reports/distill-vitxt.json
 
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
 """  # noqa: E501 - the command to copy

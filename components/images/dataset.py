@@ -10,12 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.errors import VitrailError
-from components.images.tables import MANIFEST, Shards, read_table
+from components.images.shards import Shards
 from components.storage import LocalStore, StorageParams
+from components.tables.parts import iter_batches, opened, part_rows, parts, read_table
+from components.tables.schemas import MANIFEST
 
 OPEN_SHARDS = 64  # file handles a process keeps
+RUN = 1 << 10  # rows kept together: the sampler's runs
+RUNS = 1 << 13  # runs kept in memory, about 100 bytes a row: two of the sampler's blocks
 
 
 class Address(NamedTuple):
@@ -30,7 +36,9 @@ class Address(NamedTuple):
 class ManifestDataset:
     """The images of a manifest, by row.
 
-    Only paths travel to worker processes; the table is read where it is first needed.
+    Only paths travel to worker processes. Parts of the manifest are read where their rows are asked for, and at most
+    :data:`RUNS` runs of :data:`RUN` rows are kept: a manifest of up to eight million rows is read once, a longer one as
+    the sampler's blocks come to it.
 
     Raises:
         VitrailError: the manifest or shards.json is missing or malformed (on first use).
@@ -41,7 +49,10 @@ class ManifestDataset:
         self._forget()
 
     def _forget(self) -> None:
-        self._table: Any = None
+        self._parts: list[Path] = []
+        self._ends: npt.NDArray[np.int64] = np.zeros(0, np.int64)  # of each part, in rows of the manifest
+        self._whole: Any = None  # of a manifest that is short enough
+        self._runs: OrderedDict[int, Any] = OrderedDict()
         self._store: Any = None
         self._handles: OrderedDict[str, int] = OrderedDict()
 
@@ -52,25 +63,70 @@ class ManifestDataset:
         self.__dict__.update(state)
         self._forget()
 
-    @property
-    def table(self) -> Any:
-        """The manifest (``tables.MANIFEST``)."""
-        if self._table is None:
-            self._table = read_table(self.manifest, MANIFEST).combine_chunks()
-        return self._table
+    def _open(self) -> None:
+        if not self._parts:
+            self._parts = parts(self.manifest, MANIFEST)
+            self._ends = np.cumsum(part_rows(self.manifest, MANIFEST))
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        self._open()
+        return int(self._ends[-1])
 
-    def weights(self) -> npt.NDArray[np.float32]:
-        """Expected draws an epoch, one a row."""
-        weights: npt.NDArray[np.float32] = self.table["weight"].to_numpy()
-        return weights
+    def weights(self) -> npt.NDArray[np.float32] | None:
+        """Expected draws an epoch, one a row; None where each is 1, which takes no memory."""
+        batches = (batch["weight"] for batch in iter_batches(self.manifest, MANIFEST, ["weight"]))
+        if all(pc.all(pc.equal(weights, 1)).as_py() is not False for weights in batches):
+            return None
+        columns = [batch["weight"].to_numpy(False) for batch in iter_batches(self.manifest, MANIFEST, ["weight"])]
+        return np.concatenate(columns)
 
     def addresses(self, rows: Sequence[int]) -> list[Address]:
         """Where the bytes of ``rows`` are."""
-        chosen = self.table.select(list(Address._fields)).take(list(rows))
-        return [Address(*values) for values in zip(*(column.to_pylist() for column in chosen.columns), strict=True)]
+        if len(self) <= RUN * RUNS:
+            if self._whole is None:
+                self._whole = read_table(self.manifest, MANIFEST, columns=Address._fields).combine_chunks()
+            chosen = self._whole.take(list(rows))
+            return [Address(*values) for values in zip(*(column.to_pylist() for column in chosen.columns), strict=True)]
+        found = []
+        for row in rows:
+            run = self._run(row // RUN)
+            place = row % RUN
+            found.append(Address(*(column[place].as_py() for column in run)))
+        return found
+
+    def _run(self, number: int) -> Any:
+        """The columns of run ``number``, as arrays of up to :data:`RUN` rows."""
+        if number in self._runs:
+            self._runs.move_to_end(number)
+            return self._runs[number]
+        self._open()
+        first, last = number * RUN, min((number + 1) * RUN, int(self._ends[-1]))
+        pieces = []
+        for part in range(int(np.searchsorted(self._ends, first, "right")), len(self._parts)):
+            start = int(self._ends[part - 1]) if part else 0
+            if start >= last:
+                break
+            pieces.append(self._rows(self._parts[part], max(first - start, 0), last - start))
+        whole = pa.concat_tables(pieces).combine_chunks()
+        self._runs[number] = [whole[name].chunk(0) for name in Address._fields]
+        if len(self._runs) > RUNS:
+            self._runs.popitem(last=False)
+        return self._runs[number]
+
+    def _rows(self, path: Path, first: int, last: int) -> pa.Table:
+        """The rows ``first`` to ``last`` of one part, a copy of no more than these."""
+        with opened(path, MANIFEST) as part:
+            groups: list[int] = []
+            at = start = 0
+            for group in range(part.metadata.num_row_groups):
+                count = part.metadata.row_group(group).num_rows
+                if at < last and at + count > first:
+                    start = at if not groups else start
+                    groups.append(group)
+                at += count
+            table = part.read_row_groups(groups, columns=list(Address._fields))
+        wanted = table.select(list(Address._fields)).slice(first - start, last - first)
+        return wanted.take(pa.array(np.arange(len(wanted))))
 
     def read(self, address: Address) -> bytes:
         """The bytes at ``address``.

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from components.storage import Store
+from components.errors import VitrailError
+from components.storage import StorageParams, Store, atomic_file, open_store
 
 _BLOCK = 512
 
@@ -123,3 +125,48 @@ class ShardWriter:
                 self._tar.close()
         finally:
             self._folder.cleanup()
+
+
+def data_digest(manifest: Iterable[Path], shards: Mapping[str, Mapping[str, object]]) -> str:
+    """SHA-256 (hex) of a training set: the bytes of its ``manifest``'s parts, and the digests of the shards."""
+    digest = hashlib.sha256()
+    for part in manifest:
+        with open(part, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    for name, entry in sorted(shards.items()):
+        digest.update(f"{name}={entry['sha256']}\n".encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Where the shards of an index stand (``shards.json`` beside the index), and their digests.
+
+    ``base`` is ``""`` when they stand in the folder ``shards/`` beside the file (the default: DVC tracks them with it),
+    else the store's root, such as ``s3://bucket/prefix/curate``.
+    """
+
+    base: str
+    shards: dict[str, dict[str, object]]  # name -> {"sha256": hex, "bytes": int}
+
+    @staticmethod
+    def load(curated: Path) -> Shards:
+        """Read ``curated/shards.json``."""
+        path = curated / "shards.json"
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise VitrailError(f"{path}: not there; run the curate stage first") from None
+        return Shards(content["base"], content["shards"])
+
+    def save(self, curated: Path) -> None:
+        """Write ``curated/shards.json``."""
+        with atomic_file(curated / "shards.json", "w") as file:
+            json.dump({"base": self.base, "shards": self.shards}, file, indent=1, sort_keys=True)
+
+    def store(self, curated: Path, storage: StorageParams) -> Store:
+        """The store that holds the shards, whatever folder the curated set was moved to."""
+        if not self.base:
+            return open_store(str(curated / "shards"))
+        return open_store(storage.model_copy(update={"root": self.base}))

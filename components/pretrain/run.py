@@ -1,4 +1,4 @@
-"""python -m components.pretrain run --params params/pretrain/vitt.yaml --curated data/curate --manifest data/dedup/manifest.parquet --out data/pretrain/vitt --report reports/pretrain-vitt.json
+"""python -m components.pretrain run --params params/pretrain/vitt.yaml --curated data/curate --manifest data/dedup/manifest --out data/pretrain/vitt --report reports/pretrain-vitt.json
 
 Also ``check --params ...`` (does this machine fit the preset?) and ``plan --params ... --gpus 96 --gpu h100-80gb``.
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.

@@ -9,8 +9,9 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.images.tables import data_digest
+from components.images.shards import data_digest
 from components.storage import StorageParams, inside_outputs, open_store
 
-MANIFEST, INDEX, SHARDS, CARD = "manifest.parquet", "index.parquet", "shards.json", "model.json"
+SHARDS, CARD = "shards.json", "model.json"
+# A manifest or an index is a folder of parts; versions of before were one file.
+MANIFEST_PARTS = re.compile(r"(.*/)?manifest(\.parquet|/part-\d+-of-\d+\.parquet)")
+INDEX_PARTS = re.compile(r"(.*/)?index(\.parquet|/part-\d+-of-\d+\.parquet)")
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,28 @@ class Version:
 def manifests(roots: Sequence[Path], storage: StorageParams, keys: Iterable[str]) -> list[Holding]:
     """The manifests below ``roots``, and those published on the store, that select any of ``keys``."""
     wanted = pa.array(sorted(keys), pa.string())
-    found = []
-    for path in sorted({path for root in roots for path in root.rglob(MANIFEST) if ".work" not in str(path)}):
-        found.append(Holding(str(path), _rows(path, wanted)))
+    found: dict[str, Holding] = {}
+
+    def look_in(where: str, path: Any) -> None:
+        rows = _rows(path, wanted)
+        if rows:
+            found.setdefault(where, Holding(where, [])).rows.extend(rows)
+
+    files = sorted({path for root in roots for path in root.rglob("*.parquet") if ".work" not in str(path)})
+    for path in files:
+        if MANIFEST_PARTS.fullmatch(path.as_posix()):
+            look_in(_table_of(path.as_posix()), path)
     if not inside_outputs(storage):
         store = open_store(storage, "dedup")
         for name in store.list():
-            if name.endswith(MANIFEST):
-                found.append(Holding(f"{store.root}/{name}", _rows(pa.BufferReader(store.read(name)), wanted)))
-    return [holding for holding in found if holding.rows]
+            if MANIFEST_PARTS.fullmatch(name):
+                look_in(f"{store.root}/{_table_of(name)}", pa.BufferReader(store.read(name)))
+    return list(found.values())
+
+
+def _table_of(name: str) -> str:
+    """The table that the file ``name`` is a part of, or is."""
+    return name.rpartition("/")[0] if "-of-" in name else name
 
 
 def versions(root: Path, outs: Sequence[str], keys: Iterable[str]) -> list[Version]:
@@ -73,14 +90,14 @@ def versions(root: Path, outs: Sequence[str], keys: Iterable[str]) -> list[Versi
         digest = listing.parent.name + listing.name
         if digest in known:
             known[digest].files = files
-        elif {INDEX, MANIFEST} & files.keys():
+        elif _parts(files, INDEX_PARTS) or _parts(files, MANIFEST_PARTS):
             known[digest] = Version("?", digest, files=files)
     wanted = pa.array(sorted(keys), pa.string())
     for version in known.values():
         files = version.files or {}
-        table = files.get(MANIFEST, files.get(INDEX))
-        if table is not None and table.exists():
-            version.held = len(_rows(table, wanted))
+        table = _parts(files, MANIFEST_PARTS) or _parts(files, INDEX_PARTS)
+        if table and all(path.exists() for path in table):
+            version.held = sum(len(_rows(path, wanted)) for path in table)
     return list(known.values())
 
 
@@ -92,10 +109,10 @@ def training_sets(known: Sequence[Version]) -> Iterator[str]:
         if path is not None and path.exists():
             shards[version.digest] = json.loads(path.read_text())["shards"]
     for version in known:
-        path = (version.files or {}).get(MANIFEST)
-        if version.held and path is not None and path.exists():
+        manifest = _parts(version.files or {}, MANIFEST_PARTS)
+        if version.held and manifest and all(path.exists() for path in manifest):
             for entries in shards.values():
-                yield data_digest(path.read_bytes(), entries)
+                yield data_digest(manifest, entries)
 
 
 def models(roots: Sequence[Path], digests: Iterable[str]) -> list[tuple[str, str]]:
@@ -111,6 +128,11 @@ def models(roots: Sequence[Path], digests: Iterable[str]) -> list[tuple[str, str
         if str(folder) not in found and card.get("teacher") in presets:
             found[str(folder)] = f"its teacher {card['teacher']} was"
     return sorted(found.items())
+
+
+def _parts(files: Mapping[str, Path], names: re.Pattern[str]) -> list[Path]:
+    """The files of one table of an output, in order."""
+    return [files[name] for name in sorted(files) if names.fullmatch(name)]
 
 
 def _rows(table: Any, wanted: pa.Array) -> list[dict[str, Any]]:

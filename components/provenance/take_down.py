@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,19 +31,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.errors import VitrailError
-from components.images.shards import erase
-from components.images.tables import DECISIONS, INDEX, MANIFEST, Shards, data_digest, read_table, write_table
+from components.images.shards import Shards, data_digest, erase
 from components.lock import hold
 from components.provenance import holders
 from components.provenance.trace import AUDIT_NAME, LINKS_NAME
 from components.storage import StorageParams, atomic_dir, atomic_file, open_store, publish
+from components.tables.database import MemoryParams, database, stream
+from components.tables.layout import CURATE, DEDUP, declared_file
+from components.tables.parts import PartWriter, iter_batches, iter_matches, part_rows, parts, read_table, sources
+from components.tables.parts import digest as table_digest
+from components.tables.schemas import AUDIT, DECISIONS, INDEX, LINKS, MANIFEST
 from components.tracking import TrackingParams, Trained, trained_on
 from components.web.block_list import below, remember
 from components.web.keys import key_of
 from components.web.links import resolve
 
 Copies = Literal["none", "curate", "dedup"]
-PICTURES = ("contact-sheet.png", "duplicates.jpg", "held-out.jpg", "review.html")  # may show it; made anew by a run
 SHOWN = 20
 BLOCK = 65_536  # rows copied at a time
 
@@ -103,13 +106,16 @@ def forget(
 def _forget(
     wanted: Wanted, outputs: Outputs, copies: Copies, storage: StorageParams, tracking: TrackingParams, dry: bool
 ) -> Receipt:
-    index = read_table(outputs.curated / "index.parquet", INDEX)
-    named, entries = _named(wanted, index, outputs.curated)
-    keys = _with_copies(named, index, copies)
+    _declared(outputs)
+    with tempfile.TemporaryDirectory(prefix="vitrail-forget-") as aside, database(MemoryParams(), Path(aside)) as open_:
+        index = sources(outputs.curated / "index", INDEX)
+        named, entries = _named(wanted, open_, index, outputs.curated)
+        keys = _with_copies(named, open_, index, copies)
+        rows = _rows_of(keys, outputs.curated)
     component = _component(keys, outputs.dedup)
-    if copies == "dedup":
+    if copies == "dedup" and component - keys:
         keys |= component
-    rows = index.filter(pc.is_in(index["key"], pa.array(sorted(keys), pa.string())))
+        rows = _rows_of(keys, outputs.curated)
     entries += [("key", key) for key in sorted(keys)] if not wanted.domain or keys - named else []
     entries += [("sha256", digest) for digest in sorted(set(rows["sha256"].to_pylist()) - {""})]
     receipt = _receipt(keys, named, component - keys, rows, outputs, storage, tracking)
@@ -119,78 +125,76 @@ def _forget(
     note = f"{time.strftime('%Y-%m-%d', time.gmtime())}, {len(keys)} images" + (f": {what}" if wanted.domain else "")
     receipt.blocked = remember(outputs.block, entries, note)
     if keys:
-        if (outputs.dedup / "manifest.parquet").exists():
+        if (outputs.dedup / "manifest").exists():
             receipt.published = _forget_in_dedup(keys, outputs.dedup, storage, receipt.done)
-        _forget_in_curated(keys, index, outputs.curated, storage, receipt.done)
+        _forget_in_curated(keys, rows, outputs.curated, storage, receipt.done)
     return receipt
 
 
-def _named(wanted: Wanted, index: pa.Table, curated: Path) -> tuple[set[str], list[tuple[str, str]]]:
+def _declared(outputs: Outputs) -> None:
+    """Refuse outputs with a file that no stage declares, before anything is changed."""
+    for folder, files in ((outputs.curated, CURATE), (outputs.dedup, DEDUP)):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            declared_file(path.name, files, str(folder))
+
+
+def _rows_of(keys: set[str], curated: Path) -> pa.Table:
+    """The index rows of ``keys``."""
+    return read_table(curated / "index", INDEX, pc.field("key").isin(pa.array(sorted(keys), pa.string())))
+
+
+def _named(wanted: Wanted, open_: Any, index: list[str], curated: Path) -> tuple[set[str], list[tuple[str, str]]]:
     """Keys of the rows that ``wanted`` names itself, and what to block whether or not there are any."""
     if wanted.key:
-        known = set(index["key"].to_pylist()) & {wanted.key}
-        return known, [("key", wanted.key)]
+        return set(_rows_of({wanted.key}, curated)["key"].to_pylist()), [("key", wanted.key)]
     if wanted.url:
         url = resolve("", wanted.url) or wanted.url
-        return set(index["key"].to_pylist()) & {key_of(url), key_of(wanted.url)}, [("key", key_of(url))]
+        return set(_rows_of({key_of(url), key_of(wanted.url)}, curated)["key"].to_pylist()), [("key", key_of(url))]
     domain = wanted.domain.strip(". ").lower()
     if not domain or any(character in domain for character in "/@ "):
         raise VitrailError(f"--domain {wanted.domain!r}: a host or domain name such as example.org is wanted")
-
-    def within(url: str) -> bool:
-        return below((urlsplit(url).hostname or "").rstrip(".").lower(), domain)
-
-    urls, keys = index["url"].to_pylist(), index["key"].to_pylist()
-    pages: dict[str, bool] = {}
-    found = {key for key, url in zip(keys, urls, strict=True) if within(url)}
-    for url, page in _named_by(index, curated):
-        if page not in pages:
-            pages[page] = within(page)
-        if pages[page]:
-            found.add(key_of(url))
-    return found & set(keys), [("domain", domain)]
+    links = sources(curated / LINKS_NAME, LINKS) if (curated / LINKS_NAME).exists() else index
+    # The text is looked for first, for it is quick; of what holds it, the host decides.
+    query = """SELECT DISTINCT url, page FROM (
+                 SELECT url, page FROM read_parquet($links) UNION ALL SELECT url, '' FROM read_parquet($index)
+               ) WHERE contains(lower(url), $domain) OR contains(lower(page), $domain)"""
+    found = set()
+    for batch in stream(open_, query, {"links": links, "index": index, "domain": domain}):
+        for url, page in zip(batch["url"].to_pylist(), batch["page"].to_pylist(), strict=True):
+            if any(below((urlsplit(one).hostname or "").rstrip(".").lower(), domain) for one in (url, page)):
+                found.add(key_of(url))
+    return set(_rows_of(found, curated)["key"].to_pylist()), [("domain", domain)]
 
 
-def _named_by(index: pa.Table, curated: Path) -> Iterable[tuple[str, str]]:
-    """(image, page) of every link."""
-    path = curated / LINKS_NAME
-    if not path.exists():
-        yield from zip(index["url"].to_pylist(), index["page"].to_pylist(), strict=True)
-        return
-    with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(65536, columns=["url", "page"]):
-            yield from zip(batch["url"].to_pylist(), batch["page"].to_pylist(), strict=True)
-
-
-def _with_copies(named: set[str], index: pa.Table, copies: Copies) -> set[str]:
+def _with_copies(named: set[str], open_: Any, index: list[str], copies: Copies) -> set[str]:
     """``named``, and unless ``copies`` is none, every row with the same bytes, its original and what repeats either."""
-    if copies == "none" or not named:
-        return set(named)
-    groups: dict[str, set[str]] = defaultdict(set)
-    group_of: dict[str, list[str]] = {}
-    columns = (index[name].to_pylist() for name in ("key", "duplicate_of", "sha256"))
-    for key, original, digest in zip(*columns, strict=True):
-        group_of[key] = [f"row {original or key}", *([f"bytes {digest}"] if digest else [])]
-        for group in group_of[key]:
-            groups[group].add(key)
-    found, waiting = set(named), list(named)
-    while waiting:
-        for group in group_of.get(waiting.pop(), ()):
-            fresh = groups[group] - found
-            found |= fresh
-            waiting += fresh
+    found = set(named)
+    query = """WITH mine AS (
+                 SELECT sha256, CASE WHEN duplicate_of = '' THEN key ELSE duplicate_of END AS original
+                 FROM read_parquet($index) WHERE key IN (SELECT unnest($keys))
+               )
+               SELECT key FROM read_parquet($index)
+               WHERE CASE WHEN duplicate_of = '' THEN key ELSE duplicate_of END IN (SELECT original FROM mine)
+                  OR sha256 IN (SELECT sha256 FROM mine WHERE sha256 <> '')"""
+    fresh = set(named) if copies != "none" else set()
+    while fresh:
+        reader = stream(open_, query, {"index": index, "keys": sorted(fresh)})
+        fresh = {key for batch in reader for key in batch["key"].to_pylist()} - found
+        found |= fresh
     return found
 
 
 def _component(keys: set[str], dedup: Path) -> set[str]:
     """Keys of all images in the components of the copy graph that ``keys`` are in."""
-    path = dedup / "decisions.parquet"
+    path = dedup / "decisions"
     if not keys or not path.exists():
         return set()
-    table = read_table(path, DECISIONS)
-    mine = pc.is_in(table["key"], pa.array(sorted(keys), pa.string()))
-    components = pc.unique(table.filter(mine)["component"])
-    return set(table.filter(pc.is_in(table["component"], components))["key"].to_pylist())
+    mine = read_table(path, DECISIONS, pc.field("key").isin(pa.array(sorted(keys), pa.string())), ["component"])
+    components = pc.field("component").isin(pc.unique(mine["component"]))
+    found = set()
+    for part in iter_matches(path, DECISIONS, components, ["key"]):
+        found |= set(part["key"].to_pylist())
+    return found
 
 
 def _receipt(
@@ -206,9 +210,9 @@ def _receipt(
     outs = [str(outputs.curated), str(outputs.dedup)]
     known = holders.versions(outputs.root, outs, keys) if keys else []
     digests = set(holders.training_sets(known))
-    manifest, shards = outputs.dedup / "manifest.parquet", outputs.curated / "shards.json"
+    manifest, shards = outputs.dedup / "manifest", outputs.curated / "shards.json"
     if any(holding.where == str(manifest) for holding in held) and shards.exists():
-        digests.add(data_digest(manifest.read_bytes(), Shards.load(outputs.curated).shards))
+        digests.add(data_digest(parts(manifest, MANIFEST), Shards.load(outputs.curated).shards))
     runs: list[Trained] = trained_on(tracking, sorted(digests)) if digests else []
     kept = rows.filter(pc.equal(rows["status"], "kept"))
     fetched = rows.filter(pc.not_equal(rows["sha256"], ""))
@@ -228,34 +232,53 @@ def _receipt(
 
 def _forget_in_dedup(keys: set[str], dedup: Path, storage: StorageParams, done: list[str]) -> str | None:
     """Write ``dedup`` without ``keys``: manifest, decisions, and all that is aligned with its rows."""
-    decisions = read_table(dedup / "decisions.parquet", DECISIONS)
-    manifest = read_table(dedup / "manifest.parquet", MANIFEST)
-    gone = pc.is_in(decisions["key"], pa.array(sorted(keys), pa.string())).to_numpy()
-    selected = pc.is_in(manifest["key"], pa.array(sorted(keys), pa.string()))
-    left = manifest.filter(pc.invert(selected))
-    if not gone.any() and len(left) == len(manifest):
+    wanted = pa.array(sorted(keys), pa.string())
+    gone = np.concatenate(
+        [
+            pc.is_in(batch["key"], wanted).to_numpy(False)
+            for batch in iter_batches(dedup / "decisions", DECISIONS, ["key"])
+        ]
+    )
+    before = sum(part_rows(dedup / "manifest", MANIFEST))
+    held = sum(len(part) for part in iter_matches(dedup / "manifest", MANIFEST, pc.field("key").isin(wanted), ["key"]))
+    if not gone.any() and not held:
         return None
-    if not len(left):
-        raise VitrailError(f"{dedup / 'manifest.parquet'}: nothing would be left of it; delete {dedup} instead")
+    if held == before:
+        raise VitrailError(f"{dedup / 'manifest'}: nothing would be left of it; delete {dedup} instead")
     number = np.cumsum(~gone) - 1  # new row of each old one
     with atomic_dir(dedup) as folder:
         for path in dedup.iterdir():
-            # The index numbers rows that move: without it, search compares every descriptor until dedup runs again.
-            if path.name in (*PICTURES, "manifest.parquet", "decisions.parquet", "index"):
-                continue
-            if path.name in ("descriptors.npy", "to-held-out.npy"):
-                _save_rows(path, folder / path.name, ~gone)
-            elif path.name == "keys.parquet":
-                pq.write_table(pq.read_table(path).filter(pa.array(~gone)), folder / path.name)
-            elif path.name == "edges":
-                _forget_edges(path, folder / path.name, gone, number)
-            else:
-                _take_over(path, folder / path.name)
-        write_table(folder / "manifest.parquet", left, MANIFEST)
-        write_table(folder / "decisions.parquet", _decisions_without(decisions, gone, keys), DECISIONS)
-        digest = hashlib.sha256((folder / "manifest.parquet").read_bytes()).hexdigest()[:16]
-    done.append(f"{dedup / 'manifest.parquet'}: {len(left):,} of {len(manifest):,} images left")
-    return publish(storage, dedup, ("manifest.parquet", "decisions.parquet"), "dedup", digest)
+            file, new = declared_file(path.name, DEDUP, str(dedup)), folder / path.name
+            if file.role == "rows" and path.suffix == ".npy":
+                _save_rows(path, new, ~gone)
+            elif file.role == "rows":
+                _save_rows_of_table(path, new, ~gone)
+            elif file.role == "pairs":
+                _forget_edges(path, new, gone, number)
+            elif file.role == "carried":
+                _take_over(path, new)
+        _without(dedup / "manifest", folder / "manifest", MANIFEST, "key", wanted)
+        _decisions_without(dedup / "decisions", folder / "decisions", gone, keys)
+        digest = table_digest(folder / "manifest", MANIFEST)[:16]
+    done.append(f"{dedup / 'manifest'}: {before - held:,} of {before:,} images left")
+    return publish(storage, dedup, ("manifest", "decisions"), "dedup", digest)
+
+
+def _without(old: Path, new: Path, schema: pa.Schema, column: str, gone: pa.Array) -> int:
+    """Write the rows of a table whose ``column`` is none of ``gone``, part by part; how many stay."""
+    with PartWriter(new, schema) as writer:
+        for part in iter_matches(old, schema, ~pc.field(column).isin(gone)):
+            writer.write(part)
+    return writer.count
+
+
+def _save_rows_of_table(old: Path, new: Path, stays: Any) -> None:
+    """The rows of a Parquet file that stay, a batch in memory at a time."""
+    at = 0
+    with pq.ParquetFile(old) as file, pq.ParquetWriter(new, file.schema_arrow) as writer:
+        for batch in file.iter_batches(BLOCK):
+            writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
+            at += len(batch)
 
 
 def _save_rows(old: Path, new: Path, stays: Any) -> None:
@@ -269,17 +292,28 @@ def _save_rows(old: Path, new: Path, stays: Any) -> None:
     kept.flush()
 
 
-def _decisions_without(table: pa.Table, gone: Any, keys: set[str]) -> pa.Table:
-    """``table`` without the rows ``gone`` [N], and no other row naming one of ``keys``; components numbered anew."""
-    rows = table.filter(pa.array(~gone)).to_pylist()
-    first: dict[int, int] = {}
-    for number, row in enumerate(rows):
-        row["component"] = first.setdefault(row["component"], number)
-        if row["representative"] in keys:
-            row["representative"] = ""
-        if row["match"] in keys:
-            row["match"], row["similarity"] = "", float("nan")
-    return pa.Table.from_pylist(rows, schema=DECISIONS)
+def _decisions_without(old: Path, new: Path, gone: Any, keys: set[str]) -> None:
+    """Decisions without the rows ``gone`` [N], no other row naming one of ``keys``; components numbered anew.
+
+    A component is named by the first of its rows that stays.
+    """
+    column = [batch["component"].to_numpy() for batch in iter_batches(old, DECISIONS, ["component"])]
+    component = np.concatenate(column)[~gone]
+    _, first, which = np.unique(component, return_index=True, return_inverse=True)
+    anew, wanted, at, kept = first[which.reshape(-1)], pa.array(sorted(keys), pa.string()), 0, 0
+    with PartWriter(new, DECISIONS) as writer:
+        for batch in iter_batches(old, DECISIONS):
+            rows = pa.Table.from_batches([batch]).filter(pa.array(~gone[at : at + len(batch)]))
+            at, kept, start = at + len(batch), kept + len(rows), kept
+            numbers = {"component": pa.array(anew[start:kept], pa.int64())}
+            lost = pc.is_in(rows["match"], wanted)
+            blanks = {"match": "", "similarity": float("nan")}
+            columns = {
+                name: pc.if_else(lost, pa.scalar(value, rows[name].type), rows[name]) for name, value in blanks.items()
+            }
+            none = pc.is_in(rows["representative"], wanted)
+            columns["representative"] = pc.if_else(none, "", rows["representative"])
+            writer.write(pa.table({name: (numbers | columns).get(name, rows[name]) for name in DECISIONS.names}))
 
 
 def _forget_edges(old: Path, new: Path, gone: Any, number: Any) -> None:
@@ -294,14 +328,13 @@ def _forget_edges(old: Path, new: Path, gone: Any, number: Any) -> None:
         pq.write_table(written.replace_schema_metadata(table.schema.metadata), new / path.name, compression="zstd")
 
 
-def _forget_in_curated(keys: set[str], index: pa.Table, curated: Path, storage: StorageParams, done: list[str]) -> None:
-    """Write ``curated`` without ``keys``, their bytes blanked in the shards; what remains stays where it stands."""
+def _forget_in_curated(keys: set[str], rows: pa.Table, curated: Path, storage: StorageParams, done: list[str]) -> None:
+    """Write ``curated`` without ``keys``, their bytes blanked in the shards; what remains stays where it stands.
+
+    ``rows`` are the index rows of ``keys``.
+    """
     wanted = pa.array(sorted(keys), pa.string())
-    rows = index.filter(pc.is_in(index["key"], wanted))
-    left = index.filter(pc.invert(pc.is_in(index["key"], wanted)))
-    orphans = pc.is_in(left["duplicate_of"], wanted)
-    originals = pc.if_else(orphans, "", left["duplicate_of"])
-    left = left.set_column(left.column_names.index("duplicate_of"), "duplicate_of", originals)
+    before = sum(part_rows(curated / "index", INDEX))
     places: dict[str, list[tuple[int, int]]] = defaultdict(list)
     for row in rows.filter(pc.equal(rows["status"], "kept")).select(["shard", "offset", "length"]).to_pylist():
         places[row["shard"]].append((row["offset"], row["length"]))
@@ -310,7 +343,7 @@ def _forget_in_curated(keys: set[str], index: pa.Table, curated: Path, storage: 
     with atomic_dir(curated) as folder:
         inside = open_store(str(folder / "shards")) if not shards.base else store
         for path in curated.iterdir():
-            if path.name not in (*PICTURES, "index.parquet", LINKS_NAME, AUDIT_NAME, "shards.json", "shards"):
+            if declared_file(path.name, CURATE, str(curated)).role == "carried":
                 _take_over(path, folder / path.name)
         for name in sorted(entries):
             if name not in places:
@@ -326,27 +359,20 @@ def _forget_in_curated(keys: set[str], index: pa.Table, curated: Path, storage: 
                 inside.put_file(name, path)
             entries[name] = {**entries[name], "sha256": digest}
         Shards(shards.base, entries).save(folder)
-        write_table(folder / "index.parquet", left, INDEX)
+        with PartWriter(folder / "index", INDEX) as writer:
+            for part in iter_matches(curated / "index", INDEX, ~pc.field("key").isin(wanted)):
+                originals = pc.if_else(pc.is_in(part["duplicate_of"], wanted), "", part["duplicate_of"])
+                column = part.column_names.index("duplicate_of")
+                writer.write(part.set_column(column, "duplicate_of", originals))
         urls = pa.array(rows["url"].to_pylist(), pa.string())
-        _filter(curated / LINKS_NAME, folder / LINKS_NAME, ~pc.field("url").isin(urls))
-        _filter(curated / AUDIT_NAME, folder / AUDIT_NAME, ~pc.field("key").isin(wanted))
-    done.append(f"{curated / 'index.parquet'}: {len(left):,} of {len(index):,} rows left")
+        if (curated / LINKS_NAME).exists():
+            _without(curated / LINKS_NAME, folder / LINKS_NAME, LINKS, "url", urls)
+        if (curated / AUDIT_NAME).exists():
+            _without(curated / AUDIT_NAME, folder / AUDIT_NAME, AUDIT, "key", wanted)
+    done.append(f"{curated / 'index'}: {writer.count:,} of {before:,} rows left")
     if places:
         count = sum(map(len, places.values()))
         done.append(f"{store.root}: {count:,} images blanked in {len(places):,} shards, all offsets as they were")
-
-
-def _filter(old: Path, new: Path, stays: pc.Expression) -> None:
-    """The rows of the Parquet file ``old`` that stay, a batch in memory at a time; nothing where there is none."""
-    if not old.exists():
-        return
-    import pyarrow.dataset as ds
-
-    source = ds.dataset(old)
-    with atomic_file(new) as file, pq.ParquetWriter(file, source.schema, compression="zstd") as writer:
-        for batch in source.to_batches(filter=stays, batch_size=16384):
-            if len(batch):
-                writer.write_batch(batch)
 
 
 def _take_over(old: Path, new: Path) -> None:

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from components.errors import VitrailError
-from components.images.tables import DECISIONS, INDEX, read_table
 from components.provenance.holders import manifests
 from components.storage import StorageParams
+from components.tables.parts import iter_matches, read_table
+from components.tables.schemas import AUDIT, DECISIONS, INDEX, LINKS
 from components.web.block_list import Forgotten
 from components.web.keys import key_of
 from components.web.links import resolve
 
 SHOWN = 20  # pages, copies or manifests that are listed one by one
-LINKS_NAME, AUDIT_NAME = "links.parquet", "audit.parquet"
+LINKS_NAME, AUDIT_NAME = "links", "audit"
 
 
 def trace(
@@ -41,7 +41,7 @@ def trace(
         if query in taken.keys | taken.digests or taken.holds(query):
             return f"{query}: taken down; it is on {', '.join(map(str, forgotten))} and not in {curated}"
         raise VitrailError(
-            f"{curated / 'index.parquet'}: no image of the key, address or SHA-256 {query!r}; addresses stand there as"
+            f"{curated / 'index'}: no image of the key, address or SHA-256 {query!r}; addresses stand there as"
             " pages name them, whole and with their scheme"
         )
     return "\n\n".join("\n".join(_story(row, curated, dedup, look, storage)) for row in rows)
@@ -55,7 +55,7 @@ def find(query: str, curated: Path) -> list[dict[str, Any]]:
         only = pc.field("key") == query
     else:
         only = pc.field("key").isin([key_of(query), key_of(resolve("", query) or query)])
-    rows: list[dict[str, Any]] = read_table(curated / "index.parquet", INDEX, only).to_pylist()
+    rows: list[dict[str, Any]] = read_table(curated / "index", INDEX, only).to_pylist()
     return rows
 
 
@@ -64,7 +64,7 @@ def mentions(curated: Path, url: str) -> list[dict[str, Any]]:
     path = curated / LINKS_NAME
     if not path.exists():
         return []
-    rows: list[dict[str, Any]] = pq.read_table(path, filters=pc.field("url") == url).to_pylist()
+    rows: list[dict[str, Any]] = read_table(path, LINKS, pc.field("url") == url).to_pylist()
     return sorted(rows, key=lambda row: int(row["position"]))
 
 
@@ -119,13 +119,13 @@ def _duplicates(row: dict[str, Any], curated: Path) -> Iterator[str]:
     if row["duplicate_of"]:
         for kept in find(row["duplicate_of"], curated):
             yield f"repeats {kept['key']} {kept['url']} ({row['reason']})"
-    for copy in read_table(curated / "index.parquet", INDEX, pc.field("duplicate_of") == row["key"]).to_pylist():
+    for copy in read_table(curated / "index", INDEX, pc.field("duplicate_of") == row["key"]).to_pylist():
         yield f"repeated by {copy['key']} {copy['url']} ({copy['reason']})"
 
 
 def _safety(row: dict[str, Any], curated: Path) -> Iterator[str]:
     path = curated / AUDIT_NAME
-    for find in pq.read_table(path, filters=pc.field("key") == row["key"]).to_pylist() if path.exists() else ():
+    for find in read_table(path, AUDIT, pc.field("key") == row["key"]).to_pylist() if path.exists() else ():
         box = ", ".join(f"{value:.0f}" for value in find["box"] or ())
         yield (
             f"{find['check']} ({find['model']}): {find['score']:.3f}, threshold {find['threshold']:g}"
@@ -142,14 +142,15 @@ _DECIDED_BY = {
 
 
 def _decided(row: dict[str, Any], dedup: Path) -> Iterator[str]:
-    path = dedup / "decisions.parquet"
+    path = dedup / "decisions"
     if not path.exists():
         return
     for one in read_table(path, DECISIONS, pc.field("key") == row["key"]).to_pylist():
-        members = read_table(path, DECISIONS, pc.field("component") == one["component"])
+        only = pc.field("component") == one["component"]
+        members = sum(len(part) for part in iter_matches(path, DECISIONS, only, ["key"]))
         kept = one["representative"] or "none of it: it was dropped whole"
         yield f"{one['status']}: {one['reason']}"
-        yield f"component {one['component']} of {len(members):,} images, kept: {kept}"
+        yield f"component {one['component']} of {members:,} images, kept: {kept}"
         if one["match"]:
             what = _DECIDED_BY.get(one["reason"], "query")
             yield f"decided by the {what} {one['match']} at cosine {one['similarity']:.3f}"

@@ -4,6 +4,7 @@
 """
 
 from components.quality.checks import QualityError, validate
+from components.quality.counts import validate_files
 from components.quality.rules import Rule, Suite
 
-__all__ = ["QualityError", "Rule", "Suite", "validate"]
+__all__ = ["QualityError", "Rule", "Suite", "validate", "validate_files"]

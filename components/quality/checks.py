@@ -8,16 +8,18 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 
 from components.errors import VitrailError
 from components.quality.rules import Rule, Suite
 from components.storage import atomic_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHOWN = 5  # offending rows named in a message and in the Data Docs
 
@@ -43,14 +45,31 @@ def validate(table: pa.Table | pd.DataFrame, suite: Suite, out: Path) -> dict[st
     Raises:
         QualityError: a rule is broken.
     """
-    frame = _prepare(table, suite)
+    return finish(_prepare(table, suite), suite, out, len(table))
+
+
+def finish(
+    frame: pd.DataFrame,
+    suite: Suite,
+    out: Path,
+    rows: int,
+    counted: Mapping[int, tuple[int, int, list[str]]] | None = None,
+) -> dict[str, Any]:
+    """:func:`validate` for a prepared ``frame``, which may be a sample of a table of ``rows`` rows.
+
+    ``counted``: for rules by number, what was found over the whole table: rows that break it, rows that it is about,
+    and keys of the first that do.
+    """
     with _quiet(), tempfile.TemporaryDirectory(prefix="vitrail-quality-") as project:
         results, site = _run(frame, suite, Path(project))
+        for number, (broken_rows, of, keys) in (counted or {}).items():
+            if "problem" not in results[number] or broken_rows:
+                results[number] |= {"broken": broken_rows, "of": of, "keys": keys, "success": not broken_rows}
         success = all(result["success"] for result in results)
         target = out / suite.table
         summary: dict[str, Any] = {
             "table": suite.table,
-            "rows": len(frame),
+            "rows": rows,
             "success": success,
             "rules": results,
         }

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class Suite:
-    """The rules of one table. ``key`` names a row in messages; ``computed`` adds columns before rules are checked."""
+    """The rules of one table. ``key`` names a row in messages; ``computed`` adds columns before rules are checked.
+
+    For tables of any size ``queries`` says a computed column in SQL: an expression, or, where other rows are needed,
+    ``SELECT key FROM {table} ...`` for the rows in which it is false, which may use the parameters ``values``.
+    """
 
     table: str
     key: str
     rules: Sequence[Rule]
     computed: Mapping[str, Callable[[pd.DataFrame], Any]] = field(default_factory=dict)
+    queries: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 def unique(column: str, words: str, where: str = "") -> Rule:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from components.images.tables import DECISIONS, INDEX, MANIFEST
 from components.quality.rules import (
     Rule,
     Suite,
@@ -24,6 +23,7 @@ from components.quality.rules import (
     present,
     unique,
 )
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 
 KEPT = 'status == "kept"'
 DROPPED = 'status == "dropped"'
@@ -80,7 +80,20 @@ def index_suite(
         domains = frozenset(domain.lower().strip(".") for domain in restricted)
         rules.append(holds("unrestricted", "nothing is kept from a restricted domain", KEPT))
         computed["unrestricted"] = lambda t: [not _below(url, domains) for url in t["url"]]
-    return Suite("index", "key", rules, computed)
+    queries = {
+        "duplicate_known": """SELECT copy.key FROM {table} AS copy ANTI JOIN {table} AS known
+                              ON copy.duplicate_of = known.key WHERE copy.duplicate_of <> ''""",
+        "place": "shard || ':' || \"offset\"",
+        "unrestricted": """SELECT DISTINCT key FROM (
+                             SELECT key, unnest(list_transform(range(len(labels)),
+                                                lambda i: array_to_string(labels[i + 1:], '.'))) AS domain
+                             FROM (SELECT key, string_split(lower(regexp_extract(url,
+                                   '^[a-z]+://(?:[^/@]*@)?([^/:?#]*)', 1)), '.') AS labels
+                                   FROM {table} WHERE status = 'kept')
+                           ) JOIN (SELECT unnest($domains) AS domain) AS restricted USING (domain)""",
+    }
+    values = {"domains": sorted(domain.lower().strip(".") for domain in restricted)}
+    return Suite("index", "key", rules, computed, queries, values)
 
 
 def links_suite(reasons: Collection[str]) -> Suite:
@@ -105,7 +118,11 @@ def links_suite(reasons: Collection[str]) -> Suite:
         "whole": lambda t: [whole(url) for url in t["url"]],
         "explained": lambda t: t["opt_out"] == (t["said"] != ""),
     }
-    return Suite("links", "position", rules, computed)
+    queries = {
+        "whole": r"regexp_matches(url, '^https?://[^/?#@]+([/?][^#]*)?$')",
+        "explained": "opt_out = (said <> '')",
+    }
+    return Suite("links", "position", rules, computed, queries)
 
 
 def images_suite(
@@ -127,7 +144,7 @@ def images_suite(
         between("pixels", "no decoded image has more pixels than the limit", 1, max_pixels, where=decoded),
     ]
     pixels: Callable[[pd.DataFrame], Any] = lambda t: t["width"].astype("int64") * t["height"]  # noqa: E731
-    return Suite("images", "key", rules, {"pixels": pixels})
+    return Suite("images", "key", rules, {"pixels": pixels}, {"pixels": "width::BIGINT * height"})
 
 
 def manifest_suite(index: pa.Table, held_out: Collection[str] = ()) -> Suite:

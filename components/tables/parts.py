@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -131,15 +132,31 @@ def read_table(
         VitrailError: as :func:`parts` and :func:`opened`.
     """
     names = list(columns or schema.names)
+    if only is not None:
+        found = list(iter_matches(path, schema, only, names))
+    else:
+        found = [pa.Table.from_batches([batch]) for batch in iter_batches(path, schema, names)]
+    chosen = pa.schema([schema.field(name) for name in names])
+    whole = pa.concat_tables([one.cast(chosen) for one in found]) if found else chosen.empty_table()
+    return whole.replace_schema_metadata(schema.metadata)
+
+
+def iter_matches(
+    path: Path, schema: pa.Schema, only: pc.Expression, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The rows ``only`` of each part in turn, part by part.
+
+    Raises:
+        VitrailError: as :func:`parts` and :func:`opened`, for a part when it is reached.
+    """
+    names = list(columns or schema.names)
     chosen = pa.schema([schema.field(name) for name in names], metadata=schema.metadata)
-    found = []
     for file in parts(path, schema):
         opened(file, schema).close()
         try:
-            found.append(pq.read_table(file, columns=names, filters=only).select(names).cast(chosen))
+            yield pq.read_table(file, columns=names, filters=only).select(names).cast(chosen)
         except (pa.ArrowException, OSError) as fault:
             raise _damaged(file, schema, fault) from None
-    return pa.concat_tables(found).replace_schema_metadata(schema.metadata)
 
 
 def write_part(path: Path, rows: pa.Table, schema: pa.Schema) -> Path:
@@ -154,8 +171,9 @@ def write_part(path: Path, rows: pa.Table, schema: pa.Schema) -> Path:
 
 
 def assemble(folder: Path, files: Sequence[Path], schema: pa.Schema) -> None:
-    """Make ``files`` (of :func:`write_part`, by workers say) the parts of the table ``folder``; they are moved.
+    """Make ``files`` (of :func:`write_part`, by workers say) the parts of the table ``folder``.
 
+    They stay where they are, too, so that a killed run finds them again; on one file system both are one file.
     ``folder`` should be below one that appears whole (``atomic_dir``).
     """
     if not files:
@@ -163,7 +181,11 @@ def assemble(folder: Path, files: Sequence[Path], schema: pa.Schema) -> None:
         return
     folder.mkdir(parents=True, exist_ok=True)
     for number, file in enumerate(files):
-        os.replace(file, folder / part_name(number, len(files)))
+        part = folder / part_name(number, len(files))
+        try:
+            os.link(file, part)
+        except OSError:  # another file system, or one without hard links
+            shutil.copyfile(file, part)
 
 
 def write_table(path: Path, rows: pa.Table | list[dict[str, Any]], schema: pa.Schema) -> None:
@@ -227,7 +249,8 @@ class PartWriter:
             if kind is None:
                 if self._waiting or not self._files:
                     self._flush()
-                assemble(self._folder, self._files, self._schema)
+                for number, file in enumerate(self._files):
+                    os.replace(file, self._folder / part_name(number, len(self._files)))
         except BaseException as late:
             self._whole.__exit__(type(late), late, late.__traceback__)
             raise

@@ -7,7 +7,6 @@
 * **audit**: what the safety models found, with their thresholds and what was done.
 * **manifest**: the rows that a stage selected, with weight and reason.
 * **decisions**: what dedup decided about every kept index row, and against which other image.
-* **keys**: the keys of dedup's descriptors, row for row.
 """
 
 from __future__ import annotations
@@ -113,5 +112,3 @@ DECISIONS = declared(
         ("similarity", pa.float32()),  # cosine to that image; NaN where none decided
     ],
 )  # fmt: skip
-
-KEYS = declared("keys", 1, "dedup", [("key", pa.string())])

@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
-from components.images import tables
+from components.images import shards
 from components.images.loader import Loader, ManifestDataset
-from components.images.tables import Shards
+from components.images.shards import Shards
 from components.learning.augment import MultiCrop, colors_on_device
 from components.learning.collate import collate_bytes
 from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_model
 from components.lock import hold
 from components.storage import StorageParams, publish
+from components.tables.parts import parts
+from components.tables.schemas import MANIFEST
 from components.training.allocator import keep_freed_memory
 from components.training.checkpoint import Checkpoints
 from components.training.command import TrainingInputs
@@ -39,11 +41,7 @@ def data_digest(curated: Path, manifest: Path) -> str:
     Raises:
         VitrailError: the manifest or ``shards.json`` is not there.
     """
-    try:
-        content = manifest.read_bytes()
-    except FileNotFoundError:
-        raise VitrailError(f"{manifest}: the manifest is not there; run the dedup stage first") from None
-    return tables.data_digest(content, Shards.load(curated).shards)
+    return shards.data_digest(parts(manifest, MANIFEST), Shards.load(curated).shards)
 
 
 def start(params: TrainingParams) -> World:

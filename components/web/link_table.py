@@ -11,23 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.storage import atomic_file
+from components.tables.schemas import LINKS
 
 _BATCH = 8192  # rows in memory at a time
-
-LINKS = pa.schema(
-    [
-        ("position", pa.int64()),  # unique over all tables of a run: see :func:`first_position`
-        ("url", pa.string()),
-        ("page", pa.string()),
-        ("alt", pa.string()),
-        ("licence", pa.string()),  # what page or table says: an address or a name; "" when nothing
-        ("reason", pa.string()),  # "", "declared-tracker" or "vector"
-        ("opt_out", pa.bool_()),
-        ("said", pa.string()),  # the words with which the page or its headers opt out; "" when they do not
-        ("source", pa.string()),  # the file that names it
-        ("source_offset", pa.int64()),  # of the page's record in it; -1 where there is none
-    ]
-)
 
 
 def first_position(number: int) -> int:
@@ -84,10 +70,16 @@ def iter_rows(path: Path) -> Iterator[dict[str, object]]:
             yield from batch.to_pylist()
 
 
+def link_batches(tables: Sequence[Path]) -> Iterator[pa.RecordBatch]:
+    """All rows of ``tables`` (:data:`LINKS`), in their order, a batch in memory at a time."""
+    for table in tables:
+        with pq.ParquetFile(table) as part:
+            for batch in part.iter_batches(16 * _BATCH, columns=LINKS.names):
+                yield batch.select(LINKS.names)
+
+
 def join_tables(tables: Sequence[Path], out: Path) -> None:
-    """Write all rows of ``tables``, in their order, to ``out``, a batch in memory at a time."""
+    """Write all rows of ``tables``, in their order, to the one file ``out``, a batch in memory at a time."""
     with atomic_file(out) as file, pq.ParquetWriter(file, LINKS, compression="zstd") as writer:
-        for table in tables:
-            with pq.ParquetFile(table) as part:
-                for batch in part.iter_batches(16 * _BATCH, columns=LINKS.names):
-                    writer.write_batch(batch.select(LINKS.names))
+        for batch in link_batches(tables):
+            writer.write_batch(batch)

@@ -7,6 +7,7 @@ and only their paths travel.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,8 @@ from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file
-from components.web.link_table import LINKS, RowWriter, first_position, storable
+from components.tables.schemas import LINKS
+from components.web.link_table import RowWriter, first_position, storable
 from components.web.links import Page, headers_said, is_vector, resolve
 from components.web.listing import shown
 from components.web.pages import read_page
@@ -32,9 +34,12 @@ _PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 RESPONSES = pa.schema(
-    [("url", pa.string()), ("status", pa.int32()), ("location", pa.string()), ("offset", pa.int64()),
-     ("length", pa.int64()), ("cut", pa.bool_()), ("opt_out", pa.bool_()),
-     ("said", pa.string())]
+    [("position", pa.int64()), ("url", pa.string()), ("status", pa.int32()), ("location", pa.string()),
+     ("file", pa.binary()), ("offset", pa.int64()), ("length", pa.int64()), ("cut", pa.bool_()),
+     ("opt_out", pa.bool_()), ("said", pa.string())]
+)  # fmt: skip  # position: as a link's, unique over all files of a run; file: its name may be no UTF-8
+ROBOTS = pa.schema(
+    [("position", pa.int64()), ("origin", pa.string()), ("status", pa.int32()), ("body", pa.binary())]
 )  # fmt: skip
 
 
@@ -67,7 +72,7 @@ class ScanResult:
     name: str
     links: Path
     responses: Path
-    robots: dict[str, tuple[int, str]]  # origin -> (status, body as Latin-1)
+    robots: Path  # the answers to robots.txt
     counts: dict[str, int]
 
 
@@ -76,24 +81,28 @@ def scan_file(item: ScanItem) -> ScanResult:
     done = item.out.with_suffix(".json")
     if done.exists():
         content = json.loads(done.read_text())
-        known = {site: (int(status), body) for site, (status, body) in content["robots"].items()}
-        return ScanResult(content["name"], Path(content["links"]), Path(content["responses"]), known, content["counts"])
-    result = ScanResult(item.name, Path(f"{item.out}.links.parquet"), Path(f"{item.out}.responses.parquet"), {}, {})
+        links, responses, robots = (Path(content[name]) for name in ("links", "responses", "robots"))
+        return ScanResult(content["name"], links, responses, robots, content["counts"])
+    links, responses, robots = (Path(f"{item.out}.{name}.parquet") for name in ("links", "responses", "robots"))
+    result = ScanResult(item.name, links, responses, robots, {})
     with ExitStack() as stack:
         path = _opened(item, stack)
         writer = stack.enter_context(RowWriter(result.links, LINKS))
-        links = _Links(writer, first_position(item.number), shown(item.name))
-        responses = stack.enter_context(RowWriter(result.responses, RESPONSES))
+        named = _Links(writer, first_position(item.number), shown(item.name))
+        answers = _Answers(
+            item, stack.enter_context(RowWriter(result.responses, RESPONSES)),
+            stack.enter_context(RowWriter(result.robots, ROBOTS)),
+        )  # fmt: skip
         if path is None:
             result.counts = {"responses": 0, "pages": 0, "warc-unreadable": 1}
         elif item.name.lower().endswith(".parquet"):
-            _scan_table(item, path, links, result)
+            _scan_table(item, path, named, result)
         elif is_wat(item.name):
-            _scan_wat(item, path, links, result)
+            _scan_wat(item, path, named, result)
         else:
-            _scan_warc(item, path, links, responses, result)
+            _scan_warc(item, path, named, answers, result)
     with atomic_file(done, "w") as handle:
-        json.dump({**asdict(result), "links": str(result.links), "responses": str(result.responses)}, handle)
+        json.dump(asdict(result), handle, default=str)
     return result
 
 
@@ -128,7 +137,24 @@ class _Links:
         self._next += 1
 
 
-def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, result: ScanResult) -> None:
+class _Answers:
+    """Appends what servers answered to the tables of responses and of robots.txt."""
+
+    def __init__(self, item: ScanItem, responses: RowWriter, robots: RowWriter) -> None:
+        self._responses, self._robots, self._file = responses, robots, os.fsencode(item.name)
+        self._next = first_position(item.number)
+
+    def robots(self, site: str, response: Response) -> None:
+        body = response.body[:MAX_BYTES]
+        self._robots.add({"position": self._next, "origin": site, "status": response.status, "body": body})
+        self._next += 1
+
+    def response(self, row: dict[str, object]) -> None:
+        self._responses.add({"position": self._next, "file": self._file} | row)
+        self._next += 1
+
+
+def _scan_warc(item: ScanItem, path: Path, links: _Links, answers: _Answers, result: ScanResult) -> None:
     faults, token = Faults(), item.policy.token
     counts = {"responses": 0, "pages": 0, "links-skipped": 0, "pages-cut": 0, "pages-too-costly": 0, "bad-addresses": 0}
     for response in read_warc(path, faults, item.max_page_bytes):
@@ -137,7 +163,7 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         if not url:  # dns: records, and addresses that are none
             counts["bad-addresses"] += 1
         elif url.endswith("/robots.txt") and url == f"{origin(url)}/robots.txt":
-            result.robots[origin(url)] = (response.status, response.body[:MAX_BYTES].decode("latin-1"))
+            answers.robots(origin(url), response)
         elif response.status == 200 and response.content_type in _PAGE_TYPES:
             counts["pages"] += 1
             page = read_page(decode_text(response), url, token, item.sandbox, anchors=False)
@@ -150,7 +176,7 @@ def _scan_warc(item: ScanItem, path: Path, links: _Links, responses: RowWriter, 
         else:
             said = _headers_said(response, token)
             location = response.headers.get("location", "") if response.status in _REDIRECTS else ""
-            responses.add(
+            answers.response(
                 {
                     "url": url,
                     "status": response.status,

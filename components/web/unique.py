@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from pydantic import Field
+from components.tables.database import MemoryParams, database, write_file
 
-from components.params import Strict
-from components.storage import atomic_file
-
-_UNIQUE = """
+UNIQUE = """
     SELECT link.* EXCLUDE (opt_out), first.opt_out
     FROM read_parquet($tables) AS link
     JOIN (
@@ -26,56 +22,20 @@ _UNIQUE = """
 """
 
 
-class MemoryParams(Strict):
-    """What DuckDB may use while links are made unique."""
-
-    megabytes: int = Field(512, ge=64)  # beyond it, partitions go to disk
-    threads: int = Field(2, ge=1)
-
-
-def unique_links(tables: Sequence[Path], out: Path, params: MemoryParams) -> int:
-    """Write the unique rows of ``tables`` (:data:`components.web.scan.LINKS`) to ``out``, by position; how many.
+def unique_links(tables: Sequence[Path], out: Path, memory: MemoryParams) -> int:
+    """Write the unique rows of ``tables`` (:data:`components.tables.schemas.LINKS`) to ``out``, by position; how many.
 
     ``position`` must differ from row to row over all tables.
     """
-    with connect(out.parent / f"{out.name}.spill", params) as connection:
-        copy(connection, _UNIQUE, {"tables": [str(table) for table in tables]}, out)
-        (count,) = connection.execute("SELECT count(*) FROM read_parquet($out)", {"out": str(out)}).fetchone()
-    return int(count)
+    with database(memory, out.parent) as connection:
+        return write_file(connection, UNIQUE, {"tables": [str(table) for table in tables]}, out)
 
 
-def shuffled(table: Path, partition: int, out: Path, params: MemoryParams) -> int:
+def shuffled(table: Path, partition: int, out: Path, memory: MemoryParams) -> int:
     """Write the addresses of one partition of ``table`` to ``out``, in the order of their hash; returns how many.
 
     In that order neighbours lie on different hosts, so that no host is asked in bursts, and it is the same every time.
     """
-    with connect(out.parent / f"{out.name}.spill", params) as connection:
-        values = {"table": str(table), "partition": partition}
-        copy(
-            connection, "SELECT url FROM read_parquet($table) WHERE partition = $partition ORDER BY shuffle, url",
-            values, out,
-        )  # fmt: skip
-        (count,) = connection.execute("SELECT count(*) FROM read_parquet($out)", {"out": str(out)}).fetchone()
-    return int(count)
-
-
-def connect(spill: Path, params: MemoryParams) -> Any:
-    """A DuckDB connection within ``params``, writing aside in the folder ``spill``; use as a context manager."""
-    import duckdb
-
-    connection = duckdb.connect()
-    connection.execute("SET memory_limit = $limit", {"limit": f"{params.megabytes}MB"})
-    connection.execute("SET temp_directory = $folder", {"folder": str(spill)})
-    connection.execute(f"SET threads = {params.threads}")
-    connection.execute("SET preserve_insertion_order = false")  # the queries say what order they want
-    connection.execute("SET enable_progress_bar = false")
-    return connection
-
-
-def copy(connection: Any, query: str, values: dict[str, Any], out: Path) -> None:
-    """Write the rows of ``query`` to the Parquet file ``out``, which appears whole or not at all."""
-    with atomic_file(out) as file:
-        target = str(file.name).replace("'", "''")
-        connection.execute(
-            f"COPY ({query}) TO '{target}' (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE 16384)", values
-        )
+    query = "SELECT url FROM read_parquet($table) WHERE partition = $partition ORDER BY shuffle, url"
+    with database(memory, out.parent) as connection:
+        return write_file(connection, query, {"table": str(table), "partition": partition}, out)

@@ -12,7 +12,8 @@ import pytest
 from hostile_images import bomb, noise, saved
 from PIL import Image
 
-from components.curate.examine import ChunkItem, Place, examine
+from components.curate.examine import ChunkItem, examine
+from components.curate.places import Place
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.images.decode import DecodeLimits

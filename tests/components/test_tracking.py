@@ -70,7 +70,7 @@ def test_a_run_records_what_it_is_given(
         run.log_image(np.zeros((8, 8, 3), np.uint8), "pca/cell")
         run.log_artifacts(in_tmp / "docs", "quality/index")
         run.log_artifacts(in_tmp / "docs/index.html")
-        run.log_dataset("manifest", "ab" * 32, "data/dedup/manifest.parquet", "training")
+        run.log_dataset("manifest", "ab" * 32, "data/dedup/manifest", "training")
     found = client.get_run(run.id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "pretrain vitt"
@@ -85,7 +85,7 @@ def test_a_run_records_what_it_is_given(
     assert any(a.path.endswith(".png") for a in client.list_artifacts(run.id, "images"))
     (dataset,) = found.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("manifest", ("ab" * 32)[:36])
-    assert json.loads(dataset.dataset.source) == {"uri": "data/dedup/manifest.parquet"}
+    assert json.loads(dataset.dataset.source) == {"uri": "data/dedup/manifest"}
 
 
 def test_the_commit_is_a_tag(params: TrackingParams, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:

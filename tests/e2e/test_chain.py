@@ -30,9 +30,9 @@ def test_every_stage_ran_once_in_order_and_left_what_it_promises(chain: Chain) -
     assert sorted(chain.first.ran) == sorted(stage_names(load_pipeline(chain.root)))
     for name in (
         "crawl/sources.json",
-        "curate/index.parquet",
+        "curate/index",
         "curate/shards.json",
-        "dedup/manifest.parquet",
+        "dedup/manifest",
         "dedup/calibration.json",
         "pretrain/vitt/model.json",
         "pretrain/vitt/backbone.safetensors",
@@ -46,8 +46,8 @@ def test_every_stage_ran_once_in_order_and_left_what_it_promises(chain: Chain) -
 
 
 def test_images_were_kept_and_dropped_with_reasons_and_held_out_ones_are_not_trained_on(chain: Chain) -> None:
-    index = pq.read_table(chain.root / "data/curate/index.parquet").to_pandas()
-    manifest = pq.read_table(chain.root / "data/dedup/manifest.parquet").to_pandas()
+    index = pq.read_table(chain.root / "data/curate/index").to_pandas()
+    manifest = pq.read_table(chain.root / "data/dedup/manifest").to_pandas()
     assert 50 < len(manifest) < len(index)
     assert set(manifest["key"]) <= set(index["key"])
     for report in ("curate", "dedup", "pretrain-vitt", "distill-vitxt", "benchmark"):
@@ -136,7 +136,7 @@ def test_the_same_chain_on_s3_with_dvcs_remote_there(chain_copy: Path, s3_endpoi
     names = {re.sub(r"[0-9a-f]{16}", "DIGEST", entry["Key"]) for entry in objects["Contents"]}
     assert any(name.startswith("chain/curate/DIGEST/") and name.endswith(".tar") for name in names)
     exports = [f"{kind}/DIGEST/{name}" for kind in ("pretrain/vitt", "distill/vitxt") for name in EXPORT]
-    assert names >= {f"chain/{name}" for name in ["dedup/DIGEST/manifest.parquet", *exports]}
+    assert names >= {f"chain/{name}" for name in ["dedup/DIGEST/manifest", *exports]}
 
     for arguments in (
         ("remote", "add", "--local", "--default", "store", "s3://vitrail-test/dvc"),

@@ -27,11 +27,13 @@ from components.crawl.run import main
 from components.crawl.spider import CrawlParams
 from components.curate import stage
 from components.curate.gather import _OUTCOME_REASONS
+from components.curate.params import CurateParams
 from components.curate.reasons import REASONS
 from components.errors import VitrailError, run_cli
-from components.images.tables import INDEX, read_table
 from components.params import load_params
 from components.storage import StorageParams, open_store
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 from components.web.warc import Faults, Hop, WarcWriter, read_warc
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -154,10 +156,10 @@ def crawl(folder: Path, site_yaml: str, address: str, **changes: str) -> int:
 def curated(folder: Path) -> dict[str, dict[str, Any]]:
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false"]  # fmt: skip
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, overlays)
     context = StageContext(StorageParams(root="data"), None, folder / "curate.json")
     stage.run(params, stage.CurateInputs(folder / "crawl"), folder / "curate", context)
-    return {row["url"]: row for row in read_table(folder / "curate/index.parquet", INDEX).to_pylist()}
+    return {row["url"]: row for row in read_table(folder / "curate/index", INDEX).to_pylist()}
 
 
 def test_from_pages_in_a_warc_to_shards(site: tuple[str, Counter[str]], tmp_path: Path) -> None:

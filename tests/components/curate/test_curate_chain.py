@@ -20,11 +20,14 @@ from components import tracking
 from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
+from components.curate.params import CurateParams
 from components.errors import VitrailError, run_cli
 from components.images.decode import DecodeLimits, decode
-from components.images.tables import INDEX, Shards, read_table
+from components.images.shards import Shards
 from components.params import load_params
 from components.storage import StorageParams, open_store
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 from components.tracking import TrackingParams
 from components.web.keys import key_of
 
@@ -44,11 +47,11 @@ def crawl(folder: Path, source: str) -> Path:
     return folder / "crawl"
 
 
-def curate_params(safety: bool = False, **changes: Any) -> stage.CurateParams:
+def curate_params(safety: bool = False, **changes: Any) -> CurateParams:
     off = [] if safety else ["nsfw.enabled=false", "faces.enabled=false"]
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0", *off]
     overlays += [f"{name.replace('__', '.')}={value}" for name, value in changes.items()]
-    return load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    return load_params(ROOT / "params/curate.yaml", CurateParams, overlays)
 
 
 def curate(crawled: Path, out: Path, storage: StorageParams = LOCAL, **changes: Any) -> dict[str, Any]:
@@ -59,7 +62,7 @@ def curate(crawled: Path, out: Path, storage: StorageParams = LOCAL, **changes: 
 
 
 def rows_of(out: Path) -> dict[str, dict[str, Any]]:
-    return {row["url"]: row for row in read_table(out / "index.parquet", INDEX).to_pylist()}
+    return {row["url"]: row for row in read_table(out / "index", INDEX).to_pylist()}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +164,7 @@ def test_report_pictures_docs_and_mlflow(curated: tuple[Path, dict[str, Any]]) -
         assert sheet.width == 1152
     for table in ("index", "links", "images"):
         assert (out.parent / f"gx/curate/{table}/index.html").is_file()
-    audited = pq.read_table(out / "audit.parquet").to_pylist()
+    audited = pq.read_table(out / "audit").to_pylist()
     assert sum(row["check"] == "nsfw" for row in audited) == report["nsfw-scored"] >= report["kept"]
     faces = [row for row in audited if row["check"] == "face"]
     assert len(faces) == report["faces"]
@@ -208,7 +211,7 @@ def test_a_killed_run_carries_on_and_gives_the_same(
     assert len(done) == 2
     again = curate(crawled, tmp_path / "b/curate", chunk=20)
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
-    assert (tmp_path / "a/curate/index.parquet").read_bytes() == (tmp_path / "b/curate/index.parquet").read_bytes()
+    assert (tmp_path / "a/curate/index").read_bytes() == (tmp_path / "b/curate/index").read_bytes()
     assert Shards.load(tmp_path / "a/curate") == Shards.load(tmp_path / "b/curate")
     shards = tmp_path / "b/curate/shards"
     assert {name: (shards / name).stat().st_mtime_ns for name in done} == done  # those chunks were not done again

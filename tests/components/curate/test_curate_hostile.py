@@ -25,11 +25,13 @@ from warcio.warcwriter import WARCWriter
 from components import tracking
 from components.context import StageContext
 from components.curate import stage
+from components.curate.params import CurateParams
 from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
-from components.images.tables import INDEX, read_table, write_table
 from components.params import load_params
 from components.storage import StorageParams, open_store
+from components.tables.parts import read_table, write_table
+from components.tables.schemas import INDEX
 from components.web import links, pages
 from components.web.keys import key_of
 from components.web.links import header_opts_out, parse_page, parse_srcset, resolve
@@ -140,7 +142,7 @@ def outcome(run: Callable[[], object]) -> str:
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_damaged_indexes_and_tables_are_one_line(tmp_path: Path, data: st.DataObject) -> None:
-    path = tmp_path / "index.parquet"
+    path = tmp_path / "index"
     write_table(path, [{"key": f"{i:020d}", "url": f"http://h.test/{i}.png", "alt": "a"} for i in range(50)], INDEX)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
@@ -152,7 +154,7 @@ def test_damaged_indexes_and_tables_are_one_line(tmp_path: Path, data: st.DataOb
     for old in (tmp_path / "w").iterdir():
         old.unlink()
     policy, columns = PolicyParams(token="vitrail"), TableColumns(alt="alt")
-    item = ScanItem(open_store(str(tmp_path)), "index.parquet", tmp_path / "w/scan", policy, 1000, columns=columns)
+    item = ScanItem(open_store(str(tmp_path)), "index", tmp_path / "w/scan", policy, 1000, columns=columns)
     said = outcome(lambda: scan_file(item))
     assert not said or "no column" in said  # the damage hit a column's name
     if not said:
@@ -290,10 +292,10 @@ def test_a_crawl_full_of_bombs_keeps_what_is_none(tmp_path: Path, monkeypatch: p
     Sources(root=str(tmp_path / "in"), files=(SourceFile(path="a.warc.gz", kind="warc"),)).save(tmp_path)
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false", "sandbox.megabytes=64"]  # fmt: skip
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, overlays)
     context = StageContext(StorageParams(root="data"), None, tmp_path / "r.json")
     stage.run(params, stage.CurateInputs(tmp_path), tmp_path / "out", context)
-    index = read_table(tmp_path / "out/index.parquet", INDEX).to_pylist()
+    index = read_table(tmp_path / "out/index", INDEX).to_pylist()
     rows = {row["url"].rpartition("/")[2]: row["reason"] for row in index}
     assert [name for name, reason in rows.items() if not reason] == ["good"]
     assert {rows[f"{kind}-declared"] for kind in KINDS} == {"too-many-pixels", "not-an-image"}

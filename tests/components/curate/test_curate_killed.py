@@ -26,8 +26,10 @@ from components.crawl.demo.server import Resource, serve
 from components.crawl.fetch_images import OUTCOMES_NAME
 from components.crawl.run import main as crawl_main
 from components.curate.run import main
-from components.images.tables import INDEX, Shards, read_table
+from components.images.shards import Shards
 from components.storage import StorageParams
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 from components.web.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -149,7 +151,7 @@ def whole(words: list[str], log: Path) -> None:
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    rows = read_table(folder / "curate/index.parquet", INDEX).to_pylist()
+    rows = read_table(folder / "curate/index", INDEX).to_pylist()
     return [{k: repr(v) for k, v in row.items() if k not in OF_ARRIVAL} for row in rows]  # repr: NaN is NaN
 
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from components.crawl.spider import CrawlParams
-from components.curate.stage import CurateParams
+from components.curate.params import CurateParams
 from components.executor import ExecutorParams
 
 ROOT = Path(__file__).resolve().parents[3]

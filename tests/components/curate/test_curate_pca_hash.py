@@ -13,8 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.curate import pca_hash
-from components.curate.duplicates import mark_exact, mark_near, settle
 from components.curate.pca_hash import HashParams, fit, load, pairs_within, thumbnail
 from components.errors import VitrailError
 from components.images.decode import DecodeLimits, decode, encode_jpeg
@@ -124,63 +122,3 @@ def test_multi_index_hashing_misses_nothing() -> None:
     for radius in (0, 3, 7):
         expected = {(i - 3000, i) for i in range(3000, 6000) if i % 9 <= radius}
         assert set(pairs_within(hashes, radius)) == expected
-
-
-def test_a_bucket_of_very_many_equal_hashes_costs_no_pairs() -> None:
-    hashes = np.zeros((20_000, 32), np.uint8)
-    hashes[-1, 0] = 1
-    rows = [row(str(i)) for i in range(len(hashes))]
-    assert mark_near(rows, hashes, 3) == 19_999
-    assert {r["duplicate_of"] for r in rows} == {"", "0"}
-
-
-def row(key: str, side: int = 10, sha256: str = "") -> dict[str, object]:
-    return {"key": key, "width": side, "height": side, "sha256": sha256 or key, "reason": "", "duplicate_of": ""}
-
-
-def test_near_duplicates_do_not_chain_and_the_largest_is_kept() -> None:
-    rows = [row("a"), row("b", 30), row("c", 20), row("far")]
-    hashes = np.array([[0b0000], [0b0011], [0b1111], [0xF0]], np.uint8)  # a-b and b-c within 2, a-c not
-    assert mark_near(rows, hashes, 2) == 2
-    assert [r["duplicate_of"] for r in rows] == ["b", "", "b", ""]
-    rows = [row("a", 30), row("b", 20), row("c", 10), row("far")]
-    assert mark_near(rows, hashes, 2) == 1  # c is near b alone, and b is not kept
-    assert [r["duplicate_of"] for r in rows] == ["", "a", "", ""]
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 40), st.integers(0, 2**32 - 1))
-def test_every_near_duplicate_names_a_kept_row_within_the_radius(count: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    hashes = rng.integers(0, 4, (count, 2), dtype=np.uint8)
-    rows = [row(str(i), int(rng.integers(1, 4))) for i in range(count)]
-    mark_near(rows, hashes, 1)
-    for i, one in enumerate(rows):
-        if one["duplicate_of"]:
-            other = int(str(one["duplicate_of"]))
-            assert rows[other]["reason"] == ""
-            assert distance(hashes[i], hashes[other]) <= 1
-            assert rows[other]["width"] >= one["width"]
-    kept = [i for i, one in enumerate(rows) if not one["reason"]]
-    assert all(distance(hashes[i], hashes[j]) > 1 for i, j in itertools.combinations(kept, 2))
-
-
-def test_exact_duplicates_and_settling() -> None:
-    rows = [row("a", sha256="s"), row("b", sha256="s"), row("c", sha256="s"), row("d"), row("e", sha256="d")]
-    rows[0]["reason"] = "opt-out"
-    assert mark_exact(rows) == 2
-    assert [r["duplicate_of"] for r in rows] == ["", "", "b", "", "d"]
-    rows[1].update(reason="near-duplicate", duplicate_of="d")  # b itself repeats d
-    settle(rows)
-    assert [r["duplicate_of"] for r in rows] == ["", "d", "d", "", "d"]
-    rows[3]["reason"] = "nsfw"
-    settle(rows)
-    assert [r["reason"] for r in rows] == ["opt-out", "nsfw", "nsfw", "nsfw", "nsfw"]
-    assert not any(r["duplicate_of"] for r in rows)
-
-
-def test_thumbnail_is_the_mean_of_each_area() -> None:
-    gray = np.random.default_rng(3).integers(0, 256, (64, 128), dtype=np.uint8)
-    rgb = np.repeat(gray[:, :, None], 3, 2)
-    expected = gray.reshape(32, 2, 32, 4).mean((1, 3))
-    assert np.abs(thumbnail(rgb).reshape(pca_hash.SIDE, pca_hash.SIDE) - expected).max() <= 1

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.curate.audit import AUDIT, audit, audit_counts
+from components.curate.assemble import audit
 from components.curate.contact_sheet import compose
+from components.curate.report import median_face
 from components.curate.safety import (
     FaceParams,
     Finding,
@@ -23,7 +25,9 @@ from components.curate.safety import (
 )
 from components.errors import VitrailError
 from components.images.decode import DecodeLimits, decode
-from components.images.tables import write_table
+from components.tables.database import MemoryParams, database
+from components.tables.parts import parts, write_table
+from components.tables.schemas import AUDIT, INDEX
 
 FACES = FaceParams()
 
@@ -173,19 +177,21 @@ def test_the_audit_has_a_row_a_score_and_a_row_a_face(tmp_path: Path) -> None:
         boxes, scores = [list(box) for _, box in faces], [s for s, _ in faces]
         return {"key": key, "nsfw": score, "reason": reason, "face_boxes": boxes, "face_scores": scores}
 
-    rows = [row("a", 0.25), row("b", 0.875, reason="nsfw"), row("c", float("nan"), reason="not-fetched"),
+    found = [row("a", 0.25), row("b", 0.875, reason="nsfw"), row("c", float("nan"), reason="not-fetched"),
             row("d", 0.125, (0.9375, (1, 2, 30, 4)), (0.875, (0, 0, 5, 10)))]  # fmt: skip
+    rows = pa.table({name: pa.array([one[name] for one in found], INDEX.field(name).type) for name in found[0]})
     table = audit(rows, NsfwParams(threshold=0.75), FaceParams(threshold=0.8125))
     assert [(r["key"], r["check"], r["score"], r["threshold"], r["action"]) for r in table.to_pylist()] == [
         ("a", "nsfw", 0.25, 0.75, "kept"), ("b", "nsfw", 0.875, 0.75, "dropped"), ("d", "nsfw", 0.125, 0.75, "kept"),
         ("d", "face", 0.9375, 0.8125, "blurred"), ("d", "face", 0.875, 0.8125, "blurred"),
     ]  # fmt: skip
-    write_table(tmp_path / "audit.parquet", table, AUDIT)
-    assert pq.read_table(tmp_path / "audit.parquet")["box"].to_pylist() == [
+    write_table(tmp_path / "audit", table, AUDIT)
+    assert pq.read_table(tmp_path / "audit")["box"].to_pylist() == [
         None,
         None,
         None,
         [1, 2, 30, 4],
         [0, 0, 5, 10],
     ]
-    assert audit_counts(table) == {"nsfw-scored": 3, "face-median-side": 20.0}
+    with database(MemoryParams(), tmp_path) as connection:
+        assert median_face(connection, parts(tmp_path / "audit", AUDIT)) == 20.0  # of 10 and 30

@@ -21,9 +21,11 @@ from components import tracking
 from components.context import StageContext
 from components.crawl.run import main
 from components.curate import stage
-from components.images.tables import INDEX, read_table
+from components.curate.params import CurateParams
 from components.params import load_params
 from components.storage import StorageParams
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 from components.web.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -50,10 +52,10 @@ def curated(source: Path, out: Path) -> tuple[dict[str, dict[str, Any]], dict[st
     registered(source, out)
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false", "sandbox.enabled=false"]  # fmt: skip
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, overlays)
     context = StageContext(StorageParams(root="data"), None, out / "r.json")
     report = stage.run(params, stage.CurateInputs(out / "crawl"), out / "curate", context)
-    rows = read_table(out / "curate/index.parquet", INDEX).to_pylist()
+    rows = read_table(out / "curate/index", INDEX).to_pylist()
     return {row["url"]: row for row in rows}, report
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.curate.examine import ChunkItem, Place, StoreItem, store_chunk
+from components.curate.examine import ChunkItem, StoreItem, store_chunk
+from components.curate.places import Place
 from components.curate.safety import FaceParams, NsfwParams
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams

@@ -19,8 +19,9 @@ from components.dedup.decide import HELD_OUT, IDENTICAL
 from components.dedup.reference import Touch, identical_rows
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
-from components.images.tables import DECISIONS, INDEX, MANIFEST, read_table
 from components.params import parse_params
+from components.tables.parts import read_table
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import Run
 from tests.components.dedup.test_dedup_stage import curate, only, picture, plain, run
 
@@ -91,9 +92,9 @@ def pool(folder: Path, note: str = "") -> Path:
 
 
 def decided(folder: Path, curated: Path) -> dict[str, dict[str, object]]:
-    index = read_table(curated / "index.parquet", INDEX)
+    index = read_table(curated / "index", INDEX)
     names = dict(zip(index["key"].to_pylist(), [url[17:-4] for url in index["url"].to_pylist()], strict=True))
-    return {names[row["key"]]: row for row in read_table(folder / "decisions.parquet", DECISIONS).to_pylist()}
+    return {names[row["key"]]: row for row in read_table(folder / "decisions", DECISIONS).to_pylist()}
 
 
 def test_identical_files_are_dropped_by_their_bytes(
@@ -144,7 +145,7 @@ def test_a_held_out_image_whose_faces_were_blurred_is_known_by_what_was_crawled(
     tmp_path: Path, benchmarks: BenchmarksFile
 ) -> None:
     curated = pool(tmp_path / "curate")
-    table = read_table(curated / "index.parquet", INDEX)
+    table = read_table(curated / "index", INDEX)
     digests = table["sha256"].to_pylist()
     blurred = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(len(table))]
     column = table.schema.get_field_index("stored_sha256")
@@ -163,4 +164,4 @@ def test_of_the_pool_only_the_asked_side_is_kept_out(
     assert run(tmp_path, curated, benchmarks, plain())["reasons"] == {"pool": 5}
     report = run(tmp_path, curated, benchmarks, plain(relative={"against": "all"}))
     assert report["reasons"] == {IDENTICAL: 4, "pool": 1}
-    assert len(read_table(tmp_path / "dedup/manifest.parquet", MANIFEST)) == 1
+    assert len(read_table(tmp_path / "dedup/manifest", MANIFEST)) == 1

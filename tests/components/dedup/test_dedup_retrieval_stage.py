@@ -16,8 +16,9 @@ from components.dedup.params import DedupParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
-from components.images.tables import DECISIONS, INDEX, MANIFEST, read_table, write_table
 from components.params import load_params, parse_params
+from components.tables.parts import read_table, write_table
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import Run
 from tests.components.dedup.test_dedup_stage import curate, picture, run
 
@@ -49,10 +50,10 @@ def test_the_papers_values_are_one_preset() -> None:
 def curated(tmp_path: Path) -> Path:
     """40 pictures; of the benchmark's training side 0 to 4, its test side 20 to 24; 30 on are of another source."""
     folder = curate(tmp_path / "curate", {f"p{i:02d}": encode_jpeg(picture(i), 90) for i in range(40)})
-    table = read_table(folder / "index.parquet", INDEX)
+    table = read_table(folder / "index", INDEX)
     sources = ["own/a" if int(url[-6:-4]) >= 30 else "crawl/b" for url in table["url"].to_pylist()]
     column = table.schema.get_field_index("source")
-    write_table(folder / "index.parquet", table.set_column(column, "source", pa.array(sources)), INDEX)
+    write_table(folder / "index", table.set_column(column, "source", pa.array(sources)), INDEX)
     return folder
 
 
@@ -92,15 +93,13 @@ def test_the_papers_choices_together(tmp_path: Path, curated: Path, benchmarks: 
         descriptor={"kind": "thumbnail", "dim": 8},
     )
     run(tmp_path, curated, benchmarks, given)
-    urls = dict(
-        zip(*(read_table(curated / "index.parquet", INDEX)[c].to_pylist() for c in ("key", "url")), strict=True)
-    )
+    urls = dict(zip(*(read_table(curated / "index", INDEX)[c].to_pylist() for c in ("key", "url")), strict=True))
     number = {key: int(url[-6:-4]) for key, url in urls.items()}
-    decided = {number[r["key"]]: r for r in read_table(tmp_path / "dedup/decisions.parquet", DECISIONS).to_pylist()}
+    decided = {number[r["key"]]: r for r in read_table(tmp_path / "dedup/decisions", DECISIONS).to_pylist()}
     kept_out = {i for i, row in decided.items() if row["reason"] == "held-out"}
     assert {0, 1, 2, 3, 4, 20, 21, 22, 23, 24} <= kept_out  # both sides of the benchmark; mere queries are not kept out
     assert not kept_out & {8, 9, 30}
-    manifest = {number[r["key"]]: r for r in read_table(tmp_path / "dedup/manifest.parquet", MANIFEST).to_pylist()}
+    manifest = {number[r["key"]]: r for r in read_table(tmp_path / "dedup/manifest", MANIFEST).to_pylist()}
     own = {i for i in range(30, 40) if i not in kept_out}
     assert own <= set(manifest)
     assert all({"own", "more"} <= set(manifest[i]["sources"]) for i in own)  # "more" as is: two ways, named once

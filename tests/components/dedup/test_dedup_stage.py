@@ -38,9 +38,11 @@ from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.executor import ExecutorParams
 from components.images.decode import encode_jpeg
-from components.images.tables import DECISIONS, INDEX, MANIFEST, Shards, read_table, write_table
+from components.images.shards import Shards
 from components.params import load_params, parse_params
 from components.storage import StorageParams
+from components.tables.parts import read_table, write_table
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import Run, TrackingParams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -91,7 +93,7 @@ def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
                 "source_offset": 7000 + len(rows),
             }
             rows.append(row)
-    write_table(folder / "index.parquet", rows, INDEX)
+    write_table(folder / "index", rows, INDEX)
     Shards("", {"0.tar": {"sha256": "", "bytes": shard.stat().st_size}}).save(folder)
     return folder
 
@@ -190,9 +192,9 @@ def test_planted_copies_end_where_they_should(
     curated = curate(tmp_path / "curate", pictures)
     report = run(tmp_path, curated, benchmarks, params())
     out = tmp_path / "dedup"
-    index = read_table(curated / "index.parquet", INDEX)
+    index = read_table(curated / "index", INDEX)
     names = dict(zip(index["key"].to_pylist(), index["url"].to_pylist(), strict=True))
-    decided = {names[r["key"]][17:-4]: r for r in read_table(out / "decisions.parquet", DECISIONS).to_pylist()}
+    decided = {names[r["key"]][17:-4]: r for r in read_table(out / "decisions", DECISIONS).to_pylist()}
     assert set(decided) == set(pictures)
     for i in range(100, 104):
         assert decided[f"test{i}"]["reason"] == HELD_OUT
@@ -202,7 +204,7 @@ def test_planted_copies_end_where_they_should(
         assert names[decided[f"crop{i:02d}"]["match"]] == f"http://site.test/plain{i:02d}.jpg"
     for i in range(4):
         assert {decided[f"jpeg{i:02d}"]["status"], decided[f"plain{i:02d}"]["status"]} == {"selected", "dropped"}
-    manifest = read_table(out / "manifest.parquet", MANIFEST)
+    manifest = read_table(out / "manifest", MANIFEST)
     assert len(manifest) == 30 == report["selected"]
     assert set(manifest["reason"].to_pylist()) == {"retrieved:mine"}
     rows = np.load(out / "descriptors.npy")
@@ -328,7 +330,7 @@ def test_the_sweep_at_the_thresholds_in_force_is_the_run(
         assert report["largest_component"] <= 5  # type: ignore[operator]
         assert int(of_self["duplicates"]) == report["images"] - report["components"]  # type: ignore[operator]
         assert int(of_self["largest"]) == report["largest_component"]
-        decided = read_table(out / "decisions.parquet", DECISIONS)
+        decided = read_table(out / "decisions", DECISIONS)
         held_out = sum(match.startswith("mine/") for match in decided["match"].to_pylist())
         assert int(of_relative["held_out"]) == held_out > 5
         assert int(of_relative["dropped_with_them"]) == report["reasons"]["held-out"]  # type: ignore[index]
@@ -378,7 +380,7 @@ def test_two_processes_decide_as_one(
         graph = {"labels_on_disk_from": 10 if workers else 1000}
         given = plain(windows=[[0.85, 2]], executor={"workers": workers}, graph=graph)
         run(tmp_path, curated, benchmarks, given)
-        decisions = read_table(tmp_path / "dedup/decisions.parquet", DECISIONS)
+        decisions = read_table(tmp_path / "dedup/decisions", DECISIONS)
         found.append((decisions.to_pylist(), np.load(tmp_path / "dedup/descriptors.npy").tobytes()))
     assert str(found[0]) == str(found[1])  # by their text: NaN is not equal to itself
     assert len({row["component"] for row in found[0][0]}) < len(pictures)
@@ -407,7 +409,7 @@ def test_names_from_the_crawl_are_escaped_in_the_page(
     curated = curate(tmp_path / "curate", {"<script>x": pictures["plain00"], "b": pictures["plain01"]})
     decisions = [
         {"key": key, "component": 0, "representative": key, "reason": "pool", "match": "", "similarity": 1.0}
-        for key in read_table(curated / "index.parquet", INDEX)["key"].to_pylist()
+        for key in read_table(curated / "index", INDEX)["key"].to_pylist()
     ]
     write_review(tmp_path / "p.html", Pool.load(curated, STORAGE), decisions, {}, [], (0.6, 0.5), 3)
     page = (tmp_path / "p.html").read_text()
@@ -469,7 +471,7 @@ def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], bench
         run(tmp_path, cut, benchmarks, given)
     empty = tmp_path / "empty"
     empty.mkdir()
-    write_table(empty / "index.parquet", [], INDEX)
+    write_table(empty / "index", [], INDEX)
     with pytest.raises(VitrailError, match="no kept image"):
         run(tmp_path, empty, benchmarks, given)
     content = given.model_dump()

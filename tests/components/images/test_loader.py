@@ -17,9 +17,10 @@ from components.images.dataset import Address
 from components.images.decode import DecodeLimits, decode, encode_jpeg
 from components.images.loader import Batch, Loader, LoaderParams, ManifestDataset
 from components.images.quarantine import read_quarantine
-from components.images.shards import ShardWriter
-from components.images.tables import MANIFEST, Shards, write_table
+from components.images.shards import Shards, ShardWriter
 from components.storage import StorageParams, open_store
+from components.tables.parts import PartWriter, read_table, write_table
+from components.tables.schemas import MANIFEST
 
 
 class Pair:
@@ -53,8 +54,8 @@ def make_set(
             )
     curated.mkdir(parents=True, exist_ok=True)
     Shards(base, writer.shards).save(curated)
-    write_table(folder / "manifest.parquet", rows, MANIFEST)
-    return ManifestDataset(curated, folder / "manifest.parquet", storage or StorageParams(root=str(folder)))
+    write_table(folder / "manifest", rows, MANIFEST)
+    return ManifestDataset(curated, folder / "manifest", storage or StorageParams(root=str(folder)))
 
 
 def take(loader: Loader, count: int) -> list[Batch]:
@@ -254,6 +255,28 @@ def test_bad_arguments(tmp_path: Path) -> None:
         Loader(dataset, Pair(), 1, seed=0, rank=2, world=2)
     with pytest.raises(VitrailError, match="batch size 0"):
         Loader(dataset, Pair(), 0, seed=0)
-    write_table(tmp_path / "manifest.parquet", pa.table({n: [] for n in MANIFEST.names}), MANIFEST)
+    write_table(tmp_path / "manifest", pa.table({n: [] for n in MANIFEST.names}), MANIFEST)
     with pytest.raises(VitrailError, match="holds no image"):
-        Loader(ManifestDataset(tmp_path / "curate", tmp_path / "manifest.parquet", dataset.storage), Pair(), 1, seed=0)
+        Loader(ManifestDataset(tmp_path / "curate", tmp_path / "manifest", dataset.storage), Pair(), 1, seed=0)
+
+
+@pytest.mark.parametrize(("part_rows", "kept"), [(7, 3), (10, 100), (64, 1)])
+def test_a_long_manifest_is_read_by_the_parts_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part_rows: int, kept: int
+) -> None:
+    whole = make_set(tmp_path, 50)
+    expected = whole.addresses(range(50))
+    table = read_table(tmp_path / "manifest", MANIFEST)
+    with PartWriter(tmp_path / "parts", MANIFEST, part_rows) as writer:
+        writer.write(table)
+    monkeypatch.setattr("components.images.dataset.RUN", 4)
+    monkeypatch.setattr("components.images.dataset.RUNS", min(kept, 12))  # fewer than there are: never read whole
+    parts = ManifestDataset(tmp_path / "curate", tmp_path / "parts", whole.storage)
+    assert len(parts) == 50
+    assert parts.weights() is None  # all are 1: nothing an image is held
+    assert parts.addresses(range(50)) == expected
+    rows = [49, 3, 17, 3, 0, 48, 30]
+    assert parts.addresses(rows) == [expected[row] for row in rows]
+    assert parts._whole is None
+    assert len(parts._runs) <= kept
+    assert flat(take(Loader(parts, Pair(), 7, seed=4), 9)) == flat(take(Loader(whole, Pair(), 7, seed=4), 9))

@@ -116,7 +116,7 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
         inputs = TrainingInputs(
             preset=data / "params/teacher.yaml",
             curated=data / "curate",
-            manifest=data / "manifest.parquet",
+            manifest=data / "manifest",
             benchmarks=data / "benchmarks.yaml",
         )
         context = StageContext(

@@ -31,14 +31,15 @@ from components.distill.stage import run as distill
 from components.errors import VitrailError
 from components.evaluation.online import Recorder
 from components.images.decode import encode_jpeg
-from components.images.shards import ShardWriter
-from components.images.tables import MANIFEST, Shards, write_table
+from components.images.shards import Shards, ShardWriter
 from components.learning.collate import Crops
 from components.learning.objective import Network
 from components.params import load_params
 from components.pretrain.method import Pretraining
 from components.pretrain.stage import run as pretrain
 from components.storage import StorageParams, open_store
+from components.tables.parts import write_table
+from components.tables.schemas import MANIFEST
 from components.tracking import TrackingParams
 from components.training import loop
 from components.training.command import TrainingInputs
@@ -84,7 +85,7 @@ def images(count: int) -> list[bytes]:
 
 
 def curate(folder: Path) -> None:
-    """``folder/curate`` and ``folder/manifest.parquet`` of 30 images, one of them corrupt; the benchmark ``toy``."""
+    """``folder/curate`` and ``folder/manifest`` of 30 images, one of them corrupt; the benchmark ``toy``."""
     rows, files = [], images(30)
     with ShardWriter(open_store(str(folder / "curate" / "shards")), "shard", 10**6) as writer:
         for number, data in enumerate(files):
@@ -93,7 +94,7 @@ def curate(folder: Path) -> None:
             place = {"shard": at.shard, "offset": at.offset, "length": at.length}
             rows.append({"key": f"{number:020d}", **place, "width": 32, "height": 32, "weight": 1.0, "reason": "pool"})
     Shards("", writer.shards).save(folder / "curate")
-    write_table(folder / "manifest.parquet", rows, MANIFEST)
+    write_table(folder / "manifest", rows, MANIFEST)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -181,7 +182,7 @@ def main(folder: Path) -> None:
             content[section] = (content.get(section, {}) | {key: value}) if key else value
         common = {
             "curated": folder / "curate",
-            "manifest": folder / "manifest.parquet",
+            "manifest": folder / "manifest",
             "benchmarks": folder / "benchmarks.yaml",
         }
         scratch = folder / f"scratch-{out.rpartition('/')[0] or 'runs'}"

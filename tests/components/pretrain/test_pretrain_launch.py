@@ -27,7 +27,7 @@ def command(folder: Path, *more: str) -> list[str]:
     (folder / "storage.yaml").write_text(f"root: {folder}\n")
     return [
         *("-m", "components.pretrain", "run", "--params", str(folder / "params/teacher.yaml")),
-        *("--curated", str(folder / "curate"), "--manifest", str(folder / "manifest.parquet")),
+        *("--curated", str(folder / "curate"), "--manifest", str(folder / "manifest")),
         *(
             "--out",
             str(folder / "model"),

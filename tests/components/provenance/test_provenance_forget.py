@@ -24,14 +24,16 @@ from components import tracking
 from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
+from components.curate.params import CurateParams
 from components.errors import VitrailError
-from components.images.shards import ShardWriter, erase
-from components.images.tables import DECISIONS, INDEX, MANIFEST, Shards, data_digest, read_table, write_table
+from components.images.shards import Shards, ShardWriter, data_digest, erase
 from components.params import load_params
 from components.provenance.run import main
 from components.provenance.take_down import Copies, Outputs, Wanted, forget, told
 from components.provenance.trace import trace
 from components.storage import StorageParams, open_store
+from components.tables.parts import read_table, write_table
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import TrackingParams
 from components.web.block_list import Forgotten, entries, remember
 from components.web.keys import key_of
@@ -77,7 +79,7 @@ def write_crawl(folder: Path) -> Path:
 def curate(crawled: Path, out: Path, *overlays: str) -> dict[str, Any]:
     base = ["policy.restricted=[]", "policy.forgotten=[]", "nsfw.enabled=false", "faces.enabled=false"]
     params = load_params(
-        ROOT / "params/curate.yaml", stage.CurateParams, [*base, "executor.workers=0", *overlays]
+        ROOT / "params/curate.yaml", CurateParams, [*base, "executor.workers=0", *overlays]
     )  # fmt: skip
     return stage.run(params, stage.CurateInputs(crawled), out, StageContext(LOCAL, None, out.with_name("report.json")))
 
@@ -108,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_dedup(curated: Path, out: Path) -> None:
-    index = read_table(curated / "index.parquet", INDEX)
+    index = read_table(curated / "index", INDEX)
     kept = [row for row in index.to_pylist() if row["status"] == "kept"]
     out.mkdir()
     rows: list[dict[str, object]] = []
@@ -121,11 +123,11 @@ def write_dedup(curated: Path, out: Path) -> None:
             "representative": first["key"], "match": first["key"] if copy else "",
             "similarity": 0.9 if copy else float("nan"),
         })  # fmt: skip
-    write_table(out / "decisions.parquet", rows, DECISIONS)
+    write_table(out / "decisions", rows, DECISIONS)
     selected = [row for row, decision in zip(kept, rows, strict=True) if decision["status"] == "selected"]
     names = ("key", "shard", "offset", "length", "width", "height")
     write_table(
-        out / "manifest.parquet",
+        out / "manifest",
         [{**{name: row[name] for name in names}, "weight": 1.0, "reason": "pool"} for row in selected],
         MANIFEST,
     )
@@ -175,12 +177,12 @@ def take(wanted: Wanted, copies: Copies = "curate", dry: bool = False, store: Tr
 
 
 def urls() -> list[str]:
-    return read_table(OUTPUTS.curated / "index.parquet", INDEX)["url"].to_pylist()
+    return read_table(OUTPUTS.curated / "index", INDEX)["url"].to_pylist()
 
 
 def sound() -> None:
     """What is left fits together: every kept row's bytes, and dedup's files with the index."""
-    index = read_table(OUTPUTS.curated / "index.parquet", INDEX)
+    index = read_table(OUTPUTS.curated / "index", INDEX)
     shards = Shards.load(OUTPUTS.curated)
     store = shards.store(OUTPUTS.curated, LOCAL)
     kept = [row for row in index.to_pylist() if row["status"] == "kept"]
@@ -195,10 +197,10 @@ def sound() -> None:
             members += [member.name.partition(".")[0] for member in tar.getmembers()]
     assert sorted(members) == sorted(row["key"] for row in kept)
     keys = [row["key"] for row in kept]
-    decisions = read_table(OUTPUTS.dedup / "decisions.parquet", DECISIONS)
+    decisions = read_table(OUTPUTS.dedup / "decisions", DECISIONS)
     assert decisions["key"].to_pylist() == keys == pq.read_table(OUTPUTS.dedup / "keys.parquet")["key"].to_pylist()
     assert np.load(OUTPUTS.dedup / "descriptors.npy").shape == (len(keys), 2, 2)
-    manifest = read_table(OUTPUTS.dedup / "manifest.parquet", MANIFEST)
+    manifest = read_table(OUTPUTS.dedup / "manifest", MANIFEST)
     assert set(manifest["key"].to_pylist()) <= set(keys)
 
 
@@ -206,15 +208,15 @@ def suites() -> None:
     from components.quality import validate
     from components.quality.suites import decisions_suite, index_suite, manifest_suite
 
-    index = read_table(OUTPUTS.curated / "index.parquet", INDEX)
+    index = read_table(OUTPUTS.curated / "index", INDEX)
     validate(index, index_suite(stage.REASONS), Path("gx"))
-    validate(read_table(OUTPUTS.dedup / "manifest.parquet", MANIFEST), manifest_suite(index), Path("gx"))
-    validate(read_table(OUTPUTS.dedup / "decisions.parquet", DECISIONS), decisions_suite(index), Path("gx"))
+    validate(read_table(OUTPUTS.dedup / "manifest", MANIFEST), manifest_suite(index), Path("gx"))
+    validate(read_table(OUTPUTS.dedup / "decisions", DECISIONS), decisions_suite(index), Path("gx"))
 
 
 def test_a_kept_image_is_traced_from_its_pages_to_its_manifest(checkout: Path) -> None:
     told = trace(f"{A}/0.png", OUTPUTS.curated, OUTPUTS.dedup, [Path("data")], LOCAL)
-    row = next(r for r in read_table(OUTPUTS.curated / "index.parquet", INDEX).to_pylist() if r["url"] == f"{A}/0.png")
+    row = next(r for r in read_table(OUTPUTS.curated / "index", INDEX).to_pylist() if r["url"] == f"{A}/0.png")
     assert f"key {key_of(f'{A}/0.png')}, kept" in told
     assert f"{A}/page (site.warc.gz, record at " in told
     assert f'; alt "a zero"; licence {A}/terms' in told
@@ -226,7 +228,7 @@ def test_a_kept_image_is_traced_from_its_pages_to_its_manifest(checkout: Path) -
     assert f"sha256 {row['sha256']}" in told
     assert f"{row['shard']}, {row['length']:,} bytes at {row['offset']:,}" in told
     assert "component 0 of 2 images, kept: " in told
-    assert "data/dedup/manifest.parquet: weight 1, pool" in told
+    assert "data/dedup/manifest: weight 1, pool" in told
     for query in (row["key"], row["sha256"], "HTTP://A.test:80/x/../0.png#top"):
         assert trace(query, OUTPUTS.curated, OUTPUTS.dedup, [Path("data")], LOCAL) == told
 
@@ -284,19 +286,19 @@ def test_one_image_is_taken_down_with_its_copies_and_stays_so(
     # The next run reads the same crawl, and another address with the same bytes.
     monkeypatch.setattr(tracking, "run", unrecorded)
     curate(checkout / "source/crawl", checkout / "again/curate", f"policy.forgotten=[{OUTPUTS.block.absolute()}]")
-    rows = {row["url"]: row for row in read_table(checkout / "again/curate/index.parquet", INDEX).to_pylist()}
+    rows = {row["url"]: row for row in read_table(checkout / "again/curate/index", INDEX).to_pylist()}
     assert rows[f"{A}/1.png"]["reason"] == rows[f"{B}/copy-of-1.png"]["reason"] == "forgotten"
     text = OUTPUTS.block.read_text()
     OUTPUTS.block.write_text("\n".join(line for line in text.splitlines() if not line.startswith("key")))
     curate(checkout / "source/crawl", checkout / "again/curate", f"policy.forgotten=[{OUTPUTS.block.absolute()}]")
-    rows = {row["url"]: row for row in read_table(checkout / "again/curate/index.parquet", INDEX).to_pylist()}
+    rows = {row["url"]: row for row in read_table(checkout / "again/curate/index", INDEX).to_pylist()}
     assert rows[f"{A}/1.png"]["reason"] == "forgotten"
     assert rows[f"{A}/1.png"]["decisions"][-1] == "forgotten: by its bytes"
 
 
 def test_a_domain_goes_with_what_its_pages_name_and_all_who_held_it_are_listed(checkout: Path) -> None:
     shards = Shards.load(OUTPUTS.curated).shards
-    digest = data_digest((OUTPUTS.dedup / "manifest.parquet").read_bytes(), shards)
+    digest = data_digest((OUTPUTS.dedup / "manifest").read_bytes(), shards)
     store = TrackingParams(uri=f"sqlite:///{checkout}/mlflow.db", experiment="vitrail", system_metrics=False)
     with tracking.run("pretrain", "pretrain tiny", store, {}, {"data_digest": digest}) as run:
         model = run.log_checkpoint("tiny-step9", {"a": 1}, {"data_digest": digest}, step=9)
@@ -314,11 +316,11 @@ def test_a_domain_goes_with_what_its_pages_name_and_all_who_held_it_are_listed(c
     assert sorted(urls()) == [f"{A}/1.png", f"{A}/2.png"]
     sound()
     suites()
-    decisions = read_table(OUTPUTS.dedup / "decisions.parquet", DECISIONS).to_pylist()
+    decisions = read_table(OUTPUTS.dedup / "decisions", DECISIONS).to_pylist()
     assert [row["representative"] for row in decisions] == ["", key_of(f"{A}/2.png")]  # the kept one went
     assert [row["component"] for row in decisions] == [0, 1]
     assert pq.read_table(OUTPUTS.dedup / "edges/edges-0-4.parquet").num_rows == 0
-    assert receipt.manifests == ["data/dedup/manifest.parquet: 3 of them"]
+    assert receipt.manifests == ["data/dedup/manifest: 3 of them"]
     held = {one["out"]: (one["where"], one["held"]) for one in receipt.versions}
     commit = subprocess.run(["git", "log", "--format=%h"], cwd=checkout, capture_output=True, text=True, check=True)
     assert held == {"data/curate": ([commit.stdout.strip()], 3), "data/dedup": ([commit.stdout.strip()], 3)}
@@ -348,7 +350,7 @@ def test_killed_between_the_two_outputs_the_same_command_finishes(
         patch.setattr(module, "_forget_in_curated", killed)
         with pytest.raises(KeyboardInterrupt):
             take(Wanted(url=f"{A}/2.png"))
-    manifest = read_table(OUTPUTS.dedup / "manifest.parquet", MANIFEST)["key"].to_pylist()
+    manifest = read_table(OUTPUTS.dedup / "manifest", MANIFEST)["key"].to_pylist()
     assert key_of(f"{A}/2.png") not in manifest
     take(Wanted(url=f"{A}/2.png"))
     assert f"{A}/2.png" not in urls()
@@ -358,7 +360,7 @@ def test_killed_between_the_two_outputs_the_same_command_finishes(
 def test_the_command(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--storage", str(ROOT / "params/storage.yaml"), "--block", "forgotten.txt"]
     assert main(["trace", f"{A}/2.png", *files]) == 0
-    assert "data/dedup/manifest.parquet" in capsys.readouterr().out
+    assert "data/dedup/manifest" in capsys.readouterr().out
     tracked = ["--tracking", str(ROOT / "params/tracking.yaml"), "--report", "receipt.json"]
     assert main(["forget", "--key", key_of(f"{A}/2.png"), *files, *tracked]) == 0
     out = capsys.readouterr().out
@@ -411,3 +413,13 @@ def test_the_block_list(tmp_path: Path) -> None:
     with pytest.raises(VitrailError, match="no such list"):
         Forgotten.read([tmp_path / "none"])
     assert Forgotten.read([ROOT / "params/policy/forgotten.txt"]) == Forgotten()
+
+
+@pytest.mark.parametrize("out", ["curate", "dedup"])
+def test_a_file_that_no_stage_declares_stops_a_take_down_before_it_begins(checkout: Path, out: str) -> None:
+    np.save(checkout / "data" / out / "norms.npy", np.arange(3))
+    before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file() and "data" in path.parts}
+    with pytest.raises(VitrailError, match=rf"data/{out}/norms\.npy: no stage declares this file"):
+        take(Wanted(url=f"{A}/0.png"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert not OUTPUTS.block.exists()

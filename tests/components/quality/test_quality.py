@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.errors import VitrailError
-from components.images.tables import DECISIONS, INDEX, MANIFEST
-from components.quality import QualityError, Rule, Suite, validate
+from components.quality import QualityError, Rule, Suite, validate, validate_files
 from components.quality.suites import (
     components_suite,
     decisions_suite,
@@ -24,6 +24,8 @@ from components.quality.suites import (
     index_suite,
     manifest_suite,
 )
+from components.tables.database import MemoryParams, database
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 
 REASONS = ["duplicate", "nsfw", "restricted"]
 
@@ -226,3 +228,51 @@ def test_faults_of_edges_and_components_are_named(tmp_path: Path) -> None:
         assert words in str(fault.value), words
     partition = {"component": [0, 1, 4], "size": [4, 1, 3], "kept": [0, 1, 4]}
     assert validate(pd.DataFrame(partition), components_suite(8, 4), tmp_path)["success"]
+
+
+FAULTS: list[dict[str, Any]] = [
+    row(9, key="not hex"), row(9, key=key(1)), row(9, status="lost"), row(9, reason="nsfw"), dropped(9, reason="odd"),
+    dropped(9, duplicate_of=key(77)), row(9, sha256="x"), row(9, shard="00000.zip"), row(9, offset=-1),
+    row(9, length=0), row(9, offset=512), row(9, width=63), row(9, height=4097), row(9, faces=-1),
+    row(9, nsfw=0.51), row(9, nsfw=None), row(9, url="http://www.closed.example/x"),
+    dropped(9, url="http://www.closed.example/x"), row(9, nsfw=float("nan")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(FAULTS)))
+def test_counts_on_disk_are_those_of_great_expectations(tmp_path: Path, number: int) -> None:
+    from components.quality import counts
+    from components.quality.checks import _prepare, _quiet, _run
+
+    table = index(row(0), row(1), dropped(2), row(3), FAULTS[number])
+    pq.write_table(table, tmp_path / "part.parquet")
+    checked = suite()
+    with database(MemoryParams(), tmp_path) as connection:
+        values = {"files": [str(tmp_path / "part.parquet")]}
+        found = [counts._count(connection, rule, checked, "read_parquet($files)", values) for rule in checked.rules]
+    with _quiet():
+        expected, _ = _run(_prepare(table, checked), checked, tmp_path / "gx")
+    compared = 0
+    for counted, by_gx in zip(found, expected, strict=True):
+        if counted is not None:
+            assert (by_gx["rule"], counted[0], sorted(counted[2])) == (
+                by_gx["rule"], by_gx["broken"], sorted(by_gx["keys"])
+            )  # fmt: skip
+            compared += 1
+    assert compared == len(checked.rules) - 2  # all but the columns and the number of rows
+
+
+def test_a_fault_far_behind_the_sample_is_found_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("components.quality.counts.SAMPLE", 3)
+    rows = [row(number) for number in range(20)] + [dropped(20, reason="odd", duplicate_of=key(99))]
+    files = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for path, part in zip(files, (rows[:10], rows[10:]), strict=True):
+        pq.write_table(index(*part), path)
+    with database(MemoryParams(), tmp_path) as connection:
+        with pytest.raises(QualityError) as caught:
+            validate_files(connection, files, suite(), tmp_path / "gx")
+        found = {one["rule"]: one for one in caught.value.summary["rules"] if not one["success"]}
+        assert set(found) == {"dropped rows give a known reason", "a duplicate names a row of this index"}
+        assert {(one["broken"], tuple(one["keys"])) for one in found.values()} == {(1, (key(20),))}
+        assert caught.value.summary["rows"] == 21
+        assert validate_files(connection, files[:1], suite(), tmp_path / "gx")["success"]

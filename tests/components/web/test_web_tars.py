@@ -21,9 +21,11 @@ from components import tracking
 from components.context import StageContext
 from components.crawl.run import main
 from components.curate import stage
-from components.images.tables import INDEX, read_table
+from components.curate.params import CurateParams
 from components.params import load_params
 from components.storage import StorageParams
+from components.tables.parts import read_table
+from components.tables.schemas import INDEX
 from components.web.tars import members, samples
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -192,10 +194,10 @@ def test_curated_from_shards_by_range(tmp_path: Path, monkeypatch: pytest.Monkey
     main(["run", "--params", str(ROOT / "params/crawl.yaml"), *arguments])
     overlays = [f'policy.restricted=["{ROOT}/params/policy/restricted-domains.txt"]', "executor.workers=0",
                 "nsfw.enabled=false", "faces.enabled=false"]  # fmt: skip
-    params = load_params(ROOT / "params/curate.yaml", stage.CurateParams, overlays)
+    params = load_params(ROOT / "params/curate.yaml", CurateParams, overlays)
     context = StageContext(StorageParams(root="data"), None, tmp_path / "r.json")
     report = stage.run(params, stage.CurateInputs(tmp_path / "crawl"), tmp_path / "out", context)
-    rows = {row["url"]: row for row in read_table(tmp_path / "out/index.parquet", INDEX).to_pylist()}
+    rows = {row["url"]: row for row in read_table(tmp_path / "out/index", INDEX).to_pylist()}
     assert {url: row["reason"] for url, row in rows.items()} == {
         "file:a.tar/0.png": "", "http://ads.restricted.test/x.png": "restricted-domain",
         "file:a.tar/3.png": "not-an-image", "http://h.test/same.png": "", "file:b.tar/5.png": "exact-duplicate",

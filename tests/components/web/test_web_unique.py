@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from components.web.link_table import LINKS, RowWriter, first_position, iter_rows, join_tables
-from components.web.unique import MemoryParams, connect, shuffled, unique_links
+from components.tables.database import MemoryParams, database
+from components.tables.schemas import LINKS
+from components.web.link_table import RowWriter, first_position, iter_rows, join_tables
+from components.web.unique import shuffled, unique_links
 
 SMALL = MemoryParams(megabytes=64, threads=1)
 Row = dict[str, object]
@@ -81,6 +83,6 @@ def test_partitions_come_in_the_order_of_their_hashes(tmp_path: Path) -> None:
 
 
 def test_memory_is_what_the_params_say(tmp_path: Path) -> None:
-    with connect(tmp_path / "spill", SMALL) as connection:
-        (limit,) = connection.execute("SELECT current_setting('memory_limit')").fetchone()
+    with database(SMALL, tmp_path) as connection:
+        ((limit,),) = connection.execute("SELECT current_setting('memory_limit')").fetchall()
     assert limit.startswith(("61.0", "64"))  # MiB or MB
