@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.copies import EDITS, planted
-from components.descriptors.views import RGB, windows
+from components.descriptors.views import RGB, Views
 from components.evaluation.benchmarks import Benchmark, ElpvParams, load_benchmark
 from perf.copies import Describe, descriptors
 
@@ -64,7 +64,7 @@ def load() -> Cells:
 
 def measure(describe: Describe, cells: Cells) -> dict[str, object]:
     """Threshold and recall, with windows and without."""
-    pictures = [view for row in cells.chosen for view in windows(cells.training[row], GRID)]
+    pictures = [view for row in cells.chosen for view in Views(GRID).of(cells.training[row])]
     each = len(pictures) // CELLS
     rows = _in_blocks(describe, pictures).reshape(CELLS, each, -1)
     copies = {kind: describe(pictures) for kind, pictures in cells.copies.items()}

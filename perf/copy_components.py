@@ -52,7 +52,7 @@ def _write(folder: Path, kind: str, edges: int, rows: int) -> EdgeParts:
         else:
             a, b = generator.integers(0, rows, (2, PART))
         similarity = np.full(PART, 0.7, np.float32)
-        paths.append(write_part(part_path(folder, start, start + PART), Edges(a, b, similarity)))
+        paths.append(write_part(part_path(folder, start, start + PART), Edges.of_wholes(a, b, similarity)))
     return EdgeParts(paths)
 
 

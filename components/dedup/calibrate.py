@@ -98,7 +98,7 @@ def nearest_differing(
     """Per image [n]: cosine to the nearest image known to differ, and to the nearest other image of any kind.
 
     Args:
-        descriptors: [n, R, d], unit length: the whole image, then its windows; either image of a pair may be the crop.
+        descriptors: [n, R, d], unit length, of each image's views; either image of a pair may be the crop.
         labels: task -> [n]; one label that differs is enough.
         rows: [n], each image's row in its benchmark.
         apart: rows that must lie between.

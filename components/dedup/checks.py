@@ -7,6 +7,7 @@ written manifest are compared again with the held-out images, in plain NumPy, on
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,16 @@ class CheckParams(Strict):
     seed: int = 0
 
 
-def check_components(copies: decide.Copies, share: float, least: int, threshold: float, docs: Path) -> None:
+@dataclass(frozen=True)
+class HeldOut:
+    """The images that must not be trained on, M of them, which may be 0."""
+
+    rows: NDArray[Any]  # [M, R, d]
+    digests: Sequence[str]  # [M] SHA-256 (hex) of their files
+    threshold: float  # cosine over which an image is a copy of one
+
+
+def check_components(resolved: decide.Resolved, share: float, least: int, threshold: float, docs: Path) -> None:
     """One component must not hold more than ``share`` of the pool, unless it is of ``least`` images or fewer.
 
     Raises:
@@ -49,11 +59,11 @@ def check_components(copies: decide.Copies, share: float, least: int, threshold:
     from components.quality import validate
     from components.quality.suites import components_suite
 
-    count = len(copies.labels)
+    count = len(resolved.labels)
     allowed = max(least, int(share * count))
-    own = np.flatnonzero(copies.labels == np.arange(count))
-    sizes = np.bincount(copies.labels, minlength=count)[own]
-    partition = pa.table({"component": own, "size": sizes, "kept": copies.kept[own]})
+    own = np.flatnonzero(resolved.labels == np.arange(count))
+    sizes = np.bincount(resolved.labels, minlength=count)[own]
+    partition = pa.table({"component": own, "size": sizes, "kept": resolved.representative[own]})
     try:
         validate(partition, components_suite(count, allowed), docs)
     except VitrailError:
@@ -106,22 +116,14 @@ def check_descriptors(
 
 
 def check_manifest(
-    folder: Path,
-    pool: Pool,
-    rows: NDArray[Any],
-    held_out: NDArray[Any],
-    held_digests: Sequence[str],
-    threshold: float,
-    params: CheckParams,
-    docs: Path,
+    folder: Path, pool: Pool, rows: NDArray[Any], held_out: HeldOut, params: CheckParams, docs: Path
 ) -> None:
     """The suites over manifest and decisions as written to ``folder``.
 
-    ``rows`` [N, R, d] describe the pool and ``held_out`` [M, R, d] the held-out images, M may be 0; ``held_digests``
-    are the SHA-256 of their files. Digests are compared of every image, descriptors of those that ``params`` draw.
+    ``rows`` [N, R, d] describe the pool. Digests are compared of every image, descriptors of those that are drawn.
 
     Raises:
-        VitrailError: a rule is broken; an image of the manifest is over ``threshold`` to a held-out image, or has the
+        VitrailError: a rule is broken; an image of the manifest is over the threshold to a held-out image, or has the
             bytes of one.
     """
     from components.quality import validate
@@ -131,10 +133,10 @@ def check_manifest(
     decisions = read_table(folder / "decisions", DECISIONS)
     place = {key: row for row, key in enumerate(pool.keys)}
     chosen = np.array([place[key] for key in manifest["key"].to_pylist() if key in place], np.int64)
-    same = _with_digests(pool.rows, chosen, held_digests)
+    same = _with_digests(pool.rows, chosen, held_out.digests)
     if len(chosen) > params.held_out:
         chosen = np.sort(np.random.default_rng(params.seed).choice(chosen, params.held_out, replace=False))
-    near = chosen[nearest_held_out(rows, chosen, held_out) > threshold + ROUNDING]
+    near = chosen[nearest_held_out(rows, chosen, held_out.rows) > held_out.threshold + ROUNDING]
     keys = pool.keys
     validate(manifest, manifest_suite(pool.rows, {keys[row] for row in [*near.tolist(), *same.tolist()]}), docs)
     validate(decisions, decisions_suite(pool.rows, decide.REASONS), docs)
@@ -162,9 +164,9 @@ def nearest_held_out(rows: NDArray[Any], chosen: NDArray[np.int64], held_out: ND
         for begin in range(0, len(chosen), BLOCK):
             block = np.asarray(rows[chosen[begin : begin + BLOCK]], np.float32)
             whole = (block[:, 0] @ held.reshape(-1, dim).T).max(1)
-            windows = (block.reshape(-1, dim) @ held[:, 0].T).reshape(len(block), -1).max(1)
+            views = (block.reshape(-1, dim) @ held[:, 0].T).reshape(len(block), -1).max(1)
             part = slice(begin, begin + len(block))
-            found[part] = np.maximum(found[part], np.maximum(whole, windows))
+            found[part] = np.maximum(found[part], np.maximum(whole, views))
     return found
 
 

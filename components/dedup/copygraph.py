@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
-from components.dedup.edges import EdgeParts, part_path, write_part
+from components.dedup.edges import EDGES, EdgeParts, part_path, write_part
 from components.dedup.graph import edges_of
 from components.dedup.scratch import scratch_folder
 from components.descriptors.rows import Rows
@@ -33,27 +34,35 @@ def ranges(shards: Sequence[str], at_least: int) -> list[tuple[int, int]]:
     return found
 
 
+class GraphSearch(NamedTuple):
+    """Which edges are searched, and how."""
+
+    k: int  # neighbours an image
+    floor: float  # cosine that an edge must be over
+    neighbours: NeighbourParams
+
+
 def search_edges(
     rows: Rows,
     digest: str,
-    k: int,
-    floor: float,
-    params: NeighbourParams,
+    search: GraphSearch,
     parts: Sequence[tuple[int, int]],
     work: Path,
     executor: ExecutorParams,
 ) -> EdgeParts:
-    """Every edge over ``floor`` of the descriptors ``rows``, in part files below ``work``; what is there is kept.
+    """Every edge of the descriptors ``rows`` that ``search`` asks for, in part files below ``work``.
 
-    ``digest`` names the descriptors, and must be part of ``work``'s own name where descriptors can change. Edges
-    searched with another k, floor or index are not taken, and removed.
+    What is there is kept. ``digest`` names the descriptors, and must be part of ``work``'s own name where descriptors
+    can change. Edges searched in another way are not taken, and removed.
     """
+    params = search.neighbours
     flat = rows.flat()
     each = len(flat) // len(rows.open())
     folder = work / "index"
     in_pieces = lists_of(factory_for(len(flat), flat.shape[1], params, gpu=False)) > 0
     how = params.model_dump(mode="json", exclude={"block", "lists"})
-    edges = scratch_folder(work, "edges", fingerprint([k, floor], how))
+    version = EDGES.metadata[b"vitrail.version"].decode()
+    edges = scratch_folder(work, "edges", fingerprint([search.k, search.floor, version], how))
     paths = [part_path(edges, *part) for part in parts]
     left = [part for part, path in zip(parts, paths, strict=True) if not path.exists()]
     if left and in_pieces:
@@ -64,7 +73,7 @@ def search_edges(
             pass
         IndexFolder(folder).merge(pieces)
         IndexFolder(folder).verify()
-    find = partial(_part, rows, folder if in_pieces else None, params, k, floor, edges)
+    find = partial(_part, rows, folder if in_pieces else None, search, edges)
     for _ in track(map_shards(find, left, executor), "copy graph", len(left), unit="parts"):
         pass
     _opened.cache_clear()
@@ -78,16 +87,9 @@ def _piece(rows: Rows, folder: Path, params: NeighbourParams, piece: tuple[int, 
     return index.build_piece(rows.flat(), *piece, params)
 
 
-def _part(
-    rows: Rows,
-    folder: Path | None,
-    params: NeighbourParams,
-    k: int,
-    floor: float,
-    out: Path,
-    part: tuple[int, int],
-) -> Path:
-    return write_part(part_path(out, *part), edges_of(rows.open(), *part, k, floor, _opened(rows, folder, params)))
+def _part(rows: Rows, folder: Path | None, search: GraphSearch, out: Path, part: tuple[int, int]) -> Path:
+    index = _opened(rows, folder, search.neighbours)
+    return write_part(part_path(out, *part), edges_of(rows.open(), *part, search.k, search.floor, index))
 
 
 @lru_cache(maxsize=1)

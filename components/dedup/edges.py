@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,35 +18,55 @@ EDGES = pa.schema(
     [
         ("a", pa.int64()),  # row of the pool; the smaller of the two
         ("b", pa.int64()),
-        ("similarity", pa.float32()),  # cosine of the exact descriptors
+        ("similarity", pa.float32()),  # cosine of the exact descriptors, the largest of the pair's views
+        ("a_view", pa.int16()),  # the views that it is the cosine of (descriptors.views.views): 0 is the whole image,
+        ("b_view", pa.int16()),  # and one of the two always is
     ],
-    metadata={"vitrail.table": "edges", "vitrail.version": "1"},
+    metadata={"vitrail.table": "edges", "vitrail.version": "2"},  # 2: views
 )
 
 
 class Edges(NamedTuple):
-    """A block of edges: rows ``a`` and ``b`` [E] int64 and their cosine [E] float32."""
+    """A block of edges, a column [E] each: the rows, their cosine, and the views that it was measured between."""
 
     a: NDArray[np.int64]
     b: NDArray[np.int64]
     similarity: NDArray[np.float32]
+    a_view: NDArray[np.int16]
+    b_view: NDArray[np.int16]
+
+    @staticmethod
+    def of_wholes(a: NDArray[np.int64], b: NDArray[np.int64], similarity: NDArray[np.float32]) -> Edges:
+        """Edges [E] between whole images."""
+        zero = np.zeros(len(a), np.int16)
+        return Edges(a, b, similarity, zero, zero)
+
+    @staticmethod
+    def joined(blocks: Sequence[Edges]) -> Edges:
+        """The edges of all ``blocks``, of which there is at least one."""
+        return Edges(*(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
     def above(self, threshold: float) -> Edges:
         """Only the edges whose cosine is over ``threshold``."""
         return self.where(self.similarity > threshold)
 
-    def where(self, keep: NDArray[np.bool_]) -> Edges:
-        """Only the edges that ``keep`` [E] says."""
-        return Edges(self.a[keep], self.b[keep], self.similarity[keep])
+    def where(self, keep: NDArray[Any]) -> Edges:
+        """The edges that ``keep`` says: a mask [E], or numbers in the order wanted."""
+        return Edges(*(column[keep] for column in self))
 
     def canonical(self) -> Edges:
-        """Each pair once, the smaller row first, at its largest cosine; ordered by (a, b)."""
-        low, high = np.minimum(self.a, self.b), np.maximum(self.a, self.b)
-        order = np.lexsort((-self.similarity, high, low))
-        low, high, similarity = low[order], high[order], self.similarity[order]
+        """Each pair once, the smaller row first, by its largest cosine; ordered by (a, b).
+
+        Of equal cosines the one of the smaller views counts.
+        """
+        turned = self.a > self.b
+        low, high = np.where(turned, self.b, self.a), np.where(turned, self.a, self.b)
+        low_view, high_view = np.where(turned, self.b_view, self.a_view), np.where(turned, self.a_view, self.b_view)
+        order = np.lexsort((high_view, low_view, -self.similarity, high, low))
+        ordered = Edges(low, high, self.similarity, low_view, high_view).where(order)
         first = np.ones(len(low), bool)
-        first[1:] = (low[1:] != low[:-1]) | (high[1:] != high[:-1])
-        return Edges(low[first], high[first], similarity[first])
+        first[1:] = (ordered.a[1:] != ordered.a[:-1]) | (ordered.b[1:] != ordered.b[:-1])
+        return ordered.where(first)
 
 
 def part_path(folder: Path, start: int, stop: int) -> Path:
@@ -86,10 +106,11 @@ class EdgeParts:
                 file = pq.ParquetFile(path)
             except (pa.ArrowInvalid, OSError) as fault:
                 raise VitrailError(f"{path}: not a readable part of the edges ({fault}); run dedup again") from None
-            if (file.schema_arrow.metadata or {}).get(b"vitrail.table") != b"edges":
-                raise VitrailError(f"{path}: not a table of edges; run dedup again")
+            found = file.schema_arrow.metadata or {}
+            if any(found.get(name) != EDGES.metadata[name] for name in (b"vitrail.table", b"vitrail.version")):
+                raise VitrailError(f"{path}: not a table of edges of this version; run dedup again")
             for batch in file.iter_batches(1 << 20):
-                yield Edges(*(batch.column(name).to_numpy() for name in EDGES.names))
+                yield Edges(*(batch.column(name).to_numpy(zero_copy_only=False) for name in EDGES.names))
 
     def table(self) -> pa.Table:
         """All edges as one table, for small sets and for checks."""

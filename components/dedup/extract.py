@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from components.descriptors.kinds import Descriptor, DescriptorParams, load_descriptor
 from components.descriptors.rows import Rows
-from components.descriptors.views import RGB, reduce, squash, windows
+from components.descriptors.views import RGB, WHOLE, Views, reduce, squash
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.images.shards import Shards
@@ -147,9 +147,9 @@ def describe(
     work: Path,
     executor: ExecutorParams,
     chunk: int,
-    grid: Sequence[tuple[float, int]] = (),
+    views: Views = WHOLE,
 ) -> Rows:
-    """Descriptors [N, R, dim] fp16 of every row of the pool, in index order: the whole image, then its windows.
+    """Descriptors [N, R, dim] fp16 of the R ``views`` of every row of the pool, in index order.
 
     They are never all in memory: each chunk is written to its place in one file.
 
@@ -159,8 +159,8 @@ def describe(
     descriptor = load_descriptor(params, weights, pool.storage)
     path = work / "descriptors.npy"
     parts = [work / f"described-{start:09d}.txt" for start in range(0, len(pool), chunk)]
-    _allocate(path, (len(pool), 1 + sum(count * count for _, count in grid), descriptor.dim), parts)
-    function = partial(_descriptor_chunk, params, weights, tuple(grid), path)
+    _allocate(path, (len(pool), len(views), descriptor.dim), parts)
+    function = partial(_descriptor_chunk, params, weights, views, path)
     chunks = _Chunks(pool, np.arange(len(pool)), chunk, parts)
     _finish(function, chunks, executor, "descriptors of the pool")
     return Rows(path)
@@ -197,8 +197,8 @@ def check_described(rows: NDArray[Any], name: Callable[[int], str]) -> None:
         ),
     ):
         if bad.any():
-            image, window = (int(i) for i in np.argwhere(bad)[0])
-            part = f" (window {window})" if window else ""
+            image, view = (int(i) for i in np.argwhere(bad)[0])
+            part = f" (view {view})" if view else ""
             more = f", and those of {bad.any(1).sum() - 1:,} others of {len(rows):,}" if bad.any(1).sum() > 1 else ""
             raise VitrailError(
                 f"{name(image)}: its copy descriptor{part} {what}{more}; {then}: choose another descriptor, or take "
@@ -207,24 +207,20 @@ def check_described(rows: NDArray[Any], name: Callable[[int], str]) -> None:
 
 
 def describe_pictures(
-    descriptor: Descriptor, pictures: Iterable[RGB], grid: Sequence[tuple[float, int]] = (), block: int = 256
+    descriptor: Descriptor, pictures: Iterable[RGB], views: Views = WHOLE, block: int = 256
 ) -> NDArray[np.float16]:
-    """Descriptors [n, R, dim] fp16 of n pictures [H, W, 3], which need not fit in memory together.
-
-    R counts the picture itself, first, and the windows of ``grid`` (:func:`components.descriptors.views.windows`).
-    """
-    each = 1 + sum(count * count for _, count in grid)
+    """Descriptors [n, R, dim] fp16 of R ``views`` of n pictures [H, W, 3], which need not fit in memory together."""
     rows: list[NDArray[np.float16]] = []
     held: list[RGB] = []
     for picture in pictures:
-        held += [descriptor.prepare(window) for window in windows(reduce(picture, descriptor.side), grid)]
+        held += [descriptor.prepare(view) for view in views.of(reduce(picture, descriptor.side))]
         if len(held) >= block:
             rows.append(descriptor.embed(held).astype(np.float16))
             held = []
     if held:
         rows.append(descriptor.embed(held).astype(np.float16))
     joined = np.concatenate(rows) if rows else np.empty((0, descriptor.dim), np.float16)
-    return joined.reshape(-1, each, descriptor.dim)
+    return joined.reshape(-1, len(views), descriptor.dim)
 
 
 @dataclass(frozen=True)
@@ -260,11 +256,9 @@ def _thumbnail_chunk(side: int, chunk: _Chunk) -> Path:
     return chunk.out
 
 
-def _descriptor_chunk(
-    params: DescriptorParams, weights: Path, grid: tuple[tuple[float, int], ...], path: Path, chunk: _Chunk
-) -> Path:
+def _descriptor_chunk(params: DescriptorParams, weights: Path, views: Views, path: Path, chunk: _Chunk) -> Path:
     descriptor = load_descriptor(params, weights, chunk.storage)
-    rows = describe_pictures(descriptor, _pictures(chunk), grid)
+    rows = describe_pictures(descriptor, _pictures(chunk), views)
     places = chunk.places
     check_described(rows, lambda i: f"image {places[i]['key']} ({places[i]['shard']} at {places[i]['offset']})")
     _put(path, chunk.start, rows)
@@ -308,10 +302,19 @@ def read_picture(store: Store, place: dict[str, Any]) -> RGB:
     Raises:
         VitrailError: what is there is no picture.
     """
+    return decode_picture(store.read(place["shard"], place["offset"], place["length"]), store, place)
+
+
+def decode_picture(data: bytes, store: Store, place: dict[str, Any]) -> RGB:
+    """The picture [H, W, 3] of the bytes that were read at ``place``.
+
+    Raises:
+        VitrailError: they are no picture.
+    """
     from components.images.decode import DecodeError, DecodeLimits, decode
 
     try:
-        return decode(store.read(place["shard"], place["offset"], place["length"]), DecodeLimits())
+        return decode(data, DecodeLimits())
     except DecodeError as fault:
         where = f"{store.root}/{place['shard']} at {place['offset']}"
         raise VitrailError(

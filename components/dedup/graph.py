@@ -18,7 +18,7 @@ from components.dedup.disjoint import DisjointSet
 from components.dedup.edges import Edges
 from components.neighbours import NeighbourParams, Neighbours
 
-Keep = Literal["largest", "sharpest", "oldest"]
+Keep = Literal["quality", "largest", "sharpest", "oldest"]
 BLOCK = 1 << 13  # images whose neighbours are held in memory at a time
 REACH = 2048  # descriptors looked at for an image's neighbours, at most: FAISS' limit on a GPU
 
@@ -28,7 +28,7 @@ def neighbour_edges(
 ) -> Iterator[Edges]:
     """Stream the kNN graph's edges over ``floor``: ``k`` neighbours an image, the image itself excluded.
 
-    ``descriptors`` [N, R, d]: the whole image, which is the query, then its windows, which are found too. A pair
+    ``descriptors`` [N, R, d]: the whole image, which is the query, then its other views, which are found too. A pair
     appears once a block, and may appear in two blocks; a set of one image, or smaller than ``k``, is searched as far
     as it goes.
     """
@@ -39,9 +39,9 @@ def neighbour_edges(
 
 
 def edges_of(descriptors: NDArray[Any], start: int, stop: int, k: int, floor: float, index: Neighbours) -> Edges:
-    """The edges over ``floor`` of rows ``start`` to ``stop``, from ``index`` over all rows and windows.
+    """The edges over ``floor`` of rows ``start`` to ``stop``, from ``index`` over all views of all images.
 
-    ``k`` counts images, whatever number of their windows is found: where windows use a list up, it is made longer, to
+    ``k`` counts images, whatever number of their views is found: where views use a list up, it is made longer, to
     :data:`REACH` at most.
     """
     count, each, _ = descriptors.shape
@@ -56,10 +56,11 @@ def edges_of(descriptors: NDArray[Any], start: int, stop: int, k: int, floor: fl
             place = _different(np.where(over, images, -1))
             longer = (place[:, -1] < k) & (similarity[:, -1] > floor) & (reach < most)
             taken = over & (place <= k) & ~longer[:, None]
-            own = np.broadcast_to(asking[:, None], images.shape)
-            found.append(Edges(own[taken], images[taken], similarity[taken]))
+            own = np.broadcast_to(asking[:, None], images.shape)[taken]
+            whole, view = np.zeros(len(own), np.int16), (rows[taken] % each).astype(np.int16)
+            found.append(Edges(own, images[taken], similarity[taken], whole, view))
             asking, reach = asking[longer], min(2 * reach, most)
-    return Edges(*(np.concatenate(column) for column in zip(*found, strict=True))).canonical()
+    return Edges.joined(found).canonical()
 
 
 def _different(images: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -90,7 +91,7 @@ def components(
 def representatives(labels: NDArray[np.integer[Any]], scores: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
     """For every row [N] the row kept for its component: the largest score, then the smallest content hash.
 
-    ``scores`` [N]: the area (``keep: largest``), the sharpness, or minus the place in the order of the crawl (oldest).
+    ``scores`` [N]: what ``graph.keep`` says (:func:`components.dedup.keep.scores`).
     """
     order = np.lexsort((digests, -scores, labels))
     first = np.ones(len(order), bool)

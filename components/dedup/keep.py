@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.extract import Pool, read_picture
+from components.dedup import quality
+from components.dedup.extract import Pool, decode_picture
 from components.dedup.graph import Keep
+from components.dedup.quality import ranks
 from components.descriptors.views import RGB, reduce
 from components.executor import ExecutorParams, map_shards
 from components.images.shards import Shards
@@ -27,9 +29,12 @@ def scores(
 ) -> NDArray[np.float64]:
     """A score [N] for every row of ``pool`` by ``keep``; ``labels`` [N] are the components, for only they compete.
 
-    largest: the area in pixels. oldest: the place in the order of the crawl, by source file and offset, for WARC file
-    names begin with their date. sharpest: the variance of the Laplacian of the gray picture at :data:`SIDE` pixels,
-    read from the shards for images with a duplicate only.
+    * quality: what size, format and pixels say of edits and losses (:mod:`components.dedup.quality`);
+    * largest: the area in pixels;
+    * oldest: the place in the order of the crawl, by source file and offset, for WARC file names begin with their date;
+    * sharpest: the variance of the Laplacian of the gray picture at :data:`SIDE` pixels.
+
+    For quality and sharpest, images with a duplicate are read from the shards.
     """
     rows = pool.rows
     if keep == "oldest":
@@ -37,16 +42,20 @@ def scores(
         place = np.empty(len(order))
         place[order] = np.arange(len(order))
         return -place
-    if keep == "sharpest":
-        competing = np.flatnonzero(np.bincount(labels, minlength=len(labels))[labels] > 1)
-        found = np.zeros(len(labels))
-        jobs = [*_jobs(pool, competing, chunk)]
-        measure = partial(_sharpness_chunk, pool.curated, pool.storage)
-        done = track(map_shards(measure, jobs, executor), "sharpness of duplicates", len(jobs), unit="chunks")
-        for job, values in zip(jobs, done, strict=True):
-            found[job.rows] = values
-        return found
-    return np.asarray(rows["width"].to_numpy().astype(np.float64) * rows["height"].to_numpy())
+    if keep == "largest":
+        return np.asarray(rows["width"].to_numpy().astype(np.float64) * rows["height"].to_numpy())
+    competing = np.flatnonzero(np.bincount(labels, minlength=len(labels))[labels] > 1)
+    found = np.zeros(len(labels))
+    jobs = [*_jobs(pool, competing, chunk)]
+    measure = partial(_measured_chunk, keep, pool.curated, pool.storage)
+    done = track(map_shards(measure, jobs, executor), f"{keep} of duplicates", len(jobs), unit="chunks")
+    measured = np.concatenate([*done]) if jobs else np.empty((0, 1))
+    if keep == "quality":
+        _, groups = np.unique(labels[competing], return_inverse=True)
+        found[competing] = ranks(measured, groups) if len(competing) else 0
+    else:
+        found[competing] = measured[:, 0]
+    return found
 
 
 def sharpness(rgb: RGB) -> float:
@@ -70,6 +79,12 @@ def _jobs(pool: Pool, rows: NDArray[np.int64], chunk: int) -> Iterator[_Job]:
         yield _Job(part, places.take(part).to_pylist())
 
 
-def _sharpness_chunk(curated: Path, storage: StorageParams, job: _Job) -> list[float]:
+def _measured_chunk(keep: Keep, curated: Path, storage: StorageParams, job: _Job) -> NDArray[np.float64]:
+    """What ``keep`` asks to know of the job's images [n, fields]."""
     store = Shards.load(curated).store(curated, storage)
-    return [sharpness(read_picture(store, place)) for place in job.places]
+    found = []
+    for place in job.places:
+        data = store.read(place["shard"], place["offset"], place["length"])
+        rgb = decode_picture(data, store, place)
+        found.append([*quality.measure(data, rgb)] if keep == "quality" else [sharpness(rgb)])
+    return np.asarray(found, np.float64)

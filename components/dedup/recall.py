@@ -42,7 +42,7 @@ def measure_recall(rows: Rows, edges: EdgeParts, k: int, threshold: float, param
     similarity, found = exact_knn(flat, images[chosen, 0], min(k + each, len(flat)), params)
     others, own = found // each, np.broadcast_to(chosen[:, None], found.shape)
     strong = (similarity > threshold) & (others != own)
-    wanted = Edges(own[strong], others[strong], similarity[strong]).canonical()
+    wanted = Edges.of_wholes(own[strong], others[strong], similarity[strong]).canonical()
     asked = np.zeros(count, bool)
     asked[chosen] = True
     hit = np.zeros(len(wanted.a), bool)

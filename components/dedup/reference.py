@@ -36,18 +36,34 @@ class RelativeParams(Strict):
     against: Literal["test", "all"] = "test"
 
 
-class Touch(NamedTuple):
-    """Per row of the pool: its nearest held-out image and whether that is over the threshold."""
+class LeakMatches(NamedTuple):
+    """Per row of the pool [N]: its nearest held-out image, and whether that is over the threshold: a leak."""
 
-    reference: NDArray[np.int64]  # [N] row among the held-out images
-    similarity: NDArray[np.float32]  # [N]
-    touched: NDArray[np.bool_]  # [N]
+    reference: NDArray[np.int64]  # row among the held-out images; -1: none was found
+    similarity: NDArray[np.float32]
+    leaks: NDArray[np.bool_]
+    view: NDArray[np.int16]  # of the pool's image that the similarity is of
+    match_view: NDArray[np.int16]  # of the held-out image
+    identical: NDArray[np.bool_]  # whether the bytes are the held-out image's: no descriptor was asked
+
+    @staticmethod
+    def none(count: int) -> LeakMatches:
+        """Of a pool of ``count`` images where nothing is held out."""
+        view = np.full(count, -1, np.int16)
+        return LeakMatches(
+            np.full(count, -1),
+            np.full(count, -np.inf, np.float32),
+            np.zeros(count, bool),
+            view,
+            view.copy(),
+            np.zeros(count, bool),
+        )
 
 
 class HeldOut(NamedTuple):
     """Indexes over held-out images [M, R, d]."""
 
-    windows: Neighbours  # M * R rows, whole images and windows
+    views: Neighbours  # M * R rows
     whole: Neighbours  # M rows
     each: int  # R
 
@@ -55,10 +71,10 @@ class HeldOut(NamedTuple):
 def held_out_index(held_out: NDArray[Any], threshold: float, params: NeighbourParams) -> HeldOut:
     """Indexes over ``held_out`` [M, R, d], M > 0, as :func:`one_ended` says."""
     count, each, dim = held_out.shape
-    windows = held_out.reshape(-1, dim)
+    views = held_out.reshape(-1, dim)
     whole = np.ascontiguousarray(held_out[:, 0])
     return HeldOut(
-        Neighbours(windows, one_ended(count * each, threshold, params)),
+        Neighbours(views, one_ended(count * each, threshold, params)),
         Neighbours(whole, one_ended(count, threshold, params)),
         each,
     )
@@ -82,40 +98,44 @@ def one_ended(rows: int, threshold: float, params: NeighbourParams) -> Neighbour
     )
 
 
-def touching(pool: NDArray[Any], held_out: HeldOut, threshold: float) -> Touch:
+def match_held_out(pool: NDArray[Any], held_out: HeldOut, threshold: float) -> LeakMatches:
     """For each image of ``pool`` [N, R, d], the nearest of ``held_out``; -1 at cosine -1 where an index found none.
 
-    Either may be the crop: whole pool images are compared with the held-out images' windows, and the other way round.
+    Either may be the crop: whole pool images are compared with all views of held-out images, and the other way round.
     """
     count, each, dim = pool.shape
-    similarity, found = held_out.windows.search(pool[:, 0], 1)
-    of_whole = similarity[:, 0], found[:, 0] // held_out.each
+    similarity, found = held_out.views.search(pool[:, 0], 1)
+    of_whole, reference, match_view = similarity[:, 0], found[:, 0] // held_out.each, found[:, 0] % held_out.each
     similarity, found = held_out.whole.search(pool.reshape(-1, dim), 1)
-    of_windows = similarity[:, 0].reshape(count, each)
-    best = of_windows.argmax(1)
+    of_views = similarity[:, 0].reshape(count, each)
+    best = of_views.argmax(1)
     rows = np.arange(count)
-    windowed = of_windows[rows, best] > of_whole[0]
-    nearest = np.where(windowed, found[:, 0].reshape(count, each)[rows, best], of_whole[1])
-    similarity = np.maximum(np.where(windowed, of_windows[rows, best], of_whole[0]), -1)
-    return Touch(nearest, similarity, similarity > threshold)
+    by_view = of_views[rows, best] > of_whole
+    reference = np.where(by_view, found[:, 0].reshape(count, each)[rows, best], reference)
+    similarity = np.maximum(np.where(by_view, of_views[rows, best], of_whole), -1)
+    view, match_view = np.where(by_view, best, 0), np.where(by_view, 0, match_view)
+    view[reference < 0] = match_view[reference < 0] = -1
+    over = similarity > threshold
+    return LeakMatches(
+        reference, similarity, over, view.astype(np.int16), match_view.astype(np.int16), np.zeros(count, bool)
+    )
 
 
-def touching_parts(
+def match_parts(
     rows: Rows,
     parts: Sequence[tuple[int, int]],
     held_out: Rows,
     threshold: float,
     params: NeighbourParams,
     executor: ExecutorParams,
-) -> Touch:
-    """:func:`touching` for descriptors in files, range of rows by range of rows over the executor."""
+) -> LeakMatches:
+    """:func:`match_held_out` for descriptors in files, range of rows by range of rows over the executor."""
     if not len(held_out.open()):  # only queries are named: nothing to keep out
-        count = len(rows.open())
-        return Touch(np.full(count, -1), np.full(count, -1, np.float32), np.zeros(count, bool))
-    look = partial(_touching_part, rows, held_out, threshold, params)
-    found = [*track(map_shards(look, parts, executor), "held-out images", len(parts), unit="parts")]
+        return LeakMatches.none(len(rows.open()))
+    match = partial(_match_part, rows, held_out, threshold, params)
+    found = [*track(map_shards(match, parts, executor), "held-out images", len(parts), unit="parts")]
     _indexed.cache_clear()
-    return Touch(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return LeakMatches(*(np.concatenate(column) for column in zip(*found, strict=True)))
 
 
 def identical_rows(table: pa.Table, held_out: Sequence[str]) -> NDArray[np.int64]:
@@ -131,23 +151,26 @@ def identical_rows(table: pa.Table, held_out: Sequence[str]) -> NDArray[np.int64
     return found
 
 
-def with_identical(touch: Touch, identical: NDArray[np.int64]) -> Touch:
-    """``touch``, where a row with the bytes of held-out image ``identical`` [N] (-1: none) touches that, at cosine 1.
+def with_identical(matches: LeakMatches, identical: NDArray[np.int64]) -> LeakMatches:
+    """``matches``, where a row with the bytes of held-out image ``identical`` [N] (-1: none) leaks that, at cosine 1.
 
     So what a descriptor says of it does not matter: one that is blind to a picture lets no held-out image pass.
     """
     same = identical >= 0
-    return Touch(
-        np.where(same, identical, touch.reference),
-        np.where(same, np.float32(1), touch.similarity),
-        touch.touched | same,
+    return LeakMatches(
+        np.where(same, identical, matches.reference),
+        np.where(same, np.float32(1), matches.similarity),
+        matches.leaks | same,
+        np.where(same, np.int16(0), matches.view),
+        np.where(same, np.int16(0), matches.match_view),
+        same,
     )
 
 
-def _touching_part(
+def _match_part(
     rows: Rows, held_out: Rows, threshold: float, params: NeighbourParams, part: tuple[int, int]
-) -> Touch:
-    return touching(rows.open()[slice(*part)], _indexed(held_out, threshold, params), threshold)
+) -> LeakMatches:
+    return match_held_out(rows.open()[slice(*part)], _indexed(held_out, threshold, params), threshold)
 
 
 @lru_cache(maxsize=1)
@@ -156,10 +179,10 @@ def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldO
     return held_out_index(held_out.open(), threshold, params)
 
 
-def dropped_components(labels: NDArray[np.integer[Any]], touched: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Per row [N]: the first touched row of its component, or -1 where none is: the row that condemns it."""
-    culprit = np.full(len(labels), len(labels), np.int64)
-    rows = np.flatnonzero(touched)
-    np.minimum.at(culprit, labels[rows], rows)
-    found = culprit[labels]
+def leaking_components(labels: NDArray[np.integer[Any]], leaks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Per row [N]: the first row of its component that ``leaks`` [N], or -1 where none does."""
+    found = np.full(len(labels), len(labels), np.int64)
+    rows = np.flatnonzero(leaks)
+    np.minimum.at(found, labels[rows], rows)
+    found = found[labels]
     return np.where(found == len(labels), -1, found)

@@ -70,7 +70,7 @@ class Retrieved(NamedTuple):
     sources: Mapping[str, NDArray[np.int64]] = MappingProxyType({})  # data set -> rows that it brought, sorted
 
 
-class Brought(NamedTuple):
+class QuerySetSummary(NamedTuple):
     """What one data set brought, a line of the paper's table 15."""
 
     name: str
@@ -81,7 +81,7 @@ class Brought(NamedTuple):
 
 def retrieve(
     pool: NDArray[Any], queries: Mapping[str, NDArray[Any]], params: RetrievalParams, neighbours: NeighbourParams
-) -> tuple[Retrieved, list[Brought]]:
+) -> tuple[Retrieved, list[QuerySetSummary]]:
     """What the ``queries`` of each data set [M, d] bring from ``pool`` [N, d], and the count of each.
 
     Query numbers run through all data sets, in the order given. An image that several data sets find counts for each;
@@ -94,7 +94,7 @@ def retrieve(
     best = np.full(len(pool), -np.inf, np.float32)
     query = np.full(len(pool), -1, np.int64)
     once = True
-    brought, first = [], 0
+    summaries, first = [], 0
     sources: dict[str, NDArray[np.int64]] = {}
     index = None
     clusters: dict[str, Clusters] = {}  # of the pool: sets that ask for the same share them
@@ -110,7 +110,7 @@ def retrieve(
             made = how.model_dump_json(include={"clusters", "iterations", "seed"})
             clusters[made] = clusters.get(made) or _clusters(pool, how, neighbours)
             one = _by_cluster(pool, given, how, params.min_similarity, clusters[made], neighbours)
-        brought.append(Brought(name, len(given), int(one.times.sum()), int((one.times > 0).sum())))
+        summaries.append(QuerySetSummary(name, len(given), int(one.times.sum()), int((one.times > 0).sum())))
         sources[name] = np.flatnonzero(one.times)
         closer = (one.times > 0) & (one.similarity > best)
         best[closer], query[closer] = one.similarity[closer], one.query[closer] + first
@@ -118,7 +118,7 @@ def retrieve(
         first += len(given)
     if once:
         times = np.minimum(times, 1)
-    return Retrieved(times, query, np.where(times > 0, best, np.nan).astype(np.float32), sources), brought
+    return Retrieved(times, query, np.where(times > 0, best, np.nan).astype(np.float32), sources), summaries
 
 
 def _by_sample(count: int, index: Neighbours, queries: NDArray[Any], how: SampleParams, least: float) -> Retrieved:

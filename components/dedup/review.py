@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from components.dedup.decide import HELD_OUT
 from components.dedup.extract import Pool
 from components.dedup.pictures import duplicate_groups
 from components.dedup.sweep import Outcome
-from components.descriptors.views import RGB, reduce
+from components.descriptors.views import RGB, Views, reduce
 from components.evaluation.benchmarks import Benchmark
 from components.storage import atomic_file
 
@@ -34,35 +35,38 @@ figcaption { font-size: 11px; overflow-wrap: anywhere; color: #444; }
 """
 
 
+@dataclass(frozen=True)
+class Reviewed:
+    """What a page is about."""
+
+    pool: Pool  # where pictures and addresses come from
+    decisions: Sequence[Mapping[str, Any]]  # rows of tables.DECISIONS, one a row of the pool, in its order
+    sets: Mapping[str, Benchmark]  # for the held-out images and the queries
+    views: Views  # that the decisions number
+
+
 def write_review(
-    path: Path,
-    pool: Pool,
-    decisions: Sequence[Mapping[str, Any]],
-    sets: Mapping[str, Benchmark],
-    outcomes: Sequence[Outcome],
-    thresholds: tuple[float, float],
-    limit: int,
+    path: Path, reviewed: Reviewed, outcomes: Sequence[Outcome], thresholds: tuple[float, float], limit: int
 ) -> None:
     """Write the page to ``path``.
 
     Args:
         path: of the HTML file.
-        pool: where pictures and addresses come from.
-        decisions: one a row of the pool, in its order.
-        sets: benchmarks, for the held-out images and the queries.
+        reviewed: what it shows.
         outcomes: of the threshold sweep.
         thresholds: in force, for self-dedup and against held-out images.
         limit: groups, and pairs, shown of each kind.
     """
-    page = _Page(pool, sets)
+    page, decisions = _Page(reviewed), reviewed.decisions
     parts = [
         "<!doctype html><meta charset=utf-8><title>Dedup review</title>",
         f"<style>{STYLE}</style><h1>Dedup review</h1>",
-        f"<p>{len(pool):,} images. {html.escape(_counts(decisions))}</p>",
+        f"<p>{len(reviewed.pool):,} images. {html.escape(_counts(decisions))}</p>",
         "<h2>What each threshold would drop</h2>",
         f"<p>In force: {thresholds[0]:.4f} for self-dedup, {thresholds[1]:.4f} against held-out images (bold).</p>",
         _sweep_table(outcomes, thresholds),
-        f"<h2>Duplicate groups</h2><p>Up to {limit}, spread over the sizes; the kept image first, if one is.</p>",
+        f"<h2>Duplicate groups</h2><p>Up to {limit}, spread over the sizes; the kept image first, if one is. Each "
+        "other shows the cosine that decided, of which views, and to which image.</p>",
         *page.groups(decisions, limit),
         f"<h2>Caught by relative dedup</h2><p>The {limit} least alike, each with the held-out image it resembles.</p>",
         *page.pairs([row for row in decisions if row["reason"] == HELD_OUT and "/" in row["match"]], limit),
@@ -74,10 +78,11 @@ def write_review(
 
 
 class _Page:
-    def __init__(self, pool: Pool, sets: Mapping[str, Benchmark]) -> None:
-        self._pool, self._store = pool, pool.store()
+    def __init__(self, reviewed: Reviewed) -> None:
+        pool = reviewed.pool
+        self._pool, self._store, self._views = pool, pool.store(), reviewed.views
         self._row = {key: row for row, key in enumerate(pool.keys)}
-        self._labelled = {key: (one, i) for one in sets.values() for i, key in enumerate(one.keys)}
+        self._labelled = {key: (one, i) for one in reviewed.sets.values() for i, key in enumerate(one.keys)}
         self._urls: list[str] = pool.rows["url"].to_pylist()
 
     def groups(self, decisions: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
@@ -104,9 +109,21 @@ class _Page:
         return shown or ["<p>None.</p>"]
 
     def _figure(self, row: int, decision: Mapping[str, Any]) -> str:
-        similarity = decision["similarity"]
-        note = str(decision["reason"]) + ("" if similarity != similarity else f" {similarity:.3f}")
-        return _picture(self._pool.rgb(row, self._store), self._urls[row], note)
+        return _picture(self._pool.rgb(row, self._store), self._urls[row], self._note(decision))
+
+    def _note(self, decision: Mapping[str, Any]) -> str:
+        """The reason, and the comparison that decided."""
+        note, similarity = str(decision["reason"]), decision["similarity"]
+        if similarity != similarity:
+            return note
+        note += f" {similarity:.3f}"
+        if decision["view"] > 0:
+            note += f", its view: {self._views.name(decision['view'])}"
+        if decision["match"] in self._row:
+            note += f", to {self._urls[self._row[decision['match']]]}"
+        if decision["match_view"] > 0:
+            note += f", the other's view: {self._views.name(decision['match_view'])}"
+        return note
 
 
 def _picture(rgb: RGB, name: str, note: str) -> str:

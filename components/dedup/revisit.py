@@ -10,7 +10,7 @@ import numpy as np
 
 from components.dedup.edges import EdgeParts
 from components.dedup.extract import Pool
-from components.dedup.review import sweep_thresholds, write_review
+from components.dedup.review import Reviewed, sweep_thresholds, write_review
 from components.dedup.sweep import sweep, table, write_csv
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
@@ -60,5 +60,6 @@ def revisit(
     )
     write_csv(outcomes, out.with_suffix(".csv"))
     sets = {name: load_benchmark(name, given) for name, given in benchmarks.benchmarks.items()}
-    write_review(out, pool, decisions.to_pylist(), sets, outcomes, in_force, limit)
+    reviewed = Reviewed(pool, decisions.to_pylist(), sets, params.described_views())
+    write_review(out, reviewed, outcomes, in_force, limit)
     return f"{table(outcomes)}\n-> {out}, {out.with_suffix('.csv')}"

@@ -129,6 +129,9 @@ def main(argv: Sequence[str]) -> int:
     inputs = stage.DedupInputs(arguments.curated, load_params(arguments.benchmarks, BenchmarksFile))
     context = StageContext(storage, load_params(arguments.tracking, TrackingParams), arguments.report)
     report = stage.run(params, inputs, arguments.out, context)
+    seldom = report["seldom_found"]
+    said = seldom if isinstance(seldom, str) else ", ".join(f"{edit} ({share})" for edit, share in seldom.items())
+    print(f"dedup: copies that this descriptor seldom finds: {said or 'none of those measured'}")
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["reasons"].items())
     print(f"dedup: {report['images']} images, {report['selected']} selected ({reasons}) -> {arguments.out}")
     return 0

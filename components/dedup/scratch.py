@@ -1,6 +1,6 @@
 """Where a run keeps what a later one can take up, each thing under a fingerprint of what it depends on and no more.
 
-    .NAME.work/descriptors-F/   weights, thumbnails, descriptors.npy: of the pool, the descriptor and the windows
+    .NAME.work/descriptors-F/   weights, thumbnails, descriptors.npy: of the pool, the descriptor and the views
         index/                  of the descriptors and `neighbours`; it says itself what it is an index of
         edges-F/                of `graph.k`, the lowest threshold and `neighbours`
     .NAME.work/retrieval-F/     the same of `retrieval.descriptor`
@@ -14,15 +14,17 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from components.descriptors.kinds import DescriptorParams, TrainedParams
 from components.descriptors.sscd import SscdParams
+from components.descriptors.views import Views
 from components.descriptors.weights import read_weights
 from components.params import fingerprint
 from components.storage import StorageParams
 
-FORMAT = 5  # of what is kept, and of the decoding behind it; a change makes old files stale
+FORMAT = 6  # of what is kept, and of the decoding behind it; a change makes old files stale
 
 
 def scratch_folder(parent: Path, kind: str, digest: str) -> Path:
@@ -37,7 +39,7 @@ def scratch_folder(parent: Path, kind: str, digest: str) -> Path:
 
 def described_digest(
     params: DescriptorParams,
-    grid: Sequence[tuple[float, int]],
+    views: Views,
     chunk: int,
     images: Sequence[Sequence[str]],
     storage: StorageParams,
@@ -46,7 +48,7 @@ def described_digest(
 
     Args:
         params: of the descriptor; a file that they name counts by its bytes, for it may be replaced under its name.
-        grid: of the windows.
+        views: that are described.
         chunk: images a unit of work, which the files are laid out by.
         images: key and content hash of every image, in order.
         storage: where weights on S3 stand.
@@ -57,7 +59,7 @@ def described_digest(
         weights = params.sha256 or _sha256(read_weights(params.path, None, cache, storage, "descriptor.path"))
     elif isinstance(params, TrainedParams) and params.weights and Path(params.weights).is_file():
         weights = _sha256(Path(params.weights).read_bytes())  # a missing file is an error where it is read for use
-    return fingerprint(params.model_dump(mode="json"), list(grid), [chunk, FORMAT, weights], images)
+    return fingerprint(params.model_dump(mode="json"), asdict(views), [chunk, FORMAT, weights], images)
 
 
 def _sha256(data: bytes) -> str:

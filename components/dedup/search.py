@@ -28,9 +28,9 @@ COLUMNS = ("cosine", "copy", "decision", "key", "url", "page", "alt", "source")
 def search(image: Path, curated: Path, dedup: Path, k: int, storage: StorageParams) -> str:
     """A line for each of the ``k`` nearest images: cosine, whether that is a copy, decision, key, and where from.
 
-    The rule is the copy graph's: the picture against an image and its windows, and the picture's windows against the
-    image; the largest cosine counts, and over the self-dedup threshold in force it is a copy. Where the pool was
-    searched through an index, so is this; else every descriptor is compared.
+    The rule is the copy graph's: the picture against all views of an image, and the picture's views against the image;
+    the largest cosine counts, and over the self-dedup threshold in force it is a copy. Where the pool was searched
+    through an index, so is this; else every descriptor is compared.
 
     Raises:
         VitrailError: no such picture or not one, or the stage's outputs are missing or of another pool.
@@ -49,7 +49,7 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
         raise VitrailError(f"{dedup} was made from another pool than {curated}; run the dedup stage again")
     params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
     descriptor = load_descriptor(params.descriptor, dedup / "descriptor.safetensors", storage)
-    query = describe_pictures(descriptor, [picture], params.windows)
+    query = describe_pictures(descriptor, [picture], params.described_views())
     check_described(query, lambda _: str(image))
     rows = Rows(dedup / "descriptors.npy").open()
     if len(rows) != len(pool) or rows.shape[1:] != query.shape[1:]:
@@ -75,15 +75,15 @@ def nearest(
 ) -> tuple[list[float], list[int]]:
     """The ``k`` of the ``candidates`` nearest to one picture, exactly, the nearest first, block by block.
 
-    ``rows`` [N, R, d] and ``query`` [R, d]: the whole image, then its windows.
+    ``rows`` [N, R, d] and ``query`` [R, d], of all views; the first is the whole image.
     """
     scores = np.empty(len(candidates), np.float32)
     asked = np.asarray(query, np.float32)
     for start in range(0, len(candidates), BLOCK):
         block = np.asarray(rows[candidates[start : start + BLOCK]], np.float32)
-        of_windows = (block @ asked[0]).max(1)
+        of_views = (block @ asked[0]).max(1)
         of_wholes = (block[:, 0] @ asked.T).max(1)
-        scores[start : start + len(block)] = np.maximum(of_windows, of_wholes)
+        scores[start : start + len(block)] = np.maximum(of_views, of_wholes)
     best = np.lexsort((candidates, -scores))[:k]
     return scores[best].tolist(), candidates[best].tolist()
 
@@ -91,7 +91,7 @@ def nearest(
 def _proposed(
     folder: Path, rows: NDArray[Any], query: NDArray[Any], k: int, params: NeighbourParams
 ) -> NDArray[np.int64]:
-    """The images that the index of all rows and windows, hashed and memory-mapped, proposes for scoring."""
+    """The images that the index of all views, hashed and memory-mapped, proposes for scoring."""
     flat = rows.reshape(-1, rows.shape[2])
     index = IndexFolder(folder).open(flat, params.model_copy(update={"lists": "mapped", "device": "cpu"}))
     _, found = index.search(query, min(k * rows.shape[1], len(flat)))

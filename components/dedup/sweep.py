@@ -10,11 +10,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.decide import condemned
+from components.dedup.decide import spread_leaks
 from components.dedup.edges import Edges
 from components.dedup.giants import GiantParams, cut_giants
 from components.dedup.graph import component_sizes, components
-from components.dedup.reference import dropped_components
+from components.dedup.reference import leaking_components
 from components.storage import atomic_file
 
 
@@ -55,16 +55,16 @@ def sweep(
         tied = components(count, edges, threshold)
         cut = tied if giants is None else cut_giants(tied, edges, threshold, giants)[0]
         sizes = component_sizes(cut)
-        touched = np.asarray(to_held_out, np.float32) > threshold
-        culprit = condemned(labels, dropped_components(labels if within == "self" else tied, touched))
+        leaks = np.asarray(to_held_out, np.float32) > threshold
+        dropped = spread_leaks(labels, leaking_components(labels if within == "self" else tied, leaks)) >= 0
         found.append(
             Outcome(
                 float(threshold),
                 int(count - len(sizes)),
                 int((sizes > 1).sum()),
                 int(sizes[0]) if len(sizes) else 0,
-                int(touched.sum()),
-                int((culprit >= 0).sum()),
+                int(leaks.sum()),
+                int(dropped.sum()),
             )
         )
     return found

@@ -6,7 +6,7 @@ works on uint8 RGB [H, W, 3].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -49,19 +49,43 @@ def reduce(rgb: RGB, side: int) -> RGB:
     return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def windows(rgb: RGB, grid: Sequence[tuple[float, int]]) -> list[RGB]:
-    """``rgb`` itself, then for each (side kept, n) of ``grid`` its n x n evenly spread crops, views into it.
+@dataclass(frozen=True)
+class Views:
+    """Which views of a picture are described: itself, n x n evenly spread crops of it, and its mirror image.
 
-    A crop that somebody made lies close to one of these windows, however little it is like the whole.
+    A crop that somebody made lies close to one of the windows, however little it is like the whole, and a mirrored copy
+    to the mirror image. Views have numbers: 0 the whole, then the windows in order, then the mirror image.
     """
-    height, width = rgb.shape[:2]
-    found = [rgb]
-    for keep, count in grid:
-        h, w = max(1, round(height * keep)), max(1, round(width * keep))
-        for top in np.linspace(0, height - h, count).round().astype(int):
-            for left in np.linspace(0, width - w, count).round().astype(int):
-                found.append(rgb[top : top + h, left : left + w])
-    return found
+
+    windows: tuple[tuple[float, int], ...] = ()  # (side kept, n)
+    flip: bool = False
+
+    def __len__(self) -> int:
+        return 1 + sum(count * count for _, count in self.windows) + self.flip
+
+    def of(self, rgb: RGB) -> list[RGB]:
+        """The views of ``rgb``, in order; whole and windows are no copies of its pixels."""
+        height, width = rgb.shape[:2]
+        found = [rgb]
+        for keep, count in self.windows:
+            h, w = max(1, round(height * keep)), max(1, round(width * keep))
+            for top in np.linspace(0, height - h, count).round().astype(int):
+                for left in np.linspace(0, width - w, count).round().astype(int):
+                    found.append(rgb[top : top + h, left : left + w])
+        return [*found, np.ascontiguousarray(rgb[:, ::-1])] if self.flip else found
+
+    def name(self, view: int) -> str:
+        """What the view of that number shows, in words."""
+        left = view - 1
+        for keep, count in self.windows:
+            if 0 <= left < count * count:
+                row, column = left // count + 1, left % count + 1
+                return f"crop to {keep:g} of each side, row {row} and column {column} of {count}"
+            left -= count * count
+        return "mirrored" if view else "whole"
+
+
+WHOLE = Views()
 
 
 def random_view(rgb: RGB, side: int, smallest: float, params: ViewParams, generator: np.random.Generator) -> RGB:

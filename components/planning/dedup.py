@@ -60,7 +60,7 @@ def plan(
             raise VitrailError(f"{name} {value:g}: choose between 1 and {LARGEST:,}")
     if cores is not None and cores < 1:
         raise VitrailError(f"--cores {cores}: choose 1 or more")
-    count, each, near = int(images), 1 + sum(side * side for _, side in params.windows), params.neighbours
+    count, each, near = int(images), len(params.described_views()), params.neighbours
     cores = cores or rates.cores
     on = Machines(rates, cores / rates.cores)
     pool = join(count * each, count, dim, near)
@@ -142,7 +142,7 @@ def _seconds(
     else:
         found["search: exact"] = costs.product_seconds(count, pool.rows, dim, on)
     found["components"] = costs.component_seconds(count, on)
-    # Whole pool images among the held-out images' windows, and the pool's windows among whole held-out images.
+    # Whole pool images among the held-out images' views, and the pool's views among whole held-out images.
     ways = [
         join(among, asked, dim, one_ended(among, at_relative, near))
         for among, asked in ((held_out * each, count), (held_out, count * each))

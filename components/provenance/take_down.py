@@ -307,7 +307,7 @@ def _decisions_without(old: Path, new: Path, gone: Any, keys: set[str]) -> None:
             at, kept, start = at + len(batch), kept + len(rows), kept
             numbers = {"component": pa.array(anew[start:kept], pa.int64())}
             lost = pc.is_in(rows["match"], wanted)
-            blanks = {"match": "", "similarity": float("nan")}
+            blanks = {"match": "", "similarity": float("nan"), "view": -1, "match_view": -1}
             columns = {
                 name: pc.if_else(lost, pa.scalar(value, rows[name].type), rows[name]) for name, value in blanks.items()
             }
@@ -323,8 +323,11 @@ def _forget_edges(old: Path, new: Path, gone: Any, number: Any) -> None:
         table = pq.read_table(path)
         a, b = table["a"].to_numpy(), table["b"].to_numpy()
         stays = ~(gone[a] | gone[b])
-        columns = [pa.array(number[a[stays]]), pa.array(number[b[stays]]), table["similarity"].filter(pa.array(stays))]
-        written = pa.table(columns, names=["a", "b", "similarity"]).cast(table.schema)
+        written = table.filter(pa.array(stays))
+        for name, rows in (("a", a), ("b", b)):
+            numbers = pa.array(number[rows[stays]], pa.int64())
+            written = written.set_column(written.schema.get_field_index(name), name, numbers)
+        written = written.cast(table.schema)
         pq.write_table(written.replace_schema_metadata(table.schema.metadata), new / path.name, compression="zstd")
 
 

@@ -5,6 +5,7 @@ Everything is read from what the stages left (index, links, audit, decisions, ma
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from components.descriptors.views import Views
 from components.errors import VitrailError
 from components.provenance.holders import manifests
 from components.storage import StorageParams
@@ -153,4 +155,17 @@ def _decided(row: dict[str, Any], dedup: Path) -> Iterator[str]:
         yield f"component {one['component']} of {members:,} images, kept: {kept}"
         if one["match"]:
             what = _DECIDED_BY.get(one["reason"], "query")
-            yield f"decided by the {what} {one['match']} at cosine {one['similarity']:.3f}"
+            yield f"decided by the {what} {one['match']} at cosine {one['similarity']:.3f}{_between(one, dedup)}"
+
+
+def _between(decision: dict[str, Any], dedup: Path) -> str:
+    """Which views of the two images the cosine is of, unless both were compared whole."""
+    views = decision["view"], decision["match_view"]
+    if max(views) <= 0:
+        return ""
+    names = [str(view) for view in views]
+    if (dedup / "params.json").exists():
+        given = json.loads((dedup / "params.json").read_text())
+        described = Views(tuple((keep, count) for keep, count in given["windows"]), given["views"]["flip"])
+        names = [described.name(view) for view in views]
+    return f", between its view ({names[0]}) and that image's ({names[1]})"

@@ -101,14 +101,16 @@ MANIFEST = declared(
 )  # fmt: skip
 
 DECISIONS = declared(
-    "decisions", 1, "dedup",
+    "decisions", 2, "dedup",  # 2: the cosine that decided, view, match_view
     [
         ("key", pa.string()),
         ("status", pa.string()),  # "selected" or "dropped"
         ("reason", pa.string()),  # "self-duplicate", "held-out", "not-retrieved"; the manifest's reason when selected
         ("component", pa.int64()),  # connected component of the copy graph
         ("representative", pa.string()),  # the component's kept key; "" when the component was dropped whole
-        ("match", pa.string()),  # the nearest image that decided: a key, or "benchmark/row" for a held-out image
-        ("similarity", pa.float32()),  # cosine to that image; NaN where none decided
+        ("match", pa.string()),  # the image that decided: a key, or "benchmark/row" for a held-out image or a query
+        ("similarity", pa.float32()),  # the cosine that decided, between these views; NaN where none did
+        ("view", pa.int16()),  # of this image: 0 the whole, then the windows in order, then the mirror image; -1: none
+        ("match_view", pa.int16()),  # of the image that decided
     ],
 )  # fmt: skip

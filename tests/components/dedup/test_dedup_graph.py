@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.dedup.checks import every_nth
-from components.dedup.copygraph import ranges, search_edges
+from components.dedup.copygraph import GraphSearch, ranges, search_edges
 from components.dedup.disjoint import DisjointSet
 from components.dedup.edges import EdgeParts, Edges, part_path, write_part
 from components.dedup.giants import GiantParams, cut_giants
@@ -34,7 +34,7 @@ def test_components_agree_with_scipy(count: int, edges: int, block: int, seed: i
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, count, edges), rng.integers(0, count, edges)
     blocks = [
-        Edges(a[i : i + block], b[i : i + block], np.ones(len(a[i : i + block]), np.float32))
+        Edges.of_wholes(a[i : i + block], b[i : i + block], np.ones(len(a[i : i + block]), np.float32))
         for i in range(0, edges, block)
     ]
     labels = components(count, blocks, 0.5)
@@ -86,7 +86,7 @@ def test_the_disjoint_set_is_the_same_in_a_file(
 ) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, count, (2, edges))
-    blocks = [Edges(a, b, np.ones(edges, np.float32))]
+    blocks = [Edges.of_wholes(a, b, np.ones(edges, np.float32))]
     path = tmp_path_factory.mktemp("sets") / "parents"
     assert np.array_equal(components(count, blocks, 0.5, path), components(count, blocks, 0.5))
 
@@ -96,7 +96,7 @@ def test_the_disjoint_set_is_the_same_in_a_file(
 def test_giants_are_cut_and_nothing_else(count: int, number: int, over: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = rng.integers(0, count, (2, number))
-    edges = [Edges(a, b, rng.uniform(0.5, 1, number).astype(np.float32))]
+    edges = [Edges.of_wholes(a, b, rng.uniform(0.5, 1, number).astype(np.float32))]
     before = components(count, edges, 0.5)
     params = GiantParams(over=over, step=0.1, ceiling=0.9)
     after, cuts = cut_giants(before, edges, 0.5, params)
@@ -117,7 +117,7 @@ def test_giants_are_cut_and_nothing_else(count: int, number: int, over: int, see
 
 
 def test_edges_on_disk_come_back_and_other_files_are_refused(tmp_path: Path) -> None:
-    found = Edges(np.array([5, 1, 5]), np.array([1, 5, 2]), np.array([0.7, 0.9, 0.8], np.float32)).canonical()
+    found = Edges.of_wholes(np.array([5, 1, 5]), np.array([1, 5, 2]), np.array([0.7, 0.9, 0.8], np.float32)).canonical()
     assert found.a.tolist() == [1, 2]
     assert found.b.tolist() == [5, 5]
     np.testing.assert_allclose(found.similarity, [0.9, 0.8])
@@ -148,7 +148,7 @@ def test_edges_are_those_of_brute_force_and_a_stopped_search_carries_on(tmp_path
     np.save(tmp_path / "rows.npy", pool)
     rows, parts = Rows(tmp_path / "rows.npy"), [(0, 300), (300, 700)]
     near = NeighbourParams(flat_up_to=flat_up_to, pq_bytes=4, candidates=8)
-    run = lambda: search_edges(rows, "d", 20, 0.75, near, parts, tmp_path, ExecutorParams(workers=0))  # noqa: E731
+    run = lambda: search_edges(rows, "d", GraphSearch(20, 0.75, near), parts, tmp_path, ExecutorParams(workers=0))  # noqa: E731
     found = run()
     assert (tmp_path / "index/merged").exists() == (flat_up_to == 100)
     exact = pool[:, 0].astype(np.float32) @ pool[:, 0].astype(np.float32).T
@@ -167,7 +167,7 @@ def test_edges_are_those_of_brute_force_and_a_stopped_search_carries_on(tmp_path
 
 
 def test_the_sweep_says_what_each_threshold_would_drop(tmp_path: Path) -> None:
-    edges = [Edges(np.array([0, 1, 3]), np.array([1, 2, 4]), np.array([0.9, 0.7, 0.6], np.float32))]
+    edges = [Edges.of_wholes(np.array([0, 1, 3]), np.array([1, 2, 4]), np.array([0.9, 0.7, 0.6], np.float32))]
     labels = components(5, edges, 0.65)
     outcomes = sweep(5, edges, np.array([0.1, 0.1, 0.8, 0.1, 0.1]), [0.85, 0.5], labels)
     assert [tuple(one) for one in outcomes] == [(0.5, 3, 2, 3, 1, 3), (0.85, 1, 1, 2, 0, 0)]
@@ -180,7 +180,7 @@ def test_a_sample_of_edges_runs_through_all_parts(tmp_path: Path) -> None:
     parts = []
     for start, stop in ((0, 4), (4, 5), (5, 10)):
         rows = np.arange(start, stop)
-        made = Edges(rows, rows + 1, np.full(len(rows), 0.9, np.float32))
+        made = Edges.of_wholes(rows, rows + 1, np.full(len(rows), 0.9, np.float32))
         parts.append(write_part(part_path(tmp_path, start, stop), made))
     assert every_nth(EdgeParts(parts), 10)["a"].to_pylist() == [*range(10)]
     assert every_nth(EdgeParts(parts), 4)["a"].to_pylist() == [0, 3, 6, 9]

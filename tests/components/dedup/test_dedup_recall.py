@@ -40,7 +40,7 @@ def test_recall_is_the_share_of_exact_edges_that_the_graph_holds(tmp_path: Path)
     assert found.report()["edge_recall"] == round(found.found / found.edges, 4)
     # A graph that holds every edge, and one that holds none.
     a, b = np.array(sorted(exact)).T
-    whole = write_part(tmp_path / "whole.parquet", Edges(a, b, np.ones(len(a), np.float32)))
+    whole = write_part(tmp_path / "whole.parquet", Edges.of_wholes(a, b, np.ones(len(a), np.float32)))
     assert measure_recall(rows, EdgeParts([whole]), 8, 0.9, params) == EdgeRecall(500, len(exact), len(exact))
     assert measure_recall(rows, EdgeParts([]), 8, 0.9, params) == EdgeRecall(500, len(exact), 0)
 

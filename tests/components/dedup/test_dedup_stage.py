@@ -19,14 +19,14 @@ import pytest
 import yaml
 
 from components.context import StageContext
-from components.dedup import stage
+from components.dedup import described, stage
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
 from components.dedup.edges import EdgeParts
 from components.dedup.extract import Pool, describe_pictures
 from components.dedup.keep import scores
 from components.dedup.params import DedupParams
-from components.dedup.reference import Touch
-from components.dedup.review import write_review
+from components.dedup.reference import LeakMatches
+from components.dedup.review import Reviewed, write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
 from components.dedup.scratch import described_digest
@@ -34,6 +34,7 @@ from components.dedup.search import nearest, search
 from components.descriptors.kinds import TrainedParams, load_descriptor
 from components.descriptors.rows import Rows
 from components.descriptors.sscd import SscdParams
+from components.descriptors.views import WHOLE, Views
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.executor import ExecutorParams
@@ -204,6 +205,20 @@ def test_planted_copies_end_where_they_should(
         assert names[decided[f"crop{i:02d}"]["match"]] == f"http://site.test/plain{i:02d}.jpg"
     for i in range(4):
         assert {decided[f"jpeg{i:02d}"]["status"], decided[f"plain{i:02d}"]["status"]} == {"selected", "dropped"}
+    for i in range(4):  # and the less compressed one
+        assert decided[f"plain{i:02d}"]["status"] == "selected"
+    # What is shown is the cosine that decided: over the threshold, and of the views that are named.
+    force = json.loads((out / "thresholds.json").read_text())
+    keys = index["key"].to_pylist()
+    for row in decided.values():
+        if row["reason"] == SELF_DUPLICATE or (row["reason"] == HELD_OUT and "/" not in row["match"]):
+            assert row["similarity"] > force["self"]
+            rows = np.load(out / "descriptors.npy")[[keys.index(row["key"]), keys.index(row["match"])]]
+            own, other = rows[0, row["view"]].astype(np.float32), rows[1, row["match_view"]].astype(np.float32)
+            assert row["similarity"] == pytest.approx(float(own @ other), abs=1e-5)
+        elif row["reason"] == HELD_OUT:
+            assert row["similarity"] > force["relative"]
+    assert any(row["view"] > 0 or row["match_view"] > 0 for row in decided.values())
     manifest = read_table(out / "manifest", MANIFEST)
     assert len(manifest) == 30 == report["selected"]
     assert set(manifest["reason"].to_pylist()) == {"retrieved:mine"}
@@ -341,18 +356,35 @@ def test_the_sweep_at_the_thresholds_in_force_is_the_run(
         at = float(close.min()) - 1e-5
 
 
+def test_mirrored_copies_are_found_where_views_flip_says_so(
+    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
+) -> None:
+    made = {name: pictures[name] for name in ("plain00", "plain01", "plain02")}
+    made |= {"mirror00": encode_jpeg(picture(0)[:, ::-1], 60), "mirror100": encode_jpeg(picture(100)[:, ::-1], 90)}
+    curated = curate(tmp_path / "curate", made)
+    reasons = {}
+    for flip in (True, False):
+        run(tmp_path, curated, benchmarks, plain(views={"flip": flip}))
+        decided = read_table(tmp_path / "dedup/decisions.parquet", DECISIONS).to_pylist()
+        reasons[flip] = [row["reason"] for row in decided]
+        if flip:
+            views = Views((), flip=True)
+            assert {views.name(decided[3]["view"]), views.name(decided[3]["match_view"])} == {"whole", "mirrored"}
+    assert reasons[True] == ["pool"] * 3 + [SELF_DUPLICATE, HELD_OUT]
+    assert reasons[False] == ["pool"] * 5
+
+
 def test_checks_do_not_believe_the_decisions(
     tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curated = curate(tmp_path / "curate", {name: pictures[name] for name in ("plain00", "plain01", "test100")})
     with monkeypatch.context() as patch:
         only(patch, "manifest")
-        nothing = Touch(np.full(3, -1), np.zeros(3, np.float32), np.zeros(3, bool))
-        patch.setattr(stage, "touching_parts", lambda *_: nothing)
+        patch.setattr("components.dedup.resolve.match_parts", lambda *_: LeakMatches.none(3))
         key = hashlib.sha256(b"test100").hexdigest()[:20]
         with pytest.raises(VitrailError, match=rf"no image copies a held-out image.*1 of 3 rows \(key {key}"):
             run(tmp_path, curated, benchmarks, plain())
-    honest = stage.describe
+    honest = described.describe
 
     def swapped(*given: Any) -> Rows:
         rows = honest(*given)
@@ -360,10 +392,13 @@ def test_checks_do_not_believe_the_decisions(
         np.save(rows.path, table[[1, 0, 2]])
         return rows
 
-    for name, instead in (("describe", swapped), ("described_keys", lambda _: ["x", "y", "z"])):
+    for module, name, instead in (
+        (described, "describe", swapped),
+        (stage, "described_keys", lambda _: ["x", "y", "z"]),
+    ):
         with monkeypatch.context() as patch:
             only(patch, "descriptors")
-            patch.setattr(stage, name, instead)
+            patch.setattr(module, name, instead)
             with pytest.raises(VitrailError, match="row i describes the image of row i"):
                 run(tmp_path, curated, benchmarks, plain())
         shutil.rmtree(tmp_path / ".dedup.work")
@@ -409,9 +444,11 @@ def test_names_from_the_crawl_are_escaped_in_the_page(
     curated = curate(tmp_path / "curate", {"<script>x": pictures["plain00"], "b": pictures["plain01"]})
     decisions = [
         {"key": key, "component": 0, "representative": key, "reason": "pool", "match": "", "similarity": 1.0}
+        | {"view": 0, "match_view": 0}
         for key in read_table(curated / "index", INDEX)["key"].to_pylist()
     ]
-    write_review(tmp_path / "p.html", Pool.load(curated, STORAGE), decisions, {}, [], (0.6, 0.5), 3)
+    reviewed = Reviewed(Pool.load(curated, STORAGE), decisions, {}, WHOLE)
+    write_review(tmp_path / "p.html", reviewed, [], (0.6, 0.5), 3)
     page = (tmp_path / "p.html").read_text()
     assert "&lt;script&gt;x.jpg" in page
     assert "<script" not in page
@@ -443,7 +480,7 @@ def test_finished_chunks_are_kept(
         raise VitrailError("stopped here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_calibrate", stop)
+        patch.setattr(stage, "thresholds", stop)
         with pytest.raises(VitrailError, match="stopped here"):
             run(tmp_path, curated, benchmarks, params())
     assert not (tmp_path / "dedup").exists()
@@ -583,12 +620,12 @@ def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file
     found = []
     for data in (b"one", b"two", b"one"):
         weights.write_bytes(data)
-        found.append(described_digest(given, [], 512, images, STORAGE))
+        found.append(described_digest(given, WHOLE, 512, images, STORAGE))
     assert found[0] == found[2] != found[1]
     official = SscdParams(kind="sscd", path=str(weights))
-    before = described_digest(official, [], 512, images, STORAGE)
+    before = described_digest(official, WHOLE, 512, images, STORAGE)
     weights.write_bytes(b"two")
-    assert described_digest(official, [], 512, images, STORAGE) != before
+    assert described_digest(official, WHOLE, 512, images, STORAGE) != before
 
 
 def test_the_shipped_parameters_load_and_a_typo_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
 from components.curate.params import CurateParams
+from components.dedup.edges import EDGES
 from components.errors import VitrailError
 from components.images.shards import Shards, ShardWriter, data_digest, erase
 from components.params import load_params
@@ -121,7 +122,7 @@ def write_dedup(curated: Path, out: Path) -> None:
             "key": row["key"], "status": "dropped" if copy else "selected",
             "reason": "self-duplicate" if copy else "pool", "component": 0 if copy else number,
             "representative": first["key"], "match": first["key"] if copy else "",
-            "similarity": 0.9 if copy else float("nan"),
+            "similarity": 0.9 if copy else float("nan"), "view": 2 if copy else -1, "match_view": 0 if copy else -1,
         })  # fmt: skip
     write_table(out / "decisions", rows, DECISIONS)
     selected = [row for row, decision in zip(kept, rows, strict=True) if decision["status"] == "selected"]
@@ -137,8 +138,10 @@ def write_dedup(curated: Path, out: Path) -> None:
     np.save(out / "to-held-out.npy", np.arange(len(kept), dtype=np.float16))
     pq.write_table(pa.table({"key": [row["key"] for row in kept]}), out / "keys.parquet")
     (out / "edges").mkdir()
-    edges = pa.table({"a": [0, 0, 1], "b": [1, 2, 3], "similarity": np.array([0.9, 0.5, 0.4], np.float32)})
-    pq.write_table(edges.replace_schema_metadata({"vitrail.table": "edges"}), out / "edges/edges-0-4.parquet")
+    ends, cosines = ([0, 0, 1], [1, 2, 3]), [0.9, 0.5, 0.4]
+    edges = pa.table([*ends, pa.array(cosines, pa.float32()), *[pa.array([0, 0, 0], pa.int16())] * 2], schema=EDGES)
+    pq.write_table(edges, out / "edges/edges-0-4.parquet")
+    (out / "params.json").write_text(json.dumps({"windows": [[0.9, 2]], "views": {"flip": True}}))
     (out / "review.html").write_text("shows everything")
 
 
@@ -248,6 +251,10 @@ def test_a_dropped_image_is_traced_to_what_dropped_it(checkout: Path) -> None:
     assert "none selects it" in closed
     with pytest.raises(VitrailError, match="no image of the key, address or SHA-256"):
         story(f"{A}/unheard-of.png")
+    decisions = read_table(OUTPUTS.dedup / "decisions.parquet", DECISIONS).to_pylist()
+    dropped = next(row for row in decisions if row["reason"] == "self-duplicate")
+    view = "its view (crop to 0.9 of each side, row 1 and column 2 of 2) and that image's (whole)"
+    assert f"decided by the copy {dropped['match']} at cosine 0.900, between {view}" in story(dropped["key"])
 
 
 def test_one_image_is_taken_down_with_its_copies_and_stays_so(

@@ -187,6 +187,8 @@ def test_decisions_must_cover_the_kept_rows(tmp_path: Path) -> None:
         "representative": "",
         "match": "",
         "similarity": None,
+        "view": -1,
+        "match_view": -1,
     }
     whole = [entry | {"key": key(0)}, entry | {"key": key(1), "status": "dropped", "reason": "held-out"}]
     checks = decisions_suite(over, ["held-out"])

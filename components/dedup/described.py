@@ -1,0 +1,78 @@
+"""Descriptors of everything that dedup compares: the pool's, in a file, and those of benchmarks' images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from components.dedup.extract import Pool, check_described, describe, describe_pictures
+from components.dedup.fit import learning_pictures
+from components.dedup.params import DedupParams
+from components.dedup.scratch import described_digest, scratch_folder
+from components.descriptors.kinds import Descriptor, DescriptorParams, TrainedParams, adopt, learn, load_descriptor
+from components.descriptors.rows import Rows
+from components.descriptors.sscd import SscdParams
+from components.descriptors.views import WHOLE, Views
+from components.evaluation.benchmarks import Benchmark
+
+
+@dataclass(frozen=True)
+class Described:
+    """A descriptor and what it says of the pool."""
+
+    folder: Path  # its weights and rows, named by all that they depend on
+    descriptor: Descriptor
+    rows: Rows  # [N, R, dim]
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """The benchmarks' images that must not be trained on; none without benchmarks."""
+
+    rows: NDArray[np.float16]  # [M, R, dim]
+    keys: list[str]  # [M]
+    digests: list[str]  # [M] SHA-256 (hex) of their files
+
+
+def describe_pool(
+    given: DescriptorParams, params: DedupParams, pool: Pool, parent: Path, kind: str, views: Views = WHOLE
+) -> Described:
+    """The descriptor ``given``, learned from the pool where its kind asks for that, and the pool's rows.
+
+    Both stand in a folder of that ``kind`` below ``parent``.
+    """
+    images = [pool.rows[name].to_pylist() for name in ("key", "stored_sha256")]
+    folder = scratch_folder(parent, kind, described_digest(given, views, params.chunk, images, pool.storage))
+    weights = folder / "weights.safetensors"
+    if not isinstance(given, SscdParams) and not weights.exists():
+        if isinstance(given, TrainedParams) and given.weights:
+            adopt(given, weights)
+        else:
+            learn(given, learning_pictures(given, pool, folder, params.executor, params.chunk), weights)
+    rows = describe(pool, given, weights, folder, params.executor, params.chunk, views)
+    return Described(folder, load_descriptor(given, weights, pool.storage), rows)
+
+
+def describe_set(
+    descriptor: Descriptor, one: Benchmark, views: Views = WHOLE, which: NDArray[np.int64] | None = None
+) -> NDArray[np.float16]:
+    """Descriptors [n, R, dim] of a benchmark's images, or of its rows ``which``."""
+    chosen = np.arange(len(one.keys)) if which is None else which
+    rows = describe_pictures(descriptor, (one.images.rgb(int(row)) for row in chosen), views)
+    check_described(rows, lambda i: f"benchmark image {one.keys[chosen[i]]}")
+    return rows
+
+
+def held_out_images(
+    params: DedupParams, sets: Mapping[str, Benchmark], described: Mapping[str, NDArray[np.float16]], dim: int
+) -> HeldOutImages:
+    """Those of ``sets`` that ``relative.against`` asks for, from their descriptors."""
+    asked = {name: one.kept_out(params.relative.against) for name, one in sets.items()}
+    rows = [described[name][asked[name]] for name in sets]
+    keys = [one.keys[i] for name, one in sets.items() for i in np.flatnonzero(asked[name])]
+    digests = [one.digests[i] for name, one in sets.items() for i in np.flatnonzero(asked[name])]
+    return HeldOutImages(np.concatenate(rows) if rows else np.empty((0, 1, dim), np.float16), keys, digests)
