@@ -1,18 +1,20 @@
-"""What happens to every image of the pool, as arrays in and arrays out: the one place where dedup decides."""
+"""What happens to every image of the pool, by joins: the one place where dedup decides.
+
+``decided`` has a row for every row of the pool. Decisions and manifest are written from it, part by part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
-from components.dedup.edges import Edges
-from components.dedup.graph import representatives
-from components.dedup.reference import LeakMatches
-from components.dedup.retrieve import Retrieved
+from components.dedup.files import JoinFiles
+from components.tables.database import write_file, write_query
+from components.tables.schemas import DECISIONS, MANIFEST
 
 HELD_OUT = "held-out"  # copies a benchmark's held-out image, or is in one component with such a copy
 IDENTICAL = "held-out-identical"  # has the very bytes of a benchmark's held-out image
@@ -20,149 +22,96 @@ SELF_DUPLICATE = "self-duplicate"
 NOT_RETRIEVED = "not-retrieved"
 NOT_SAMPLED = "not-sampled"  # balancing took others of its clusters
 BALANCED = "balanced"  # selected by balancing
+POOL = "pool"  # selected, as all that survives is
 REASONS = (HELD_OUT, IDENTICAL, SELF_DUPLICATE, NOT_RETRIEVED, NOT_SAMPLED)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The pool after self-dedup and relative dedup. All arrays [N]."""
-
-    labels: NDArray[np.integer[Any]]  # component: its smallest row
-    representative: NDArray[np.int64]  # the row kept for the component
-    leak: NDArray[np.int64]  # the row that copies a held-out image, and for which this one goes too; -1: none
-    survives: NDArray[np.bool_]  # representative of a component that was not dropped whole
-
-
-def resolve(
-    labels: NDArray[np.integer[Any]], leak: NDArray[np.int64], scores: NDArray[Any], digests: NDArray[Any]
-) -> Resolved:
-    """Who survives, of components ``labels`` [N] and rows that leak or are tied to one that does, ``leak`` [N].
-
-    Such a row takes its whole component with it; a component that survives keeps its representative.
-    """
-    whole = spread_leaks(labels, leak)
-    kept = representatives(labels, scores, digests)
-    return Resolved(labels, kept, whole, (whole < 0) & (kept == np.arange(len(labels))))
-
-
-def spread_leaks(labels: NDArray[np.integer[Any]], leak: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``leak`` [N] (-1: none) with every other row of a component ``labels`` [N] that holds one with a leak."""
-    first = np.full(len(labels), len(labels), np.int64)
-    np.minimum.at(first, labels[leak >= 0], leak[leak >= 0])
-    others = (leak < 0) & (first[labels] < len(labels))
-    return np.where(others, first[labels], leak)
-
-
-class DecidingEdges(NamedTuple):
-    """Per row of the pool [N]: the edge of the copy graph that it was dropped by; -1 where none was."""
-
-    other: NDArray[np.int64]  # row at its other end
-    similarity: NDArray[np.float32]  # NaN where there is none
-    view: NDArray[np.int16]  # of this row, that the similarity is of
-    other_view: NDArray[np.int16]  # of the other
-
-
-def deciding_edges(
-    resolved: Resolved, tied: NDArray[np.integer[Any]], edges: Iterable[Edges], at_self: float, at_tied: float
-) -> DecidingEdges:
-    """For each row that goes as a copy, the edge that ties it; ``edges`` are read once.
-
-    That is the edge to the row that it goes for (the representative, or the one that leaks) where there is one, else
-    its strongest edge within its component, by which it hangs on to that row through others. Components are tied over
-    the cosine ``at_self``, and those by which leaks spread, ``tied`` [N], over ``at_tied``.
-    """
-    count = len(resolved.labels)
-    found = DecidingEdges(
-        np.full(count, -1),
-        np.full(count, -np.inf, np.float32),
-        np.full(count, -1, np.int16),
-        np.full(count, -1, np.int16),
-    )
-    target = np.where(resolved.leak >= 0, resolved.leak, resolved.representative)
-    direct = np.zeros(count, bool)
-    for block in edges:
-        for own, other, view, other_view in (
-            (block.a, block.b, block.a_view, block.b_view),
-            (block.b, block.a, block.b_view, block.a_view),
-        ):
-            within = (resolved.labels[own] == resolved.labels[other]) & (block.similarity > at_self)
-            within |= (resolved.leak[own] >= 0) & (tied[own] == tied[other]) & (block.similarity > at_tied)
-            use = np.flatnonzero(within & (target[own] != own))
-            use = use[np.lexsort((-other[use], block.similarity[use], target[own[use]] == other[use], own[use]))]
-            last = np.ones(len(use), bool)
-            last[:-1] = own[use][1:] != own[use][:-1]
-            use = use[last]  # the best of this block for each row
-            rows, straight = own[use], target[own[use]] == other[use]
-            close = block.similarity[use]
-            equal = (close == found.similarity[rows]) & (other[use] < found.other[rows])
-            better = np.where(
-                straight == direct[rows], (close > found.similarity[rows]) | equal, straight & ~direct[rows]
-            )
-            rows, use = rows[better], use[better]
-            found.other[rows], found.similarity[rows] = other[use], block.similarity[use]
-            found.view[rows], found.other_view[rows] = view[use], other_view[use]
-            direct[rows] = straight[better]
-    found.similarity[found.other < 0] = np.nan
-    return found
 
 
 @dataclass(frozen=True)
 class Selection:
     """What chooses among the rows that survive: queries, an even sample, or neither, when all are selected."""
 
-    retrieved: Retrieved | None = None  # over all rows of the pool, zero where not found
-    queries: Sequence[str] = ()  # keys of the query images that `retrieved` numbers
+    kind: str = POOL  # POOL, "retrieved" or BALANCED
+    queries: Sequence[str] = ()  # keys of the query images that `found` numbers
     reasons: Sequence[str] = ()  # what a row that each brought is selected for
-    sampled: NDArray[np.bool_] | None = None  # [N], those that balancing chose
 
 
-def decisions(
-    keys: Sequence[str],
-    resolved: Resolved,
-    leaks: LeakMatches,
-    held_out: Sequence[str],
-    deciding: DecidingEdges,
-    selection: Selection,
-) -> list[dict[str, object]]:
-    """Rows of ``tables.DECISIONS``, one a row of the pool, in its order; ``held_out``: the held-out images' keys."""
-    rows: list[dict[str, object]] = []
-    retrieved = selection.retrieved
-    for row, key in enumerate(keys):
-        kept = int(resolved.representative[row])
-        status, representative = "dropped", keys[kept]
-        match, similarity, view, match_view = "", float("nan"), -1, -1
-        if resolved.leak[row] >= 0 or kept != row:
-            reason = HELD_OUT if resolved.leak[row] >= 0 else SELF_DUPLICATE
-            if reason == HELD_OUT:
-                reason, representative = IDENTICAL if leaks.identical[row] else HELD_OUT, ""
-            if leaks.leaks[row]:
-                match, similarity = held_out[leaks.reference[row]], float(leaks.similarity[row])
-                view, match_view = int(leaks.view[row]), int(leaks.match_view[row])
-            else:
-                match, similarity = keys[deciding.other[row]], float(deciding.similarity[row])
-                view, match_view = int(deciding.view[row]), int(deciding.other_view[row])
-        elif selection.sampled is not None:
-            status, reason = ("selected", BALANCED) if selection.sampled[row] else ("dropped", NOT_SAMPLED)
-        elif retrieved is None:
-            status, reason = "selected", "pool"
-        elif retrieved.times[row]:
-            query = int(retrieved.query[row])
-            status, reason = "selected", selection.reasons[query]
-            match, similarity = selection.queries[query], float(retrieved.similarity[row])
-            view, match_view = (0, 0) if match else (-1, -1)
-        else:
-            reason = NOT_RETRIEVED
-        rows.append(
-            {
-                "key": key,
-                "status": status,
-                "reason": reason,
-                "component": int(resolved.labels[row]),
-                "representative": representative,
-                "match": match,
-                "similarity": similarity,
-                "view": view,
-                "match_view": match_view,
-            }
+def decide(connection: Any, files: JoinFiles, held_out: Sequence[str], selection: Selection) -> None:
+    """Write ``files.decided`` from state, leaks, deciding edges and what was found; ``held_out`` are keys [M]."""
+    queries = pa.table(
+        {
+            "query": pa.array(range(len(selection.queries)), pa.int64()),
+            "query_key": pa.array(list(selection.queries), pa.string()),
+            "query_reason": pa.array(list(selection.reasons), pa.string()),
+        }
+    )
+    references = pa.table(
+        {"reference": pa.array(range(len(held_out)), pa.int64()), "held_key": pa.array(list(held_out), pa.string())}
+    )
+    connection.register("queries", queries)
+    connection.register("held", references)
+    found = f"read_parquet('{files.found}')" if selection.kind != POOL else '(SELECT NULL::BIGINT AS "row")'
+    times, query, cosine = ("f.times", "f.query", "f.similarity") if selection.kind == "retrieved" else ["NULL"] * 3
+    whole = "CASE WHEN q.query_key <> '' THEN 0 END"
+    gone = {
+        POOL: f"'{POOL}'",
+        BALANCED: f"CASE WHEN f.\"row\" IS NULL THEN '{NOT_SAMPLED}' ELSE '{BALANCED}' END",
+        "retrieved": f"CASE WHEN f.\"row\" IS NULL THEN '{NOT_RETRIEVED}' ELSE q.query_reason END",
+    }[selection.kind]
+    text = f"""
+        WITH rows AS (SELECT "row", key FROM read_parquet('{files.rows}')),
+        joined AS (
+            SELECT s."row", s.component, s.leak >= 0 AS goes, s.kept, l."row" IS NOT NULL AS leaks,
+                coalesce(l.identical, false) AS identical, h.held_key,
+                coalesce(l.similarity, d.similarity, {cosine}) AS similarity,
+                coalesce(l.view, d.view, {whole}, -1)::SMALLINT AS view,
+                coalesce(l.match_view, d.match_view, {whole}, -1)::SMALLINT AS match_view,
+                d.other, q.query_key, {times} AS times, {gone} AS kind
+            FROM read_parquet('{files.state}') AS s
+            LEFT JOIN read_parquet('{files.leaks}') AS l ON l."row" = s."row"
+            LEFT JOIN held AS h ON h.reference = l.reference
+            LEFT JOIN read_parquet('{files.deciding}') AS d ON d."row" = s."row"
+            LEFT JOIN {found} AS f ON f."row" = s."row"
+            LEFT JOIN queries AS q ON q.query = {query}
         )
-    return rows
+        SELECT j."row", r.key,
+            CASE WHEN goes OR kept <> j."row" OR kind IN ('{NOT_RETRIEVED}', '{NOT_SAMPLED}')
+                THEN 'dropped' ELSE 'selected' END AS status,
+            CASE WHEN goes AND identical THEN '{IDENTICAL}' WHEN goes THEN '{HELD_OUT}'
+                WHEN kept <> j."row" THEN '{SELF_DUPLICATE}' ELSE kind END AS reason,
+            component, CASE WHEN goes THEN '' ELSE k.key END AS representative,
+            coalesce(held_key, o.key, query_key, '') AS match, coalesce(similarity, 'nan'::FLOAT)::FLOAT AS similarity,
+            view, match_view, coalesce(times, 1)::FLOAT AS weight
+        FROM joined AS j JOIN rows AS r ON r."row" = j."row"
+        LEFT JOIN rows AS k ON k."row" = j.kept
+        LEFT JOIN rows AS o ON o."row" = j.other"""
+    write_file(connection, text, {}, files.decided)
+
+
+def write_decisions(connection: Any, files: JoinFiles, out: Path) -> int:
+    """Write ``tables.DECISIONS`` to ``out``, a row of the pool each and in its order; returns how many."""
+    names = ", ".join(DECISIONS.names)
+    return write_query(
+        connection, f"SELECT {names} FROM read_parquet('{files.decided}') ORDER BY \"row\"", {}, out, DECISIONS
+    )
+
+
+def write_manifest(connection: Any, files: JoinFiles, out: Path) -> int:
+    """Write ``tables.MANIFEST`` to ``out``: the rows that are selected, in the pool's order; returns how many."""
+    brought = files.brought
+    sources = '(SELECT NULL::BIGINT AS "row", NULL::VARCHAR[] AS sources)'
+    if brought.exists():
+        sources = f'(SELECT "row", list(name ORDER BY name) AS sources FROM read_parquet(\'{brought}\') GROUP BY "row")'
+    text = f"""
+        SELECT d.key, r.shard, r."offset", r.length, r.width, r.height, d.weight, d.reason,
+            coalesce(b.sources, []::VARCHAR[]) AS sources
+        FROM read_parquet('{files.decided}') AS d JOIN read_parquet('{files.rows}') AS r ON r."row" = d."row"
+        LEFT JOIN {sources} AS b ON b."row" = d."row"
+        WHERE d.status = 'selected' ORDER BY d."row" """
+    return write_query(connection, text, {}, out, MANIFEST)
+
+
+def count_reasons(connection: Any, files: JoinFiles) -> tuple[dict[str, int], int]:
+    """How many rows have each reason, by name, and how many are selected."""
+    text = f"SELECT reason, status, count(*) FROM read_parquet('{files.decided}') GROUP BY ALL ORDER BY reason"
+    counted = connection.execute(text).fetchall()
+    return {reason: count for reason, _, count in counted}, sum(n for _, status, n in counted if status == "selected")

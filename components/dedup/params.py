@@ -18,6 +18,7 @@ from components.descriptors.views import Views
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
 from components.params import Strict
+from components.tables.database import MemoryParams
 
 
 class GraphParams(Strict):
@@ -56,6 +57,7 @@ class DedupParams(Strict):
     executor: ExecutorParams = ExecutorParams(workers=0)
     chunk: int = Field(512, ge=1)  # images a unit of work
     checks: CheckParams = CheckParams()
+    memory: MemoryParams = MemoryParams()  # of the joins that decisions and manifest are made by
 
     def described_views(self) -> Views:
         """The views of every image that are described."""
