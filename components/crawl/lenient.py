@@ -1,7 +1,8 @@
 """aiohttp's connection with a tidied head before its parser: what browsers accept and the parser refuses.
 
 The head of each answer is read by :mod:`components.web.http_head` and handed on in the one form that every parser
-takes; bodies pass as they are. Its bytes are bounded by :data:`components.web.http_head.MAX_HEAD`.
+takes; so are chunked bodies (:mod:`components.crawl.chunks`). Other bodies pass as they are. The bytes of a head are
+bounded by :data:`components.web.http_head.MAX_HEAD`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any
 
 from aiohttp.client_proto import ResponseHandler
 
+from components.crawl.chunks import Chunks
 from components.web.http_head import MAX_HEAD, Head, begins_well, read_head
 
 _MAX_INTERIM = 20  # answers of status 1xx before the one that counts
 _EMPTY_LINE = re.compile(rb"\n\r*\n")
 _REFUSED = b"refused\r\n\r\n"  # makes the parser end the connection
+_NO_SIZE = b"refused\r\n"  # in the place of a chunk's size
 _OURS = ("content-length", "transfer-encoding", "sec-websocket-key1")
 
 
@@ -24,14 +27,19 @@ class LenientHandler(ResponseHandler):
 
     _head: bytearray | None = None  # what has come of the head; None while a body passes
     _interim = 0
+    _chunks: Chunks | None = None  # reads the body that passes, if it is chunked
 
     def set_response_params(self, **settings: Any) -> None:
         """A request was sent: a head comes next."""
-        self._head, self._interim = bytearray(), 0
+        self._head, self._interim, self._chunks = bytearray(), 0, None
         super().set_response_params(**settings)
 
     def data_received(self, data: bytes) -> None:
         """Hold ``data`` back until the head is whole."""
+        if self._head is None and self._chunks is not None and data:
+            data = self._anew(data)
+            if not data:
+                return
         if self._head is None or self._parser is None or not data:
             super().data_received(data)
             return
@@ -64,12 +72,25 @@ class LenientHandler(ResponseHandler):
                 return b""
             if not 100 <= head.status < 200:
                 self._head = None
-                return tidy(head) + data[head.size :]
+                body = data[head.size :]
+                if "chunked" in _listed(head, "transfer-encoding"):
+                    self._chunks = Chunks()
+                    body = self._anew(body)
+                return tidy(head) + body
             self._interim += 1
             if head.status == 101 or self._interim > _MAX_INTERIM:
                 raise ValueError("an answer that nobody asked for")
             self._head, seen = bytearray(data[head.size :]).lstrip(b"\r\n"), 0
         return b""
+
+    def _anew(self, data: bytes) -> bytes:
+        """``data`` of a chunked body as the parser takes it; what is no chunk becomes a line that it refuses."""
+        assert self._chunks is not None
+        try:
+            return self._chunks.feed(data)
+        except ValueError:
+            self._chunks = None
+            return _NO_SIZE
 
 
 def tidy(head: Head) -> bytes:
@@ -81,7 +102,8 @@ def tidy(head: Head) -> bytes:
     lines = [f"HTTP/1.{int(head.keeps_alive)} {head.status} {head.reason}".rstrip()]
     lines += [f"{name}: {value}" for name, value in head.fields if name.lower() not in _OURS]
     codings = _listed(head, "transfer-encoding")
-    lengths = set(_listed(head, "content-length"))
+    # What is no number says nothing, as in browsers: the body then lasts until the connection ends.
+    lengths = {length for length in _listed(head, "content-length") if length.isascii() and length.isdigit()}
     if "chunked" in codings:
         lines.append("Transfer-Encoding: chunked")  # it goes before a length (RFC 9112, 6.3)
     elif len(lengths) > 1:
