@@ -1,4 +1,4 @@
-"""Map a function over shards, in worker processes or on a Ray cluster. The one door to Ray.
+"""Map a function over shards, in worker processes or on a Ray cluster. The only module that imports Ray.
 
 The unit of work is a shard's path, never its pixels.
 """
@@ -237,7 +237,7 @@ def _connected(params: ExecutorParams) -> Any:
 
 @contextlib.contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """Leave SIGTERM to whoever had it: Ray's own handler ends the process before its MLflow run can be closed."""
+    """Leave SIGTERM to the handler that had it: Ray's own ends the process before its MLflow run can be closed."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield

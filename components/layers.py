@@ -1,7 +1,7 @@
 """Whose values a parameter file holds: everybody's in ``params/``, the demo's own in ``params/demo/``.
 
 What suits the demo (its benchmark, queries, calibration, gray crops, quarter turns) would ruin other people's pictures.
-So ``params/demo/NAME.yaml`` is laid over ``params/NAME.yaml`` as long as ``source`` in ``params/pipeline.yaml`` is the
+So ``params/demo/NAME.yaml`` overrides ``params/NAME.yaml`` as long as ``source`` in ``params/pipeline.yaml`` is the
 demo's site, and never else. Sections are merged key by key; a section of another ``kind`` replaces the one below.
 """
 
@@ -20,7 +20,7 @@ _DEPTH = 2  # folders below params/ in which presets stand
 
 
 def layer_over(path: Path) -> Path | None:
-    """The demo's file that is laid over ``path`` (``params/dedup.yaml``); None: there is none, or it does not apply."""
+    """The demo's file that overrides ``path`` (``params/dedup.yaml``); None: there is none, or it does not apply."""
     for root in list(path.parents)[:_DEPTH]:
         if (root / PIPELINE).is_file():
             layer = root / DEMO / path.relative_to(root)
@@ -38,7 +38,7 @@ def is_demo(pipeline: Path) -> bool:
 
 
 def merged(below: Any, above: Any) -> Any:
-    """``above`` laid over ``below``: sections key by key, anything else as a whole."""
+    """``below`` with the values of ``above`` in place of its own: sections key by key, anything else as a whole."""
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
     if "kind" in above and above["kind"] != below.get("kind"):

@@ -11,12 +11,12 @@ def too_little(
     """One line when fewer than the share ``least`` of all images is kept, else "".
 
     Args:
-        stage: who says it.
+        stage: the stage that prints the line.
         kept: images left.
         counts: images dropped by reason.
         least: share of all, 0 ... 1.
         values: reason -> the value that decided, such as ``graph.threshold 0.7``; other reasons lie in the images.
-        file: where the values stand.
+        file: the file that holds the values.
     """
     total = kept + sum(counts.values())
     if not total or kept >= least * total:
@@ -26,5 +26,5 @@ def too_little(
     parts += [f"{count:,} are {reason}" for reason, count in dropped if reason not in values]
     return (
         f"{stage}: {kept:,} of {total:,} images are left, less than {least:.0%} (least_kept): "
-        + "; ".join(parts) + f". The values stand in {file}"
+        + "; ".join(parts) + f". The values are in {file}"
     )  # fmt: skip

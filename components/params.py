@@ -101,7 +101,7 @@ Model = TypeVar("Model", bound=Strict)
 
 
 def load_params(path: str | Path, model: type[Model], overrides: Sequence[str] = ()) -> Model:
-    """Read ``path`` into ``model``; ``overrides`` are ``dotted.key=yaml value`` strings laid over the file.
+    """Read ``path`` into ``model``; ``overrides`` are ``dotted.key=yaml value`` strings that override the file.
 
     Below them come the demo's own values, where the pipeline's source is the demo (:mod:`components.layers`).
 

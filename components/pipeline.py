@@ -1,6 +1,6 @@
 """``params/pipeline.yaml``: what a workspace reproduces, read by the stages themselves.
 
-No value of it stands in a command of dvc.yaml, where a shell would read it: ``source: a b`` would be split and
+No command of dvc.yaml contains a value of it, because a shell would read it: ``source: a b`` would be split and
 ``source: a; b`` run. The crawl stage reads its source here, and training stages are told their name by DVC, in a
 variable of the environment.
 """

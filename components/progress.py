@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` as a person says it: ``45 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 04 h``."""
+    """``seconds`` in words: ``45 s``, ``3 min 20 s``, ``2 h 05 min``, ``3 d 04 h``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"

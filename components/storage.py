@@ -1,4 +1,4 @@
-"""Where bytes live: a local path or ``s3://bucket/prefix``, behind one small interface. The one door to boto3.
+"""Where bytes live: a local path or ``s3://bucket/prefix``, behind one interface. The only module that imports boto3.
 
 A name is a relative POSIX path below the store's root. Objects appear whole or not at all: locally by writing aside
 and renaming, on S3 because an object exists only once its upload has ended.
@@ -231,7 +231,7 @@ class LocalStore:
     def version(self, name: str) -> str:
         try:
             stat = self._path(name).stat()
-        except OSError as fault:  # whoever reads it says what is wrong with it
+        except OSError as fault:  # its reader says what is wrong with it
             return f"unreadable: {fault.strerror}"
         return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 

@@ -31,7 +31,7 @@ _DEEPEST = 100  # sections within sections
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The value of ``text``, which stands in ``where``.
+    """The value of ``text``, which was read from ``where``.
 
     Raises:
         VitrailError: not valid YAML, or a key written twice; the message begins with ``where`` and names the lines.

@@ -1,6 +1,6 @@
 """The stages that flows run, in order: names as DVC has them, from ``params/pipeline.yaml``.
 
-DVC owns the graph (dvc.yaml); this order is held against it by ``tests/flows/test_stage_order.py``.
+DVC owns the graph (dvc.yaml); ``tests/flows/test_stage_order.py`` compares this order with it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 does not reproduce gets ``runs/<stage>-<preset>/``: the checkout's files, a pipeline.yaml that names this preset, the
 same DVC cache, and the outputs of the stages before it, checked out of that cache. The folder carries the preset's
 name, not the flow run's: a run that was interrupted is carried on by the next one, from its scratch state. The result
-stands in the shared run cache, so listing the preset in params/pipeline.yaml later brings it in without training.
+is in the shared run cache, so listing the preset in params/pipeline.yaml later brings it in without training.
 """
 
 from __future__ import annotations

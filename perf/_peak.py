@@ -1,6 +1,6 @@
 """One rank of perf/plan.py: peak memory of a step against what components.training.memory says, for each change.
 
-``python perf/_peak.py CHANGE ...``, a change being params laid over vitt, joined by commas. Rank 0 prints JSON.
+``python perf/_peak.py CHANGE ...``, a change being params that override vitt's, joined by commas. Rank 0 prints JSON.
 
 What is counted: the tensors that live before the third step, and in it every allocation and release by torch's CPU
 allocator as the profiler records them: their running sum's maximum. Interpreter, libraries and loader are in neither

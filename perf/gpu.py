@@ -216,7 +216,7 @@ def main(
     rounds: int = 10,
     side: int = 8192,
 ) -> dict[str, object]:
-    """The table: preset, precision, way. ``changes`` are laid over every preset, as KEY=VALUE."""
+    """The table: preset, precision, way. ``changes`` override every preset's values, as KEY=VALUE."""
     if device == "cuda" and not torch.cuda.is_available():
         return {"left out": "no CUDA device"}
     place, found = torch.device(device), {}

@@ -18,7 +18,7 @@ from components.release.load import load_model
 
 
 class BaselineParams(Strict):
-    """What checkpoints are held against."""
+    """What checkpoints are compared with."""
 
     raw_side: int = Field(32, ge=4, le=8192)  # px
     untrained_seed: Seed = 0
@@ -34,7 +34,7 @@ class Contender:
     facts: dict[str, Any]  # what identifies it, for MLflow
     model: VisionTransformer | None = None
     card: ModelCard | None = None
-    baselines: tuple[str, ...] = field(default=())  # names of the contenders it is held against
+    baselines: tuple[str, ...] = field(default=())  # names of the contenders it is compared with
 
 
 def find_checkpoints(sources: Sequence[str | Path]) -> list[str | Path]:

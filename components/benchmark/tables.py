@@ -58,7 +58,7 @@ def markdown(
 
 
 def flat(scores: Sequence[Score]) -> pa.Table:
-    """One row a score and baseline (``against`` is null for scores that are held against none)."""
+    """One row a score and baseline (``against`` is null for scores without a baseline)."""
     rows: list[dict[str, Any]] = []
     for score in scores:
         plain = score.plain()

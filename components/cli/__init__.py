@@ -1,1 +1,1 @@
-"""The ``vitrail`` command: one door to every room's own command."""
+"""The ``vitrail`` command: one command for every stage and question."""

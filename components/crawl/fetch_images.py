@@ -85,7 +85,7 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
         VitrailError: no links, or not one image that could be fetched.
     """
     sources = register(site.source, storage, ("warc", "links"))
-    # Not the manners: whoever slows a fetch down half-way keeps what was fetched.
+    # Not the manners: a fetch that is slowed down half-way keeps what was fetched.
     numbers = [fetch.max_bytes, params.partitions, params.max_page_bytes]
     policy = fetch.policy.model_dump(mode="json")
     work = work_folder(out, fingerprint(site.model_dump(), sources.model_dump(), policy, numbers)[:16])

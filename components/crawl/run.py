@@ -13,6 +13,7 @@ from components.command_name import prog
 from components.params import load_params
 from components.pipeline import load_pipeline
 from components.storage import StorageParams
+from components.web.forms import plain
 
 
 def main(argv: Sequence[str]) -> int:
@@ -23,9 +24,7 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="crawl a site, or register WARC files or images that are there")
     run.add_argument("--params", type=Path, required=True)
-    run.add_argument(
-        "--source", help="site.yaml, folder, WARC file, or s3://bucket/prefix; default: of params/pipeline.yaml"
-    )
+    run.add_argument("--source", help=f"{plain()} (default: `source` in params/pipeline.yaml)")
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     arguments = parser.parse_args(argv)

@@ -86,7 +86,7 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
 
 def _journal(site: WebSite, params: CrawlParams, out: Path) -> Path:
     """Where a crawl of ``site`` finds what an earlier run that was killed has fetched."""
-    # Not the manners: whoever slows a crawl down half-way keeps what was fetched. Nor how far it goes.
+    # Not the manners: a crawl that is slowed down half-way keeps what was fetched. Nor how far it goes.
     policy = params.fetch.policy.model_dump(mode="json")
     return work_folder(out, fingerprint(site.model_dump(), policy, [params.fetch.max_bytes])[:16]) / "site.journal"
 

@@ -82,7 +82,7 @@ class Tally:
 
 
 def put_together(item: IndexItem) -> Tally:
-    """Write a part of the index and of the audit; done already when its tally stands in the work folder."""
+    """Write a part of the index and of the audit; skipped if its tally is in the work folder."""
     done = item.out.with_suffix(".json")
     if done.exists():
         content = json.loads(done.read_text())

@@ -46,7 +46,7 @@ class FactsItem:
 
 
 def collect(item: FactsItem) -> Path:
-    """Write :data:`FACTS`, a row for each of the part; done already when it stands in the work folder."""
+    """Write :data:`FACTS`, a row for each of the part; skipped if the file is in the work folder."""
     if item.out.exists():
         return item.out
     rows = pq.read_table(item.judged, columns=["row", "key", "reason"])

@@ -75,7 +75,7 @@ def items(met: Met, policy: PolicyParams, work: Path, chunk: int) -> Iterable[Ju
 
 
 def judge(item: JudgeItem) -> Judged:
-    """Write :data:`JUDGED` and the places of one part; done already when they stand in the work folder."""
+    """Write :data:`JUDGED` and the places of one part; skipped if both are in the work folder."""
     out, places = item.work / f"judged-{item.number:06d}.parquet", item.work / f"places-{item.number:06d}.parquet"
     if not out.exists():
         rows, found = _judged(item)

@@ -148,7 +148,7 @@ class PairsItem:
 
 
 def find_pairs(item: PairsItem) -> Path:
-    """Write the pairs (:data:`PAIRS`) of a partition; done already when they stand in the work folder."""
+    """Write the pairs (:data:`PAIRS`) of a partition; skipped if they are in the work folder."""
     out = item.buckets.with_name(f"near-pairs-{item.run:02d}-{item.part:07d}.parquet")
     if out.exists():
         return out

@@ -1,4 +1,4 @@
-"""The passes of a curation, each over parts or chunks of parts, each done once: its files stand in the work folder."""
+"""The passes of a curation, each over parts or chunks of parts, each done once: its files are in the work folder."""
 
 from __future__ import annotations
 

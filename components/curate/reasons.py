@@ -1,4 +1,4 @@
-"""Why an image link was dropped: a closed set. What is not here cannot stand in the index."""
+"""Why an image link was dropped: a closed set. The index can hold no other reason."""
 
 from __future__ import annotations
 

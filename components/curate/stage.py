@@ -1,7 +1,7 @@
 """The curate stage: sources -> links -> policy -> decode -> exact and PCA-hash duplicates -> NSFW -> faces -> shards.
 
 Passes are mapped over files, parts of 65,536 addresses, or chunks of a part; between them tables are joined on disk.
-No pass and no join holds the pool in memory. Results stand in a work folder beside the output, named by a fingerprint
+No pass and no join holds the pool in memory. Results are in a work folder beside the output, named by a fingerprint
 of parameters and sources, so that a run that was killed carries on where it was.
 """
 

@@ -49,7 +49,7 @@ class Calibration:
     threshold_relative: float
 
     def summary(self) -> dict[str, Any]:
-        """As it stands in calibration.json."""
+        """As calibration.json holds it."""
 
         def shares(threshold: float) -> dict[str, Any]:
             return {

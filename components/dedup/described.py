@@ -43,7 +43,7 @@ def describe_pool(
 ) -> Described:
     """The descriptor ``given``, learned from the pool where its kind asks for that, and the pool's rows.
 
-    Both stand in a folder of that ``kind`` below ``parent``.
+    Both are in a folder of that ``kind`` below ``parent``.
     """
     images = [pool.rows[name].to_pylist() for name in ("key", "stored_sha256")]
     folder = scratch_folder(parent, kind, described_digest(given, views, params.chunk, images, pool.storage))

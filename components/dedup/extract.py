@@ -1,6 +1,6 @@
 """Read the pool's images chunk by chunk, for thumbnails to learn from and for descriptors; finished chunks are kept.
 
-A chunk is a range of index rows. Thumbnails stand in a file a chunk. Descriptors go straight into their place of one
+A chunk is a range of index rows. A file holds a chunk's thumbnails. Descriptors go straight into their place of one
 file over the whole pool, and a list of the keys that were read says, once it is there, that a chunk is complete. The
 folder's name holds the fingerprint of everything these depend on (components/dedup/scratch.py), so a stage that was
 stopped carries on, and no stale result is ever taken for a fresh one.

@@ -79,7 +79,7 @@ def components(
 ) -> NDArray[np.integer[Any]]:
     """The connected component [count] of every row over edges above ``threshold``: its smallest row's number.
 
-    Of 4 bytes a row (8 from 2^32 rows). ``path``: a file to keep them in, where they should not stand in memory.
+    Of 4 bytes a row (8 from 2^32 rows). ``path``: a file to keep them in, if they should not be in memory.
     """
     sets = DisjointSet(count, path)
     for edges in blocks:

@@ -19,7 +19,7 @@ def matches(sources: Tensor) -> Tensor:
 def info_nce(similarity: Tensor, match: Tensor, temperature: float) -> Tensor:
     """Mean over rows of the mean over a row's positives p of -log(e^s_p / (e^s_p + sum over negatives e^s_n)).
 
-    Other positives stand in no denominator (equation 2 with SimCLR's pairs; mixed images have several positives).
+    No denominator holds the other positives (equation 2 with SimCLR's pairs; mixed images have several positives).
 
     Args:
         similarity: [N, N] cosines. match: [N, N] bool. temperature: divides the cosines.

@@ -112,7 +112,7 @@ class Recorder:
     def register(self, step: int, wait: float = 0.0) -> str | None:
         """The LoggedModel of the network after ``step`` steps, made if it is not there yet.
 
-        Its id where the store says it within ``wait`` seconds, else its handle, by which later runs find it.
+        Its id where the store answers within ``wait`` seconds, else its handle, by which later runs find it.
         """
         if self.world.main:
             if step not in self._models:

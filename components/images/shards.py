@@ -143,7 +143,7 @@ def data_digest(manifest: Iterable[Path], shards: Mapping[str, Mapping[str, obje
 class Shards:
     """Where the shards of an index stand (``shards.json`` beside the index), and their digests.
 
-    ``base`` is ``""`` when they stand in the folder ``shards/`` beside the file (the default: DVC tracks them with it),
+    ``base`` is ``""`` when they are in the folder ``shards/`` beside the file (the default: DVC tracks them with it),
     else the store's root, such as ``s3://bucket/prefix/curate``.
     """
 

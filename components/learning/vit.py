@@ -60,7 +60,7 @@ class ViTConfig(Strict):
 
 
 def vit_config(architecture: str, image_size: int, patch_size: int, **changes: Any) -> ViTConfig:
-    """The configuration of a named architecture (``vitt vits vitb vitl vitg``), ``changes`` laid over it."""
+    """The configuration of a named architecture (``vitt vits vitb vitl vitg``); ``changes`` override its values."""
     if architecture not in ARCHITECTURES:
         known = list(ARCHITECTURES)
         raise VitrailError(

@@ -1,4 +1,4 @@
-"""The one door to FAISS: nearest neighbours by cosine, k-means, and indexes on disk, in bounded memory.
+"""The only module that imports FAISS: nearest neighbours by cosine, k-means, and indexes on disk, in bounded memory.
 
 The index is chosen by size: exact (Flat) for small sets, inverted lists with product-quantised codes above. Whatever a
 coded index proposes is scored again with the exact fp16 descriptors before anyone compares it with a threshold: the

@@ -3,7 +3,7 @@
     python -m components.planning crawl --warcs 90000 --cores 640
 
 Every figure is a product of a count and a rate, so it can be checked by hand. What a WARC file holds differs from crawl
-to crawl: those numbers stand in the rates, too, and come from the reports of a trial (reports/curate.json).
+to crawl: those numbers are in the rates, too, and come from the reports of a trial (reports/curate.json).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The one door to Great Expectations: a suite for every table that travels between stages.
+"""The only module that imports Great Expectations: a suite for every table that travels between stages.
 
 ``validate(table, index_suite(...), out)`` checks a table, writes Data Docs, and stops the stage when a rule is broken.
 """

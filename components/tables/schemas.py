@@ -1,6 +1,6 @@
 """The tables that travel between stages, as Arrow schemas with a name, a version and the one stage that writes them.
 
-* **index**: one row an image link found by curation, kept or dropped, with the reason. Image bytes stand in tar shards
+* **index**: one row an image link found by curation, kept or dropped, with the reason. Image bytes are in tar shards
   beside it; ``shard``, ``offset`` and ``length`` say where. A row's story is complete here: every later decision is a
   manifest over these rows, and no stage rewrites an image.
 * **links**: every image link that was met, not only the first to an address.

@@ -1,4 +1,4 @@
-"""The one door to MLflow: runs, metrics, pictures, artifacts, and one LoggedModel a checkpoint.
+"""The only module that imports MLflow: runs, metrics, pictures, artifacts, and one LoggedModel a checkpoint.
 
     with tracking.run("pretrain", "pretrain vitt", params, config) as run:
         run.log_metrics({"train/loss": 7.2}, step=10)

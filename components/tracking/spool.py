@@ -150,7 +150,7 @@ class Spool:
         with self._mutex:
             before = self.state.segment
             self.state.segment, self.state.offset = position.segment, position.offset
-        self.save()  # outside: whoever records does not wait for it
+        self.save()  # outside: recording does not wait for it
         with self._mutex:
             gone = [self._segment(number) for number in range(before, position.segment)]
             for path in [*gone, *(self._files / name for name in files)]:

@@ -30,7 +30,7 @@ class ShardedEMA:
     ) -> None:
         if masters.keys() != targets.keys():
             odd = sorted(masters.keys() ^ targets.keys())[:3]
-            raise ValueError(f"student and teacher do not match: {', '.join(odd)} in one of them only")
+            raise ValueError(f"student and teacher do not match: {', '.join(odd)} in only one of the two")
         for name, master in masters.items():
             if master.numel() != targets[name].numel():
                 raise ValueError(f"{name}: student shard of {master.numel()}, teacher shard of {targets[name].numel()}")

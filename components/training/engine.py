@@ -1,4 +1,4 @@
-"""The one door to DeepSpeed: ZeRO-3 training from one CPU process to many nodes, by the same calls.
+"""The only module that imports DeepSpeed: ZeRO-3 training from one CPU process to many nodes, by the same calls.
 
 Weights, gradients, fp32 masters and both AdamW moments are partitioned over the ranks; so are the teacher and its fp32
 moving average. On CUDA the weights are fp16 with dynamic loss scaling (bf16 by choice), on a CPU fp32.

@@ -204,7 +204,7 @@ def train(
             if stop or due or step % run.checkpoint_every == 0 or step == last:
                 state.save(step, images, due)
                 saved = step
-            # A probe takes minutes that whoever asked for the end may not give: it is left to the next start.
+            # A probe takes minutes, and a run that was told to end may not have them: the next start does it.
             if due and not stop:
                 asked = time.monotonic()
                 _note(curves, step, observer.probe(step))

@@ -1,4 +1,4 @@
-"""The parameters that pretraining and distillation share, section by section as they stand in ``params/*/*.yaml``."""
+"""The parameters that pretraining and distillation share, section by section as in ``params/*/*.yaml``."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def _objects(root: str, names: list[str] | None, storage: StorageParams) -> List
 
 
 def version_of(store: Store, name: str) -> str:
-    """The version of ``name``, or why it has none: whoever reads it counts it by that reason."""
+    """The version of ``name``, or why it has none: its reader counts it by that reason."""
     try:
         return store.version(name)
     except ObjectUnreadable as fault:

@@ -1,7 +1,7 @@
 """Which rule of a robots.txt decides on a path, in a time that no robots.txt can stretch.
 
 Rules and paths are compared in one spelling (:func:`canonical`). Rules without a star are found by their text, those
-with stars by four characters of their longest piece that must stand in the path; so a path meets few of the rules, and
+with stars by four characters of their longest piece that the path must contain; so a path meets few of the rules, and
 never more than :data:`MAX_WORK` allows.
 """
 
@@ -129,7 +129,7 @@ class Index:
         return found
 
     def _grams(self, path: str) -> list[str]:
-        """The grams of rules with stars that stand in ``path``."""
+        """The grams of rules with stars that ``path`` contains."""
         if len(self._starred) <= _FEW:
             return [gram for gram in self._starred if gram in path]
         found = {path[at : at + size] for size in self._sizes for at in range(len(path) - size + 1)}

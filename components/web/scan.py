@@ -80,7 +80,7 @@ class ScanResult:
 
 
 def scan_file(item: ScanItem) -> ScanResult:
-    """Scan one file; done already when its result stands in the work folder."""
+    """Scan one file; skipped if its result is in the work folder."""
     done = item.out.with_suffix(".json")
     if done.exists():
         content = json.loads(done.read_text())

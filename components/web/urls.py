@@ -22,7 +22,7 @@ def resolve(base: str, address: str) -> str:
     """``address`` made absolute and normal; "" unless it is a usable http(s) address without credentials.
 
     Normal: as a browser would send it, without the fragment. Dot segments (``%2e%2e`` too) are gone, backslashes are
-    slashes, the host is in lower case and ASCII, a default port is left out, and what may not stand in an address is
+    slashes, the host is in lower case and ASCII, a default port is left out, and what an address may not contain is
     percent-encoded. Escapes that are there stay as they are: ``%2F`` is no slash.
     """
     address = address.strip(_TRIMMED)
@@ -60,7 +60,7 @@ def origin(url: str) -> str:
 
 
 def target(url: str) -> str:
-    """The path and query of ``url`` (absolute, or a path itself), as they stand in the line of a request."""
+    """The path and query of ``url`` (absolute, or a path itself), as the line of a request has them."""
     if "://" not in url[:8]:
         return url
     start = _AFTER_HOST.search(url, url.index("://") + 3)

@@ -21,7 +21,7 @@ _LOG_LINES = 12  # of a failed server's log, looked through for what to show
 
 
 class Service:
-    """A process named ``name`` whose pid file and log stand in ``folder``."""
+    """A process named ``name`` whose pid file and log are in ``folder``."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name

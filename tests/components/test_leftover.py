@@ -10,7 +10,7 @@ def test_the_values_that_dropped_the_most_are_named_first() -> None:
     assert line == (
         "curate: 39 of 474 images are left, less than 50% (least_kept): "
         "pca_hash.radius 3 dropped 430 (near-duplicate); "
-        "decode.min_side 64 dropped 3 (too-small); 2 are corrupt. The values stand in params/c.yaml"
+        "decode.min_side 64 dropped 3 (too-small); 2 are corrupt. The values are in params/c.yaml"
     )
 
 
