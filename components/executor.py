@@ -63,7 +63,7 @@ def map_shards(function: Callable[[Item], Result], shards: Iterable[Item], param
 
     ``function`` and its results travel between processes, so both must be picklable; results should be small (a
     manifest row, not images). On Ray a shard may be tried twice, or by two workers, so ``function`` must give the same
-    files whoever runs it; nodes see the run's folder under the path that it has here.
+    files on every node; nodes see the run's folder under the path that it has here.
 
     Raises:
         VitrailError: a worker process died (out of memory, say); or no Ray, no cluster, or a node without the folder.

@@ -16,7 +16,7 @@ from components.text import read_text
 from components.yaml_core import parse_yaml
 
 PIPELINE, DEMO = "pipeline.yaml", "demo"
-_DEPTH = 2  # folders below params/ in which presets stand
+_DEPTH = 2  # folders below params/ that hold presets
 
 
 def layer_over(path: Path) -> Path | None:

@@ -44,7 +44,7 @@ Quality = Annotated[int, Field(ge=0, le=100)]  # of a JPEG
 
 @dataclass(frozen=True)
 class Effect:
-    """Whether a parameter changes what a run computes; stands beside it, as in ``Annotated[int, NEUTRAL]``.
+    """Whether a parameter changes what a run computes, written beside its type, as in ``Annotated[int, NEUTRAL]``.
 
     Rounding does not count: device, threads and compilation are neutral.
     """

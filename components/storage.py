@@ -108,7 +108,7 @@ def inside_outputs(params: StorageParams) -> bool:
 
 
 def publish(params: StorageParams, folder: Path, names: Sequence[str], *below: str) -> str | None:
-    """Put the finished files and folders ``names`` of an output ``folder`` on the store; returns where they stand.
+    """Put the finished files and folders ``names`` of an output ``folder`` on the store; returns their addresses.
 
     ``below`` names the folder on the store and ends with a digest, so that versions never replace each other. Nothing
     is done, and None returned, where the root is the default: the output itself is the place then.

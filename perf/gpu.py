@@ -2,7 +2,7 @@
 
 ``python -m perf gpu`` where there is a CUDA device. The same code runs on a CPU, small:
 ``python -m perf.gpu --device cpu --presets vitt --precisions fp32 --side 2048``. Presets of params/pretrain are taken
-as they stand, their batch of one GPU with them, in bf16 and fp16: crops packed into one pass against one pass a size,
+unchanged, their batch of one GPU with them, in bf16 and fp16: crops packed into one pass against one pass a size,
 blocks eager against compiled. The step is one of ordinary modules, without DeepSpeed: the teacher's pass, the student's
 forward and backward, the losses, clipping, AdamW on fp32 masters and the moving average; weights in 16 bits, as the
 engine holds them.

@@ -45,3 +45,59 @@ def test_what_the_page_on_extending_names_in_code_is_there() -> None:
     names -= {name for name in names if name.startswith("test_")}
     assert {"SafetyModel", "BenchmarkParams", "load_descriptor"} <= names
     assert sorted(name for name in names if not re.search(rf"\b{name}\b", code)) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/curation.md"])
+def test_the_table_of_sources_is_that_of_the_code(name: str) -> None:
+    from components.web.forms import table
+
+    assert f"\n{table()}\n" in (ROOT / name).read_text()
+
+
+def test_the_parameter_file_and_the_help_page_list_the_same_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    from components.crawl.run import main
+    from components.web.forms import FORMS
+
+    comments = (ROOT / "params/pipeline.yaml").read_text()
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    page = re.sub(r"\s+", "", capsys.readouterr().out)
+    for form, what in FORMS:
+        plain = form.replace("`", "")
+        assert f"#   {plain}: {what.replace('`', '')}\n" in comments
+        assert re.sub(r"\s+", "", plain) in page
+    assert len(re.findall(r"(?m)^#   ", comments)) == len(FORMS)
+
+
+# Phrases that must be read twice. What to write instead is in CONTRIBUTING.md: one idea a sentence, common words.
+RIDDLES = re.compile(
+    r"\bheld against\b|\blaid over (?!pictures|a picture)|\bone door\b|\bsays it\b|\bwhoever\b|\bstands? in\b"
+    r"|\b(?:of them|of it|of these) only\b",
+    re.IGNORECASE,
+)
+
+
+def _prose() -> list[Path]:
+    code = [path for room in ("components", "flows", "infra") for path in sorted((ROOT / room).rglob("*.py"))]
+    return [*DOCUMENTS, *code, *sorted((ROOT / "params").rglob("*.yaml")), ROOT / "dvc.yaml"]
+
+
+def test_no_text_uses_a_phrase_that_must_be_read_twice() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in _prose()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if RIDDLES.search(line)
+    ]
+    assert found == []
+
+
+def test_the_page_on_curation_names_every_reason() -> None:
+    from components.curate.reasons import REASONS
+    from components.web.kinds import LEFT
+
+    text = (ROOT / "docs/curation.md").read_text()
+    rows = set(
+        re.findall(r"`([\w-]+)`", "\n".join(line.split("|")[1] for line in text.splitlines() if line[:3] == "| `"))
+    )
+    assert sorted({*REASONS, *LEFT} - rows) == []

@@ -1,4 +1,4 @@
-"""What a contender reaches on one benchmark, and how it stands against its baselines."""
+"""What a contender reaches on one benchmark, and how it compares with its baselines."""
 
 from __future__ import annotations
 

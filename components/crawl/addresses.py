@@ -1,6 +1,6 @@
 """Which network addresses a fetch may connect to, and the resolver that enforces it.
 
-The check stands inside the connector's own resolver, so the connection goes to the very address that was checked: a
+The check is inside the connector's own resolver, so the connection goes to the very address that was checked: a
 name that answers with a global address once and a private one later (DNS rebinding) is refused the second time.
 """
 

@@ -114,7 +114,7 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
 
 
 def finished(out: Path) -> None:
-    """Remove the work folder: ``out`` stands."""
+    """Remove the work folder: ``out`` is complete."""
     shutil.rmtree(out.parent / f".{out.name}.work", ignore_errors=True)
 
 
@@ -231,7 +231,7 @@ def _hash(url: str) -> int:
 
 
 def _place(path: Path, target: Path) -> None:
-    """Make ``path`` appear as ``target`` too: the work folder stays whole until the output stands."""
+    """Make ``path`` appear as ``target`` too: the work folder stays whole until the output is there."""
     try:
         os.link(path, target)
     except OSError:  # a file system without hard links

@@ -1,6 +1,6 @@
 """What a crawl of sites was answered, by address, on disk as it comes: a killed crawl finds it again and asks no more.
 
-An entry is a line of JSON, the bodies it names, and a line feed. What stands behind the last whole entry is cut off
+An entry is a line of JSON, the bodies it names, and a line feed. What follows the last whole entry is cut off
 when the journal is opened. Memory: the place of each entry.
 """
 

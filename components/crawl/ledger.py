@@ -1,7 +1,7 @@
 """The ledger of a fetch: a line an address, written after its records, so that a killed run carries on by image.
 
 Records go to plain WARC files (images do not compress) that are begun anew above a size. A line says how the address
-ended and where the records of all addresses so far end. On resuming, what stands behind the last whole line is cut off:
+ended and where the records of all addresses so far end. On resuming, what follows the last whole line is cut off:
 records without a line, and lines whose records did not reach the disk.
 """
 

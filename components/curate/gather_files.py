@@ -84,7 +84,7 @@ class TarItem:
 
 
 def list_tar(item: TarItem) -> Path:
-    """Write the images of one tar shard (ADDRESSES), its counts beside; done already when these stand there."""
+    """Write the images of one tar shard (ADDRESSES), its counts beside; skipped if these are there."""
     counted = item.out.with_suffix(".json")
     if counted.exists():
         return item.out

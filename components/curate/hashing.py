@@ -31,7 +31,7 @@ class HashItem:
 
 
 def sample_thumbnails(item: HashItem) -> Path:
-    """Write the thumbnails ``[n, 1024]`` (uint8, .npy) of the part's sample; done already when the file stands."""
+    """Write the thumbnails ``[n, 1024]`` (uint8, .npy) of the part's sample; skipped if the file is there."""
     if not item.out.exists():
         left = left_of(item.facts, [item.copies])
         rows = left["row"].to_numpy()[item.sample if item.sample is not None else slice(None)]
@@ -41,7 +41,7 @@ def sample_thumbnails(item: HashItem) -> Path:
 
 
 def hash_part(item: HashItem) -> Path:
-    """Write the hashes (:data:`HASHED`) of the part's images that have one; done already when the file stands."""
+    """Write the hashes (:data:`HASHED`) of the part's images that have one; skipped if the file is there."""
     from threadpoolctl import threadpool_limits
 
     if item.out.exists() or item.artifact is None:

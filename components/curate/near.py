@@ -92,7 +92,7 @@ def near_copies(hashed: Sequence[Path], out: Path, how: Search) -> int:
     """Write (row, original) of every near copy among ``hashed`` (:data:`HASHED`) to ``out``; returns how many.
 
     Larger images are kept before smaller ones, then earlier before later. An image is a copy of the nearest one within
-    ``radius`` bits that is kept, so likeness never chains from image to image. Files of the work stand beside ``out``.
+    ``radius`` bits that is kept, so likeness never chains from image to image. Files of the work are beside ``out``.
     """
     if out.exists():
         return int(pq.read_metadata(out).num_rows)

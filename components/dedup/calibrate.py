@@ -6,7 +6,7 @@ images has any neighbour above it that is known to be no copy.
 
 Known to differ: two labelled images of a benchmark's training side whose labels differ and whose rows are at least
 `apart` rows from each other. Held-out labels are never read. The distance in rows matters where neighbouring rows
-show the same object again, as in elpv: cells of one module, cut from one ingot, stand side by side.
+show the same object again, as in elpv: cells of one module, cut from one ingot, are side by side.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from components.progress import track
 def ranges(shards: Sequence[str], at_least: int) -> list[tuple[int, int]]:
     """Row ranges of whole input shards, each of ``at_least`` rows but the last; ``shards`` names every row's shard.
 
-    Rows of a shard need not stand together: a range ends where one name follows another.
+    Rows of a shard need not be neighbours: a range ends where one name follows another.
     """
     found, start = [], 0
     for row in range(1, len(shards) + 1):

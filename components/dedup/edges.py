@@ -70,7 +70,7 @@ class Edges(NamedTuple):
 
 
 def part_path(folder: Path, start: int, stop: int) -> Path:
-    """Where the edges found from rows ``start`` to ``stop`` stand; they are complete when the file is there."""
+    """The file of the edges found from rows ``start`` to ``stop``; they are complete when the file is there."""
     return folder / f"edges-{start:012d}-{stop:012d}.parquet"
 
 

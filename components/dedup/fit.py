@@ -49,7 +49,7 @@ def whiten(
         params: of the network; its own ``whitening`` is left aside.
         curated: the background set, which should hold no copies of what is searched later.
         out: file to write, for ``descriptor.whitening``.
-        storage: where shards stand.
+        storage: where shards are.
         dim: directions kept, the strongest; None: all that the network has.
         images: at most, at random.
         floor: see :func:`components.descriptors.whiten.fit_whitening`.

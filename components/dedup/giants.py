@@ -78,7 +78,7 @@ def cut_giants(
 
 
 def _place(rows: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each of ``wanted`` stands in the sorted ``rows``; -1: nowhere."""
+    """The place of each of ``wanted`` in the sorted ``rows``; -1 if it is not there."""
     place = np.searchsorted(rows, wanted)
     inside = np.minimum(place, len(rows) - 1)
     return np.where(rows[inside] == wanted, inside, -1)

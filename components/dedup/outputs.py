@@ -137,7 +137,7 @@ def record(recording: Run, report: Mapping[str, Any], out: Path, docs: Path) -> 
 
 
 def take(finished: Path, path: Path) -> None:
-    """``finished`` at ``path`` as well, not copied where both stand on one file system; it is never written again."""
+    """``finished`` at ``path`` as well, not copied where both are on one file system; it is never written again."""
     try:
         os.link(finished, path)
     except OSError:  # no hard links there

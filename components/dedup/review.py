@@ -87,7 +87,7 @@ class _Page:
 
     def groups(self, decisions: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
         labels = np.array([row["component"] for row in decisions], np.int64)
-        # Of a component that was dropped whole none is kept: its smallest row stands first.
+        # Of a component that was dropped whole none is kept: its smallest row comes first.
         named = [self._row.get(row["representative"], row["component"]) for row in decisions]
         shown = []
         for group in duplicate_groups(labels, np.array(named, np.int64), limit):

@@ -51,7 +51,7 @@ def described_digest(
         views: that are described.
         chunk: images a unit of work, which the files are laid out by.
         images: key and content hash of every image, in order.
-        storage: where weights on S3 stand.
+        storage: where weights on S3 are.
     """
     weights = None
     if isinstance(params, SscdParams):

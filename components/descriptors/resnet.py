@@ -1,6 +1,6 @@
 """Residual networks (He et al. 2016; ResNeXt: Xie et al. 2017), with the parameter names of torchvision's.
 
-The names matter: official SSCD weights come as a state dict of them. Stride stands in the 3x3 convolution of a
+The names matter: official SSCD weights come as a state dict of them. The stride is in the 3x3 convolution of a
 bottleneck, as there. The head is the copy descriptor's: GeM pooling and one linear projection.
 """
 

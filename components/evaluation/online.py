@@ -98,7 +98,7 @@ class Recorder:
     def probe(self, step: int) -> Scores:
         """Log scores (0 ... 1) and pictures of the averaged network, with its LoggedModel; scores on rank 0 only.
 
-        Raw pixels' scores on the same sample, names ending in ``_raw_pixels``, stand beside them in the curves.
+        Raw pixels' scores on the same sample, names ending in ``_raw_pixels``, are beside them in the curves.
         """
         scores = self._look(step)
         if scores and self.world.main:

@@ -67,8 +67,8 @@ def gif_frames(data: bytes, most: int) -> int:
 def is_raw_tiff(head: bytes) -> bool:
     """Whether ``head`` begins a camera's raw file in TIFF form: its first picture is a thumbnail of the photograph.
 
-    By the tags of its first directory, where that stands in ``head``: a DNG's version (DNG 1.4, chapter 2), or a
-    maker, further directories, and a first picture that says it is a reduced one (TIFF 6.0; NEF, ARW and others).
+    By the tags of its first directory, if ``head`` contains it: a DNG's version (DNG 1.4, chapter 2), or a
+    maker, further directories, and a first picture that is marked as reduced (TIFF 6.0; NEF, ARW and others).
     """
     if head[:4] not in (b"II*\0", b"MM\0*"):
         return False

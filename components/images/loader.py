@@ -83,7 +83,7 @@ class Loader:
             prepared = iter(())
 
     def state_dict(self) -> dict[str, int]:
-        """Where the stream stands: plain numbers, the same on every rank."""
+        """The stream's position: plain numbers, the same on every rank."""
         return {
             "seed": self.seed,
             "rows": self._sampler.rows,

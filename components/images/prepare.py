@@ -39,7 +39,7 @@ class LoaderParams(Strict):
 
 
 class Task(NamedTuple):
-    """One draw: its place in the stream and the image that stands there."""
+    """One draw: its place in the stream and the image at that place."""
 
     epoch: int
     position: int

@@ -2,7 +2,7 @@
 
 Position p of epoch e depends on the seed, e and p alone. A row of weight w appears floor(w) or floor(w) + 1 times an
 epoch, w times on average (stochastic rounding). Small sets are permuted as a whole; a set longer than ``block`` is
-permuted in two levels, runs of rows that stand together in a shard first and then every draw inside a block of runs,
+permuted in two levels, first runs of rows that are neighbours in a shard and then every draw inside a block of runs,
 so that memory and locality of reading stay bounded at hundreds of millions of rows.
 """
 
@@ -57,7 +57,7 @@ class Sampler:
         """Draws in ``epoch``."""
         if self._weights is None:
             return self.rows
-        if epoch not in self._lengths:  # kept, for a reader and its prefetcher may stand in different epochs
+        if epoch not in self._lengths:  # kept, for a reader and its prefetcher may be in different epochs
             self._open(epoch)
             self._lengths[epoch] = int(self._ends[-1])
         return self._lengths[epoch]
@@ -79,7 +79,7 @@ class Sampler:
         return found
 
     def after(self, epoch: int, position: int, count: int) -> tuple[int, int]:
-        """The epoch and position that stand ``count`` draws later."""
+        """The epoch and position ``count`` draws later."""
         position += count
         while position >= self.length(epoch):
             position -= self.length(epoch)

@@ -25,7 +25,7 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class Location:
-    """Where an image's bytes stand: tar name, offset of its first byte, length in bytes."""
+    """Where an image's bytes are: tar name, offset of its first byte, length in bytes."""
 
     shard: str
     offset: int
@@ -141,7 +141,7 @@ def data_digest(manifest: Iterable[Path], shards: Mapping[str, Mapping[str, obje
 
 @dataclass(frozen=True)
 class Shards:
-    """Where the shards of an index stand (``shards.json`` beside the index), and their digests.
+    """Where the shards of an index are (``shards.json`` beside the index), and their digests.
 
     ``base`` is ``""`` when they are in the folder ``shards/`` beside the file (the default: DVC tracks them with it),
     else the store's root, such as ``s3://bucket/prefix/curate``.

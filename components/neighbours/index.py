@@ -94,7 +94,7 @@ def to_host(index: Any) -> Any:
 
 
 def on_gpu(index: Any) -> bool:
-    """Whether ``index``, or what stands below its rotation, is on a GPU: OPQ stays on the host, its lists do not."""
+    """Whether ``index``, or what is below its rotation, is on a GPU: OPQ stays on the host, its lists do not."""
     import faiss
 
     inner = index

@@ -62,7 +62,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the stages' outputs stand, and where else to look."""
+    """Where the stages' outputs are, and where else to look."""
 
     curated: Path
     dedup: Path
@@ -332,7 +332,7 @@ def _forget_edges(old: Path, new: Path, gone: Any, number: Any) -> None:
 
 
 def _forget_in_curated(keys: set[str], rows: pa.Table, curated: Path, storage: StorageParams, done: list[str]) -> None:
-    """Write ``curated`` without ``keys``, their bytes blanked in the shards; what remains stays where it stands.
+    """Write ``curated`` without ``keys``, their bytes blanked in the shards; what remains stays in its place.
 
     ``rows`` are the index rows of ``keys``.
     """

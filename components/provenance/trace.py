@@ -43,7 +43,7 @@ def trace(
         if query in taken.keys | taken.digests or taken.holds(query):
             return f"{query}: taken down; it is on {', '.join(map(str, forgotten))} and not in {curated}"
         raise VitrailError(
-            f"{curated / 'index'}: no image of the key, address or SHA-256 {query!r}; addresses stand there as"
+            f"{curated / 'index'}: no image of the key, address or SHA-256 {query!r}; it holds addresses as"
             " pages name them, whole and with their scheme"
         )
     return "\n\n".join("\n".join(_story(row, curated, dedup, look, storage)) for row in rows)

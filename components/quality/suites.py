@@ -262,7 +262,7 @@ def descriptor_table(
 
     Args:
         descriptors: [n, d], fp16 or wider; may be memory-mapped, ``block`` rows are read at a time.
-        keys: the keys that stand beside the descriptors.
+        keys: the keys beside the descriptors.
         expected: the keys in the order of the table that the descriptors are aligned with.
         block: rows read at a time.
         strangers: rows that are known not to describe the image of their row.

@@ -25,7 +25,7 @@ def export_onnx(model: LoadedModel, out: Path) -> None:
     """Write ``out``: input ``images`` [B, 3, H, W] normalised, outputs ``cls`` [B, D] and ``patches`` [B, N, D].
 
     Batch, height and width are dynamic. Mean, std, patch and license are in the file's metadata. The file is run in
-    onnxruntime at three sizes, rectangles among them, and compared before it takes its name. Above 2 GB weights stand
+    onnxruntime at three sizes, rectangles among them, and compared before it takes its name. Above 2 GB weights are
     beside it as ``OUT.data``.
 
     Raises:

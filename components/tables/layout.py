@@ -16,7 +16,7 @@ Role = Literal[
     "table",  # has a column that names the image: its rows go
     "rows",  # an array (.npy) or table whose row i is row i of the table `of`: the same rows go
     "pairs",  # a folder of Parquet files whose columns `a` and `b` number rows of `of`: rows go, numbers change
-    "shards",  # image bytes, blanked where they stand
+    "shards",  # image bytes, blanked in place
     "list",  # names and digests of the shards
     "shows",  # a picture or page that may show an image: it goes, and a new run makes it again
     "derived",  # made from the rows, and made again by a run: it goes

@@ -310,7 +310,7 @@ def _manifest(path: Path) -> dict[str, Any] | None:
 
 
 def _version(path: Path) -> Any:
-    """Of the format that a manifest says it is in; None when it says nothing."""
+    """The format that a manifest names; None if it names none."""
     try:
         content = json.loads((path / "manifest.json").read_text())
     except (OSError, ValueError):
@@ -324,7 +324,7 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest_digest(manifest: Mapping[str, Any]) -> str:
-    # NaN may stand in curves, so this is not components.params.fingerprint
+    # curves may contain NaN, so this is not components.params.fingerprint
     text = json.dumps(json.loads(json.dumps(manifest)), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What stands around the training loop in every stage: data, checkpoints, export, and the figures of the report."""
+"""What surrounds the training loop in every stage: data, checkpoints, export, and the figures of the report."""
 
 from __future__ import annotations
 

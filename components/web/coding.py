@@ -32,7 +32,7 @@ def decode_body(raw: bytes, headers: Mapping[str, str], max_bytes: int) -> tuple
     if len(codings) > _MAX_CODINGS:
         return b"", False
     body, whole = raw, True
-    for coding in reversed(codings):  # they stand in the order in which they were applied
+    for coding in reversed(codings):  # they are listed in the order in which they were applied
         if body:
             body, all_of_it = _decoded(body, coding, max_bytes)
             whole = whole and all_of_it

@@ -25,7 +25,7 @@ class Head:
     status: int
     reason: str
     fields: tuple[tuple[str, str], ...]
-    size: int  # bytes, with what stands before it and the empty line
+    size: int  # bytes, with what precedes it and the empty line
     keeps_alive: bool = False  # HTTP/1.1 and later
 
 

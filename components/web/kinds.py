@@ -12,7 +12,7 @@ from components.images.headers import is_raw_tiff
 from components.images.heif import BRANDS
 from components.web.warc import is_warc, is_wat
 
-Kind = Literal["warc", "images", "tars", "links", "text"]  # "text": captions and addresses that stand beside images
+Kind = Literal["warc", "images", "tars", "links", "text"]  # "text": captions and addresses beside images
 Left = Literal[
     "hidden",
     "appledouble",

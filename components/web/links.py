@@ -1,7 +1,7 @@
 """Image links of an HTML page, the way a browser would find them, one address an ``<img>``.
 
 Addresses resolve against the first ``<base href>`` (itself resolved against the page's address). ``srcset`` is parsed
-as the HTML standard says (commas may stand inside addresses) and its largest candidate taken. The sources of a
+as the HTML standard says (addresses may contain commas) and its largest candidate taken. The sources of a
 ``<picture>`` are alternatives of its one image. Lazy-loading attributes go before a ``src`` that is only a placeholder.
 
 A page cannot cost more than its length: tags beyond :data:`MAX_TAGS`, and addresses, alternative texts and ``srcset``
@@ -29,7 +29,7 @@ _BETTER = frozenset(("srcset", *_LAZY_SRCSET, *_LAZY_SRC))  # attributes that ma
 _NUMBER = re.compile(r"\s*(\d+)")
 _DECODABLE = frozenset(("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff"))
 
-MAX_TAGS = 50_000  # img, source and a tags of one page that are read; what stands after them is not
+MAX_TAGS = 50_000  # img, source and a tags of one page that are read; later ones are not
 _MAX_SRCSET = 65_536  # characters
 _MAX_ALT = 2_000  # characters
 _TAG = re.compile(r"<(?:img|source|a)[\s/>]", re.I)

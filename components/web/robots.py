@@ -18,7 +18,7 @@ MAX_BYTES = 512_000  # RFC 9309 section 2.5: parse at least 500 KiB; what follow
 
 _MAX_DELAY = 1e9  # seconds; a number of a thousand digits is not one
 _MAX_SHOWN = 200  # characters of a rule that are quoted
-_LINE_END = re.compile(rb"\r\n|\r|\n")  # RFC 9309 section 2.2, and no other: U+2028 and form feeds stand in lines
+_LINE_END = re.compile(rb"\r\n|\r|\n")  # RFC 9309 section 2.2, and no other: lines may contain U+2028 and form feeds
 _UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
@@ -76,7 +76,7 @@ def heard(answer: Response) -> tuple[int, bytes]:
     """Status and body of an answer for ``/robots.txt``, to be given to :func:`rules_for`.
 
     The status is 0 when the answer broke off or its coding could not be undone (RFC 9309, 2.3.1.4): what is missing
-    may forbid. What stands beyond :data:`MAX_BYTES` is not missed.
+    may forbid. Rules beyond :data:`MAX_BYTES` are not missed.
     """
     whole = not answer.cut or len(answer.body) >= MAX_BYTES
     return answer.status if whole else 0, answer.body[:MAX_BYTES]

@@ -70,7 +70,7 @@ class ScanItem:
 
 @dataclass
 class ScanResult:
-    """What came of one file; the tables stand beside ``out``."""
+    """What came of one file; the tables are beside ``out``."""
 
     name: str
     links: Path

@@ -1,4 +1,4 @@
-"""What stands beside an image and speaks of it: its address, caption and licence.
+"""Files beside an image that describe it: its address, caption and licence.
 
 In tar shards and folders alike: a JSON, ``.txt`` or ``.caption`` of the same name, as WebDataset and img2dataset write
 them, and in folders the tables of Hugging Face's image folders (``metadata.csv``, ``.jsonl``, ``.parquet``).

@@ -2,7 +2,7 @@
 
 Headers and first bytes only are read here; an image's bytes are read by range later, and nothing is unpacked, so a
 member's name can lead nowhere. Names that try to (absolute, ``..``), links out of the tar, devices and sparse files are
-counted and left. A damaged header ends its tar: there is no way to tell where the next one stands.
+counted and left. A damaged header ends its tar: there is no way to tell where the next one begins.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_HEADER = 65_536  # bytes of a pax or GNU long-name header
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file in a tar: where its bytes stand."""
+    """One regular file in a tar: where its bytes are."""
 
     name: str
     offset: int
@@ -37,7 +37,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image of a shard, with what stands beside it."""
+    """One image of a shard, with its text files."""
 
     member: Member
     url: str  # of the image, where its JSON says one; else ""
@@ -48,7 +48,7 @@ class Sample:
 def samples(path: Path, counts: Counter[str]) -> Iterator[Sample]:
     """The images of the tar at ``path``, in order; what was wrong with it is counted in ``counts``.
 
-    Members of one key are one sample, as WebDataset has it, wherever in the tar they stand: without its JSON an image
+    Members of one key are one sample, as WebDataset has it, wherever in the tar they are: without its JSON an image
     has no address, and policy is not asked. So the names of one tar are in memory. Of members of one name the last
     counts, as when a tar is unpacked.
     """
@@ -154,7 +154,7 @@ def _after_sparse(file: BinaryIO, header: bytes, start: int) -> int:
 
 
 def _after_zeros(file: BinaryIO, at: int, size: int) -> int:
-    """Where the next header can stand behind the zero block at ``at``."""
+    """Where the next header can be behind the zero block at ``at``."""
     file.seek(at)
     while at < size:
         data = file.read(1 << 20)
