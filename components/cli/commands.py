@@ -52,6 +52,7 @@ _TABLE = (
     Command("init", "Set up this checkout for your own folder of images.", DATA, "components.cli.init"),
     Command("run", "Bring every stage up to date, from source to benchmark, and print the results.", DATA,
             "infra.local.demo"),
+    Command("report", "Write one page about this run, with pictures, and open it.", DATA, "infra.local.report"),
     Command("crawl", "Crawl web sites, or register the WARC files or images at your source.", DATA,
             "components.crawl.run", actions=True),
     Command("curate", "Filter, decode and shard images; every dropped image gets a reason.", DATA,

@@ -94,7 +94,7 @@ def write(wanted: Wanted) -> list[str]:
         lines.append(f"{path}: {count:,} steps, estimated from --minutes; the log shows the real rate")
     if steps is None:
         lines.append("left out: --minutes; the presets keep their own lengths")
-    return [*lines, "next: vitrail run"]
+    return [*lines, "next: vitrail run, then vitrail report"]
 
 
 def _asked(given: argparse.Namespace, terminal: bool) -> Wanted:

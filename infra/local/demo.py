@@ -21,15 +21,12 @@ from typing import Any
 
 from components.command_name import prog
 from components.errors import VitrailError, run_cli
-from components.params import load_params
 from components.progress import duration
-from components.tracking import TrackingParams
-from components.tracking.pages import look_at
-from components.tracking.store import resolve
 from flows.process import run_streaming
 from flows.settings import load_pipeline, load_platform
 from flows.stages import report_path, stage_names
 from flows.workspace import checkout_files
+from infra.local.report import mlflow_pages, write_report
 
 _FREE = 3 * 1024**3  # bytes that shards, cache, checkpoints and MLflow's store take at most
 _STARTS = re.compile(r"Running stage '([^']+)'")
@@ -123,14 +120,12 @@ def print_summary(root: Path, clock: StageClock, took: str) -> None:
     table = root / "data/benchmark/table.md"
     if table.is_file():
         print(f"\nbenchmark, 95 % confidence intervals\n\n{table.read_text(encoding='utf-8').strip()}")
-    platform = load_platform(root)
-    tracking = load_params(root / "params/tracking.yaml", TrackingParams)
-    store = resolve(os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri)
-    served = store if store.startswith("http") else platform.mlflow_url
-    pages = "\n".join(f"    {line}" for line in look_at(served, store, tracking.experiment))
+    pages = "\n".join(f"    {line}" for line in mlflow_pages(root, load_platform(root)))
+    report = write_report(root)
     print(
         f"""
 look closer:
+  vitrail report                                   the whole run on one page: {report}
   make platform                                    then, in a browser:
 {pages}
   .venv/bin/prefect deployment run pretrain/vitt --watch       trains on the worker of that platform

@@ -1,8 +1,9 @@
-"""Anybody's folder of pictures through the whole chain, with one changed value: `source` in params/pipeline.yaml."""
+"""Anybody's folder of pictures through the whole chain by `vitrail init`, `vitrail run` and `vitrail report`."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ SHORTER = {
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repro]:
-    """A workspace whose source is a folder with blanks, quotes and a command in its name, after ``dvc repro``."""
+    """A workspace whose source is a folder with blanks, quotes and a command in its name, after ``vitrail run``."""
     root = tmp_path_factory.mktemp("own")
     photos = root / "my photos; touch caught; it's $(touch caught)"
     photos.mkdir()
@@ -37,15 +38,32 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Repro]:
     copy_checkout(work)
     for name, changes in SHORTER.items():
         edit(work / name, changes)
-    edit(work / "params/pipeline.yaml", {"source": str(photos)})
-    return work, run(work, "dvc", "repro", timeout=1500)
+    begun = run(work, "components.cli", "init", str(photos), "--machine", "cpu")
+    assert begun.code == 0, begun.text
+    return work, run(work, "components.cli", "run", timeout=1500)
 
 
-def test_one_changed_value_carries_a_folder_through_every_stage(own: tuple[Path, Repro]) -> None:
+def test_two_commands_carry_a_folder_through_every_stage(own: tuple[Path, Repro]) -> None:
     work, done = own
     assert done.code == 0, done.text[-6000:]
-    assert done.ran == ["crawl", "curate", "dedup", "pretrain@vitt", "distill@vitxt", "benchmark"]
+    ran = re.findall(r"^== ([\w@]+)$", done.text, re.MULTILINE)
+    assert [name for name in ran if name != "inputs"] == [
+        "crawl", "curate", "dedup", "pretrain@vitt", "distill@vitxt", "benchmark",
+    ]  # fmt: skip
     assert pq.read_table(work / "data/dedup/manifest").num_rows >= 0.9 * COUNT
+
+
+def test_the_run_ends_in_its_report(own: tuple[Path, Repro]) -> None:
+    work, done = own
+    report = work / "reports/index.html"
+    assert str(report) in done.text
+    first = report.read_text()
+    for words in (f"{COUNT} image links were found", "No labelled images", "of your own images", "all hold"):
+        assert words in first
+    assert "has not finished" not in first
+    again = run(work, "components.cli", "report", "--no-open")
+    assert again.code == 0, again.text
+    assert again.text.splitlines()[0] == f"report: {report}"
 
 
 def test_no_part_of_the_sources_name_was_run(own: tuple[Path, Repro]) -> None:
