@@ -60,7 +60,7 @@ def scores(root: Path) -> str:
         return missing("benchmark")
     from markdown_it import MarkdownIt
 
-    shown = MarkdownIt("commonmark", {"html": False}).enable("table").render(path.read_text(encoding="utf-8"))
+    shown: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(path.read_text(encoding="utf-8"))
     return shown.replace("<table>", "<div class=scroll><table>").replace("</table>", "</table></div>")
 
 
