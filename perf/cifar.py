@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def train_and_score(folder: Path, params: Any, shares: Sequence[float]) -> dict[
     loader = open_loader(params, inputs, StorageParams(root=str(folder)), world, folder / "quarantine")
     learner = Pretraining(params, world)
     pixels = decoded(images, params.augment.global_size)
-    scorer = Scorer(learner, params, pixels[training], labels[training], pixels[held_out], labels[held_out], shares)
+    bank, queries = (Labelled(pixels[rows], labels[rows]) for rows in (training, held_out))
+    scorer = Scorer(learner, params, bank, queries, shares)
     params = params.model_copy(
         update={"probe": params.probe.model_copy(update={"benchmark": "held-out", "at": tuple(shares)})}
     )
@@ -86,22 +88,20 @@ def decoded(images: Sequence[bytes], size: int) -> np.ndarray:
     return np.stack([square(simplejpeg.decode_jpeg(data), size) for data in images])
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Pictures [N, H, W, 3] uint8 and their labels [N]."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+
 class Scorer:
     """kNN of the averaged network, held-out pictures against all training ones; the loop's observer."""
 
-    def __init__(
-        self,
-        learner: Any,
-        params: Any,
-        bank: np.ndarray,
-        bank_labels: np.ndarray,
-        queries: np.ndarray,
-        query_labels: np.ndarray,
-        shares: Sequence[float],
-    ) -> None:
+    def __init__(self, learner: Any, params: Any, bank: Labelled, queries: Labelled, shares: Sequence[float]) -> None:
         self._learner, self._params, self._shares = learner, params, shares
-        self._bank, self._bank_labels = bank, bank_labels
-        self._queries, self._query_labels = queries, query_labels
+        self._bank, self._queries = bank, queries
 
     def begin(self) -> dict[str, float]:
         """Nothing: the untrained network is scored before the run."""
@@ -112,17 +112,18 @@ class Scorer:
 
     def probe(self, step: int) -> dict[str, float]:
         """Accuracy after ``step`` steps."""
-        return {"knn": self._accuracy(self._features(self._bank), self._features(self._queries))}
+        return {"knn": self._accuracy(self._features(self._bank.pixels), self._features(self._queries.pixels))}
 
     def raw(self) -> float:
         """Accuracy of pixels."""
-        flat = [pixels.reshape(len(pixels), -1).astype(np.float32) / 255 for pixels in (self._bank, self._queries)]
+        both = (self._bank.pixels, self._queries.pixels)
+        flat = [pixels.reshape(len(pixels), -1).astype(np.float32) / 255 for pixels in both]
         return self._accuracy(*flat)
 
     def _accuracy(self, bank: np.ndarray, queries: np.ndarray) -> float:
         from components.evaluation.knn import knn_predict
 
-        return float((knn_predict(bank, self._bank_labels, queries, NEIGHBOURS) == self._query_labels).mean())
+        return float((knn_predict(bank, self._bank.labels, queries, NEIGHBOURS) == self._queries.labels).mean())
 
     def _features(self, pixels: np.ndarray) -> np.ndarray:
         import torch

@@ -19,6 +19,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -169,10 +170,19 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     return 2 * side**3 / min(seconds(lambda: torch.mm(a, b, out=out), device, 10)[1:])
 
 
-def measure(
-    params: TrainingParams, network: Network, device: torch.device, precision: str, way: Way, rate: float, rounds: int
-) -> dict[str, object]:
-    """Figures of one step; ``rate`` is that of a dense product, FLOPs a second."""
+@dataclass(frozen=True)
+class On:
+    """Where steps are timed, in what precision."""
+
+    device: torch.device
+    precision: str
+    rate: float  # FLOPs a second of a dense product
+    rounds: int  # steps, of which the median counts
+
+
+def measure(params: TrainingParams, network: Network, way: Way, on: On) -> dict[str, object]:
+    """Figures of one step."""
+    device, precision, rate, rounds = on.device, on.precision, on.rate, on.rounds
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
@@ -207,28 +217,34 @@ def compare(ways: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def main(
-    device: str = "cuda",
-    presets: Sequence[str] = SIZES,
-    precisions: Sequence[str] = ("bf16", "fp16"),
-    ways: Sequence[Way] = WAYS,
-    changes: Sequence[str] = (),
-    rounds: int = 10,
-    side: int = 8192,
-) -> dict[str, object]:
-    """The table: preset, precision, way. ``changes`` override every preset's values, as KEY=VALUE."""
+@dataclass(frozen=True)
+class Table:
+    """What is timed."""
+
+    presets: Sequence[str] = SIZES
+    precisions: Sequence[str] = ("bf16", "fp16")
+    ways: Sequence[Way] = WAYS
+    changes: Sequence[str] = ()  # of every preset, as KEY=VALUE
+    rounds: int = 10
+    side: int = 8192  # of the dense product
+
+
+def main(device: str = "cuda", timed: Table | None = None) -> dict[str, object]:
+    """The table: preset, precision, way."""
+    timed = timed or Table()
     if device == "cuda" and not torch.cuda.is_available():
         return {"left out": "no CUDA device"}
     place, found = torch.device(device), {}
-    rates = {precision: matmul_rate(place, TYPES[precision], side) for precision in precisions}
-    for preset in presets:
-        params = load_params(PRESETS / f"{preset}.yaml", TrainingParams, changes)
+    rates = {precision: matmul_rate(place, TYPES[precision], timed.side) for precision in timed.precisions}
+    for preset in timed.presets:
+        params = load_params(PRESETS / f"{preset}.yaml", TrainingParams, timed.changes)
         network = build_network(params.vit, params.heads, 0)
         table: dict[str, Any] = {"batch": params.run.batch}
-        for precision in precisions:
+        for precision in timed.precisions:
+            on = On(place, precision, rates[precision], timed.rounds)
             rows: dict[str, Any] = {}
-            for way in ways:
-                rows[way] = measure(params, network, place, precision, way, rates[precision], rounds)
+            for way in timed.ways:
+                rows[way] = measure(params, network, way, on)
                 print(f"{preset} {precision} {way}: {rows[way]}", flush=True)
             table[precision] = rows | compare(rows)
         found[preset] = table
@@ -245,4 +261,4 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--side", type=int, default=8192, help="of the dense product")
     given = parser.parse_args()
-    print(main(given.device, given.presets, given.precisions, given.ways, given.set, given.rounds, given.side))
+    print(main(given.device, Table(given.presets, given.precisions, given.ways, given.set, given.rounds, given.side)))

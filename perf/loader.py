@@ -65,7 +65,7 @@ def works(folder: Path, jpegs: list[bytes]) -> dict[str, Callable[[int], int]]:
     """What is measured; each takes a turn's number and returns how many images it did."""
     import simplejpeg
 
-    from components.images.loader import Loader, LoaderParams
+    from components.images.loader import Loader, LoaderParams, Stream
     from components.learning.augment import AugmentParams, JitterParams, MultiCrop
     from components.learning.collate import collate, collate_bytes
     from perf.reference_augment import reference_batch
@@ -73,12 +73,13 @@ def works(folder: Path, jpegs: list[bytes]) -> dict[str, Callable[[int], int]]:
     params, dataset = AugmentParams(), as_dataset(folder, jpegs)
     demo = AugmentParams(global_size=64, local_size=32, locals=4, gray=True)
     cached = LoaderParams(cache_decoded=True, cache_side=144)
-    floats = iter(Loader(dataset, MultiCrop(params), BATCH, 0, collate=functools.partial(collate, params=params)))
+    stream = Stream(BATCH, 0)
+    floats = iter(Loader(dataset, MultiCrop(params), stream, collate=functools.partial(collate, params=params)))
     quick = params.model_copy(update={"resize": "opencv"})
-    aliased = iter(Loader(dataset, MultiCrop(quick), BATCH, 0, collate=functools.partial(collate, params=params)))
-    levels = iter(Loader(dataset, MultiCrop(params), BATCH, 0, collate=collate_bytes))
-    deferred = iter(Loader(dataset, MultiCrop(params, defer_color=True), BATCH, 0, collate=collate_bytes))
-    small = Loader(dataset, MultiCrop(demo), BATCH, 0, collate=functools.partial(collate, params=demo), params=cached)
+    aliased = iter(Loader(dataset, MultiCrop(quick), stream, collate=functools.partial(collate, params=params)))
+    levels = iter(Loader(dataset, MultiCrop(params), stream, collate=collate_bytes))
+    deferred = iter(Loader(dataset, MultiCrop(params, defer_color=True), stream, collate=collate_bytes))
+    small = Loader(dataset, MultiCrop(demo), stream, collate=functools.partial(collate, params=demo), params=cached)
     for _ in range(-(-len(jpegs) // BATCH)):  # fill the cache
         next(small_batches := iter(small))
 

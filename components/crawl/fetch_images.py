@@ -91,7 +91,7 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
     work = work_folder(out, fingerprint(site.model_dump(), sources.model_dump(), policy, numbers)[:16])
     counts = Counter({f"left-{why}": count for why, count in sources.left.items()})
     with kept_workers(params.executor):
-        links = _links(site, sources, params, fetch, work, storage, counts)
+        links = _links(_scans(site, sources, params, fetch, work, storage), params, work, counts)
         items = _partitions(site, links, params, fetch, work, counts)
         results = list(map_shards(fetch_partition, items, params.executor))
     for outcomes in results:
@@ -118,13 +118,12 @@ def finished(out: Path) -> None:
     shutil.rmtree(out.parent / f".{out.name}.work", ignore_errors=True)
 
 
-def _links(
-    site: NamedImages, sources: Sources, params: ImagesParams, fetch: FetchParams, work: Path, storage: StorageParams,
-    counts: Counter[str],
-) -> Path:  # fmt: skip
-    """The unique links of all files."""
+def _scans(
+    site: NamedImages, sources: Sources, params: ImagesParams, fetch: FetchParams, work: Path, storage: StorageParams
+) -> list[ScanItem]:
+    """The scan of each file that names images."""
     store = sources.store(Path(), storage)
-    items = [
+    return [
         ScanItem(
             store,
             file.path,
@@ -137,6 +136,10 @@ def _links(
         )
         for n, file in enumerate(sources.files)
     ]
+
+
+def _links(items: list[ScanItem], params: ImagesParams, work: Path, counts: Counter[str]) -> Path:
+    """The unique links of all files."""
     tables = []
     for result in track(map_shards(scan_file, items, params.executor), "scan", len(items), unit="files"):
         counts.update(result.counts)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from components.errors import VitrailError
-from components.neighbours import kmeans
+from components.neighbours import KMeans, kmeans
 from components.neighbours.clusters import assign
 from components.params import Seed, Strict
 
@@ -90,9 +90,8 @@ def _cluster(
     points: NDArray[Any], given: LevelParams, iterations: int, seed: int, device: Literal["auto", "cpu"]
 ) -> Level:
     # Each fit starts from centroids drawn far apart: from the old ones, Lloyd's algorithm would stay where it is.
-    fit = partial(
-        kmeans, k=given.clusters, iterations=iterations, seed=seed, spherical=False, spread=True, device=device
-    )
+    how = KMeans(given.clusters, iterations, seed, spherical=False, spread=True, device=device)
+    fit = partial(kmeans, how=how)
     centroids, parent, distance = fit(points)
     for _ in range(given.resampling):
         chosen = _closest(parent, distance, given.points)

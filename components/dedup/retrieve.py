@@ -19,7 +19,7 @@ from pydantic import Field
 
 from components.descriptors.kinds import DescriptorParams
 from components.errors import VitrailError
-from components.neighbours import NeighbourParams, Neighbours, kmeans, knn
+from components.neighbours import KMeans, NeighbourParams, Neighbours, kmeans, knn
 from components.params import Seed, Strict
 
 
@@ -183,7 +183,7 @@ class Clusters(NamedTuple):
 def _clusters(pool: NDArray[Any], how: ClusterParams, neighbours: NeighbourParams) -> Clusters:
     if how.clusters > len(pool):
         raise VitrailError(f"retrieval.how.clusters={how.clusters}: only {len(pool)} images are left; use fewer")
-    return Clusters(*kmeans(pool, how.clusters, iterations=how.iterations, seed=how.seed, device=neighbours.device))
+    return Clusters(*kmeans(pool, KMeans(how.clusters, how.iterations, how.seed, device=neighbours.device)))
 
 
 def _by_cluster(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,27 @@ from components.images.dataset import ManifestDataset
 from components.images.prepare import Batch, Collate, LoaderParams, Preparer, Task, Transform
 from components.images.sampler import Sampler
 
-__all__ = ["Batch", "Loader", "LoaderParams", "ManifestDataset", "Task"]
+__all__ = ["Batch", "Loader", "LoaderParams", "ManifestDataset", "Stream", "Task"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What one rank draws: ``batch`` samples at a time, ``rank`` of ``world``, in the order that ``seed`` decides."""
+
+    batch: int
+    seed: int
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise VitrailError(f"loader: rank {self.rank} of {self.world} ranks; expected 0 <= rank < world")
+        if self.batch < 1:
+            raise VitrailError(f"loader: batch size {self.batch}; expected at least 1")
 
 
 class Loader:
-    """Endless batches of ``batch_size`` samples for ``rank`` of ``world``.
+    """Endless batches of a :class:`Stream`.
 
     ``transform(bytes, generator)`` makes a sample (with ``cache_decoded`` it is given pixels instead) and
     ``collate(samples)`` a batch; both run in the workers and must survive being sent there. An image that cannot be
@@ -36,27 +53,16 @@ class Loader:
         self,
         dataset: ManifestDataset,
         transform: Transform,
-        batch_size: int,
-        seed: int,
-        workers: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        quarantine: Path | None = None,
+        stream: Stream,
         *,
         collate: Collate = list,
         params: LoaderParams | None = None,
+        quarantine: Path | None = None,
     ) -> None:
-        if not 0 <= rank < world:
-            raise VitrailError(f"loader: rank {rank} of {world} ranks; expected 0 <= rank < world")
-        if batch_size < 1:
-            raise VitrailError(f"loader: batch size {batch_size}; expected at least 1")
-        params = params or LoaderParams()
-        if workers is not None:
-            params = params.model_copy(update={"workers": workers})
-        self.params, self.batch_size, self.seed, self.rank, self.world = params, batch_size, seed, rank, world
+        self.params, self.stream = params or LoaderParams(), stream
         self._dataset = dataset
-        self._sampler = Sampler(len(dataset), seed, dataset.weights(), params.block)
-        self._preparer = Preparer(dataset, transform, collate, seed, params, quarantine)
+        self._sampler = Sampler(len(dataset), stream.seed, dataset.weights(), self.params.block)
+        self._preparer = Preparer(dataset, transform, collate, stream.seed, self.params, quarantine)
         self._epoch = self._position = self._consumed = 0
         self._workers: Any = None
 
@@ -65,7 +71,7 @@ class Loader:
 
         Closing the generator ends its worker processes.
         """
-        size = self.batch_size * self.world
+        size = self.stream.batch * self.stream.world
         tasks = self._tasks(self._epoch, self._position)
         if self.params.workers == 0:
             prepared: Iterator[Batch | VitrailError] = (self._preparer(batch) for batch in tasks)
@@ -85,7 +91,7 @@ class Loader:
     def state_dict(self) -> dict[str, int]:
         """The stream's position: plain numbers, the same on every rank."""
         return {
-            "seed": self.seed,
+            "seed": self.stream.seed,
             "rows": self._sampler.rows,
             "epoch": self._epoch,
             "position": self._position,
@@ -98,7 +104,7 @@ class Loader:
         Raises:
             VitrailError: the state is of another seed or another manifest.
         """
-        for name, own in (("seed", self.seed), ("rows", self._sampler.rows)):
+        for name, own in (("seed", self.stream.seed), ("rows", self._sampler.rows)):
             if state[name] != own:
                 raise VitrailError(
                     f"loader: the saved state has {name} {state[name]}, this run {own};"
@@ -107,10 +113,10 @@ class Loader:
         self._epoch, self._position, self._consumed = state["epoch"], state["position"], state["consumed"]
 
     def _tasks(self, epoch: int, position: int) -> Iterator[list[Task]]:
-        size = self.batch_size * self.world
-        first = self.rank * self.batch_size
+        size = self.stream.batch * self.stream.world
+        first = self.stream.rank * self.stream.batch
         while True:
-            draws = self._sampler.draws(epoch, position, size)[first : first + self.batch_size]
+            draws = self._sampler.draws(epoch, position, size)[first : first + self.stream.batch]
             addresses = self._dataset.addresses([row for _, _, row in draws])
             yield [Task(e, p, address) for (e, p, _), address in zip(draws, addresses, strict=True)]
             epoch, position = self._sampler.after(epoch, position, size)

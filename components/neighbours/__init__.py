@@ -7,7 +7,7 @@ codes' error is as large as the thresholds' margin.
 
 from components.neighbours.binary import hamming_pairs
 from components.neighbours.checks import check_descriptors
-from components.neighbours.clusters import kmeans
+from components.neighbours.clusters import KMeans, kmeans
 from components.neighbours.factory import expected_recall, factory_for, lists_of, probes_for
 from components.neighbours.files import IndexFolder
 from components.neighbours.params import NeighbourParams
@@ -15,6 +15,7 @@ from components.neighbours.search import Neighbours, exact_knn, knn
 
 __all__ = [
     "IndexFolder",
+    "KMeans",
     "NeighbourParams",
     "Neighbours",
     "check_descriptors",

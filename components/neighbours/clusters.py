@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,29 +13,30 @@ from components.neighbours import index as indexes
 from components.neighbours.checks import ROWS, check_descriptors, fp32
 
 
+@dataclass(frozen=True)
+class KMeans:
+    """How points are clustered."""
+
+    k: int  # clusters
+    iterations: int  # of Lloyd's algorithm
+    seed: int  # of the first centroids
+    # Centroids are kept at unit length and the nearest is that of largest cosine; otherwise Euclidean.
+    spherical: bool = True
+    # The first centroids are drawn far from each other (AFK-MC2, Bachem et al. 2016: k-means++ without its passes over
+    # all points), not uniformly.
+    spread: bool = False
+    device: Literal["auto", "cpu"] = "auto"  # auto: every GPU that FAISS sees
+
+
 def kmeans(
-    points: NDArray[Any],
-    k: int,
-    *,
-    iterations: int,
-    seed: int,
-    spherical: bool = True,
-    start: NDArray[np.float32] | None = None,
-    spread: bool = False,
-    device: Literal["auto", "cpu"] = "auto",
+    points: NDArray[Any], how: KMeans, start: NDArray[np.float32] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
     """k-means over all ``points`` [N, d].
 
     Args:
-        points: floating; L2-normalised where ``spherical``.
-        k: clusters.
-        iterations: of Lloyd's algorithm.
-        seed: of the first centroids.
-        spherical: centroids are kept at unit length and the nearest is that of largest cosine; otherwise Euclidean.
+        points: floating; L2-normalised where ``how.spherical``.
+        how: clusters, iterations, seed, distance.
         start: first centroids [k, d]; None: drawn from the points.
-        spread: they are drawn far from each other (AFK-MC2, Bachem et al. 2016: k-means++ without its passes over all
-            points), not uniformly.
-        device: auto: every GPU that FAISS sees.
 
     Returns:
         centroids [k, d] float32, and per point [N] its cluster (int64) and its cosine to that centroid (``spherical``)
@@ -45,6 +47,7 @@ def kmeans(
     """
     import faiss
 
+    k, spherical = how.k, how.spherical
     check = check_descriptors if spherical else _check_finite
     check(points, "points")
     if not 1 <= k <= len(points):
@@ -52,17 +55,17 @@ def kmeans(
     clusters = faiss.Kmeans(
         points.shape[1],
         k,
-        niter=iterations,
-        seed=seed,
+        niter=how.iterations,
+        seed=how.seed,
         spherical=spherical,
         min_points_per_centroid=1,
-        init_method=faiss.ClusteringInitMethod_AFK_MC2 if spread else faiss.ClusteringInitMethod_RANDOM,
+        init_method=faiss.ClusteringInitMethod_AFK_MC2 if how.spread else faiss.ClusteringInitMethod_RANDOM,
         max_points_per_centroid=max(1, len(points)),  # all points, not FAISS' sample: k-means means k-means
-        gpu=indexes.gpus(device) > 0,
+        gpu=indexes.gpus(how.device) > 0,
     )
     clusters.train(fp32(points), init_centroids=start)
     centroids = np.ascontiguousarray(clusters.centroids, np.float32)
-    assigned, score = assign(points, centroids, spherical=spherical, device=device)
+    assigned, score = assign(points, centroids, spherical=spherical, device=how.device)
     return centroids, assigned, score
 
 

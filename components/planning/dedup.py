@@ -7,6 +7,7 @@ scale them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from components.dedup.reference import one_ended
@@ -22,46 +23,41 @@ from components.progress import duration
 if TYPE_CHECKING:
     from components.dedup.params import DedupParams
 
-__all__ = ["Rates", "load_rates", "measure", "plan"]
+__all__ = ["Rates", "Workload", "load_rates", "measure", "plan"]
 
 LARGEST = 2_000_000_000  # images that a plan is made for
 SURVIVE = 744 / 1300  # of the pool, after self-dedup and relative dedup: the paper's
 
 
-def plan(
-    images: float,
-    dim: int,
-    params: DedupParams,
-    rates: Rates,
-    cores: int | None = None,
-    described: float | None = None,
-    held_out: float = 1e6,
-    queries: float = 1e6,
-    gpu_gigabytes: float = 80,
-) -> str:
-    """The plan, to read.
-
-    Args:
-        images: of the pool.
-        dim: of a descriptor.
-        params: of the stage.
-        rates: of one machine.
-        cores: to plan for; None: those of the rates.
-        described: images described a second; None: that line says what to measure.
-        held_out: images that relative dedup keeps out, of all benchmarks together.
-        queries: images that retrieve, of all sets together, one way (``retrieval.how``).
-        gpu_gigabytes: of one GPU.
+@dataclass(frozen=True)
+class Workload:
+    """What is to be deduplicated, and on what.
 
     Raises:
         VitrailError: a number of images or cores that no plan is made for.
     """
-    for name, value in (("--images", images), ("--held-out", held_out), ("--queries", queries)):
-        if not 1 <= value <= LARGEST:
-            raise VitrailError(f"{name} {value:g}: choose between 1 and {LARGEST:,}")
-    if cores is not None and cores < 1:
-        raise VitrailError(f"--cores {cores}: choose 1 or more")
-    count, each, near = int(images), len(params.described_views()), params.neighbours
-    cores = cores or rates.cores
+
+    images: float  # of the pool
+    dim: int  # of a descriptor
+    cores: int | None = None  # to plan for; None: those of the rates
+    described: float | None = None  # images described a second; None: that line says what to measure
+    held_out: float = 1e6  # images that relative dedup keeps out, of all benchmarks together
+    queries: float = 1e6  # images that retrieve, of all sets together, one way (``retrieval.how``)
+    gpu_gigabytes: float = 80  # of one GPU
+
+    def __post_init__(self) -> None:
+        for name in ("images", "held_out", "queries"):
+            value = getattr(self, name)
+            if not 1 <= value <= LARGEST:
+                raise VitrailError(f"--{name.replace('_', '-')} {value:g}: choose between 1 and {LARGEST:,}")
+        if self.cores is not None and self.cores < 1:
+            raise VitrailError(f"--cores {self.cores}: choose 1 or more")
+
+
+def plan(work: Workload, params: DedupParams, rates: Rates) -> str:
+    """The plan, to read: ``work`` under the stage's ``params``, with the ``rates`` of one machine."""
+    count, dim, near = int(work.images), work.dim, params.neighbours
+    each, cores = len(params.described_views()), work.cores or rates.cores
     on = Machines(rates, cores / rates.cores)
     pool = join(count * each, count, dim, near)
     disk = {
@@ -70,23 +66,23 @@ def plan(
         "edges": costs.edge_bytes(count),
     }
     memory = _memory(pool, count, dim, params)
-    seconds = _seconds(pool, count, each, dim, params, on, int(held_out), int(queries))
-    if described:
-        seconds = {"describe": images / described} | seconds
+    seconds = _seconds(pool, work, params, on)
+    if work.described:
+        seconds = {"describe": work.images / work.described} | seconds
     lines = [
         f"{count:,} images, {pool.rows:,} descriptors of {dim}, on {cores} cores (rates of {rates.cores})",
-        *_index_lines(pool, near, dim, gpu_gigabytes),
+        *_index_lines(pool, near, work),
         *_block(
             "memory, step by step", {n: _bytes(v) for n, v in memory.items()}, "most", _bytes(max(memory.values()))
         ),
         *_block("disk", {n: _bytes(v) for n, v in disk.items()}, "in all", _bytes(sum(disk.values()))),
         *_block("time", {n: duration(v) for n, v in seconds.items()}, "in all", duration(sum(seconds.values()))),
-        f"for {int(held_out):,} held-out images (--held-out) and {int(queries):,} queries (--queries); "
+        f"for {int(work.held_out):,} held-out images (--held-out) and {int(work.queries):,} queries (--queries); "
         f"{SURVIVE:.0%} of the pool survives, as the paper's",
     ]
     if memory["tables of all images"] > on.memory:
         lines.append("tables of all images are held whole, in one process: more memory than these machines have in all")
-    if not described:
+    if not work.described:
         lines.append("describing is left out: give --images-per-second of your descriptor and machines")
     return "\n".join(lines)
 
@@ -123,10 +119,9 @@ def _memory(pool: Join, count: int, dim: int, params: DedupParams) -> dict[str, 
     return found
 
 
-def _seconds(
-    pool: Join, count: int, each: int, dim: int, params: DedupParams, on: Machines, held_out: int, queries: int
-) -> dict[str, float]:
-    near, survivors = params.neighbours, max(1, int(count * SURVIVE))
+def _seconds(pool: Join, work: Workload, params: DedupParams, on: Machines) -> dict[str, float]:
+    count, dim, held_out, queries = int(work.images), work.dim, int(work.held_out), int(work.queries)
+    each, near, survivors = len(params.described_views()), params.neighbours, max(1, int(count * SURVIVE))
     # before the run nobody knows what a measured threshold comes to: its least, for which most lists are visited
     least = {"auto": params.auto.least_relative, "calibrated": 0.45}
     given = params.relative.threshold
@@ -165,12 +160,13 @@ def _seconds(
     return found
 
 
-def _index_lines(pool: Join, near: NeighbourParams, dim: int, gpu_gigabytes: float) -> list[str]:
+def _index_lines(pool: Join, near: NeighbourParams, work: Workload) -> list[str]:
     if not pool.lists:
         return ["index: Flat (exact)"]
+    dim = work.dim
     factory, cosine = factory_for(pool.rows, dim, near, gpu=False), near.edge_cosine
     on_gpu = join(pool.rows, pool.queries, dim, near, gpu=True)
-    gpus = costs.gpus_for(on_gpu, gpu_gigabytes * 1e9)
+    gpus = costs.gpus_for(on_gpu, work.gpu_gigabytes * 1e9)
     return [
         f"index: {factory}, {pool.probes:,} of {pool.lists:,} lists visited",
         f"  expected recall of edges at cosine {cosine:g} among rows uniform on the sphere: "
@@ -178,7 +174,7 @@ def _index_lines(pool: Join, near: NeighbourParams, dim: int, gpu_gigabytes: flo
         "often; a run measures its own",
         f"on GPUs: {factory_for(pool.rows, dim, near, gpu=True)}, {on_gpu.probes:,} lists visited (FAISS takes "
         f"no more than 2,048), expected recall {expected_recall(on_gpu.lists, on_gpu.probes, cosine):.3f}; "
-        f"{gpus} of {gpu_gigabytes:g} GB hold it. Their time was not measured; the paper: 2 days on 160 of 32 GB",
+        f"{gpus} of {work.gpu_gigabytes:g} GB hold it. Their time was not measured; the paper: 2 days on 160 of 32 GB",
     ]
 
 

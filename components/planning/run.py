@@ -75,19 +75,18 @@ def _crawl(arguments: argparse.Namespace) -> str:
 
 def _dedup(arguments: argparse.Namespace) -> str:
     from components.dedup.params import DedupParams
-    from components.planning.dedup import load_rates, plan
+    from components.planning.dedup import Workload, load_rates, plan
 
-    return plan(
+    work = Workload(
         arguments.images,
         arguments.dim,
-        load_params(arguments.params, DedupParams, arguments.set),
-        load_rates(arguments.rates),
         arguments.cores,
         arguments.images_per_second,
         arguments.held_out,
         arguments.queries,
         arguments.gpu_gigabytes,
     )
+    return plan(work, load_params(arguments.params, DedupParams, arguments.set), load_rates(arguments.rates))
 
 
 def _training(arguments: argparse.Namespace) -> str:

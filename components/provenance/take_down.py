@@ -118,7 +118,7 @@ def _forget(
         rows = _rows_of(keys, outputs.curated)
     entries += [("key", key) for key in sorted(keys)] if not wanted.domain or keys - named else []
     entries += [("sha256", digest) for digest in sorted(set(rows["sha256"].to_pylist()) - {""})]
-    receipt = _receipt(keys, named, component - keys, rows, outputs, storage, tracking)
+    receipt = _receipt(_Reach(keys, named, component - keys), rows, outputs, storage, tracking)
     if dry:
         return receipt
     what = wanted.domain or wanted.url or wanted.key
@@ -197,15 +197,19 @@ def _component(keys: set[str], dedup: Path) -> set[str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Reach:
+    """The keys of the images that are taken down."""
+
+    keys: set[str]  # all of them
+    named: set[str]  # those that were asked for
+    others: set[str]  # copies by dedup's decisions, which stay
+
+
 def _receipt(
-    keys: set[str],
-    named: set[str],
-    others: set[str],
-    rows: pa.Table,
-    outputs: Outputs,
-    storage: StorageParams,
-    tracking: TrackingParams,
+    reach: _Reach, rows: pa.Table, outputs: Outputs, storage: StorageParams, tracking: TrackingParams
 ) -> Receipt:
+    keys = reach.keys
     held = holders.manifests(outputs.look, storage, keys)
     outs = [str(outputs.curated), str(outputs.dedup)]
     known = holders.versions(outputs.root, outs, keys) if keys else []
@@ -219,8 +223,8 @@ def _receipt(
     return Receipt(
         keys=sorted(keys),
         stored=len(kept),
-        also_copies=len(keys - named),
-        other_copies=sorted(others),
+        also_copies=len(keys - reach.named),
+        other_copies=sorted(reach.others),
         blocked=0,
         manifests=[f"{holding.where}: {len(holding.rows)} of them" for holding in held],
         versions=[{"out": v.out, "digest": v.digest, "where": v.commits, "held": v.held} for v in known if v.held != 0],

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from components.errors import VitrailError
 from components.images import shards
-from components.images.loader import Loader, ManifestDataset
+from components.images.loader import Loader, ManifestDataset, Stream
 from components.images.shards import Shards
 from components.learning.augment import MultiCrop, colors_on_device
 from components.learning.collate import collate_bytes
@@ -130,13 +130,10 @@ def open_loader(
     return Loader(
         dataset,
         MultiCrop(params.augment, defer_color=colors_on_device(params.augment, world.device), anchors=anchors),
-        params.run.batch,
-        params.run.seed,
-        rank=world.rank,
-        world=world.size,
-        quarantine=quarantine,
+        Stream(params.run.batch, params.run.seed, world.rank, world.size),
         collate=collate_bytes,
         params=params.loader,
+        quarantine=quarantine,
     )
 
 

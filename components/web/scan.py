@@ -24,7 +24,7 @@ from components.tables.schemas import LINKS
 from components.web.charset import decode_text
 from components.web.content_type import PAGE_TYPES
 from components.web.link_table import RowWriter, first_position, storable
-from components.web.links import Page, is_vector
+from components.web.links import ImageLink, Page, is_vector
 from components.web.listing import shown
 from components.web.opt_out import headers_said
 from components.web.pages import read_page
@@ -131,12 +131,12 @@ class _Links:
 
     def page(self, url: str, page: Page, said: str, offset: int) -> None:
         for link in page.images:
-            self.add(link.url, url, link.alt, page.licence, link.reason, said, offset)
+            self.add(link, url, page.licence, said, offset)
 
-    def add(self, url: str, page: str, alt: str, licence: str, reason: str, said: str = "", offset: int = -1) -> None:
-        row = {"position": self._next, "url": url, "page": page, "alt": storable(alt), "licence": storable(licence)}
-        where = {"source": self._source, "source_offset": offset}
-        self._writer.add(row | {"reason": reason, "opt_out": bool(said), "said": said} | where)
+    def add(self, link: ImageLink, page: str, licence: str, said: str = "", offset: int = -1) -> None:
+        row = {"position": self._next, "url": link.url, "page": page, "alt": storable(link.alt)}
+        row |= {"licence": storable(licence), "reason": link.reason, "opt_out": bool(said), "said": said}
+        self._writer.add(row | {"source": self._source, "source_offset": offset})
         self._next += 1
 
 
@@ -235,7 +235,7 @@ def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -
                     alt, licence = (
                         texts[name][number] if name else "" for name in (item.columns.alt, item.columns.licence)
                     )
-                    links.add(url, "", alt, licence, "vector" if is_vector(url) else "")
+                    links.add(ImageLink(url, alt, "vector" if is_vector(url) else ""), "", licence)
     except (pa.ArrowException, OSError):
         counts["table-unreadable"] += 1  # what came before the damage is used
     result.counts = counts

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from components.errors import VitrailError
 from components.neighbours import (
     IndexFolder,
+    KMeans,
     NeighbourParams,
     Neighbours,
     exact_knn,
@@ -192,8 +193,8 @@ def test_kmeans_takes_the_gpu_unless_told_not_to(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
     monkeypatch.setattr(indexes, "to_device", lambda index, _: index)
     points = unit(np.random.default_rng(0), 30, 4)
-    kmeans(points, 3, iterations=1, seed=0)
-    kmeans(points, 3, iterations=1, seed=0, device="cpu")
+    kmeans(points, KMeans(3, 1, 0))
+    kmeans(points, KMeans(3, 1, 0, device="cpu"))
     assert taken == [True, False]
 
 
@@ -226,7 +227,7 @@ def test_impossible_requests_say_what_to_do() -> None:
     with pytest.raises(VitrailError, match="does not divide"):
         knn(base, base, 1, NeighbourParams(flat_up_to=1, pq_bytes=3))
     with pytest.raises(VitrailError, match="11 clusters of 10"):
-        kmeans(base, 11, iterations=1, seed=0)
+        kmeans(base, KMeans(11, 1, 0))
 
 
 def test_kmeans_finds_planted_clusters() -> None:
@@ -234,7 +235,7 @@ def test_kmeans_finds_planted_clusters() -> None:
     truth = rng.integers(0, 4, 200)
     points = np.eye(8, dtype=np.float32)[truth] + 0.05 * rng.normal(size=(200, 8)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
-    centroids, assigned, cosine = kmeans(points, 4, iterations=20, seed=0)
+    centroids, assigned, cosine = kmeans(points, KMeans(4, 20, 0))
     assert centroids.shape == (4, 8)
     pairs = {(int(t), int(c)) for t, c in zip(truth, assigned, strict=True)}
     assert len(pairs) == 4  # one cluster a planted group

@@ -74,7 +74,7 @@ def test_packed_and_separate_steps_train_the_same_network() -> None:
 
 
 def test_the_table_has_every_way_of_every_precision() -> None:
-    found: Any = gpu.main("cpu", ["vits"], ["fp32", "bf16"], gpu.WAYS[:2], TINY, rounds=1, side=64)
+    found: Any = gpu.main("cpu", gpu.Table(["vits"], ["fp32", "bf16"], gpu.WAYS[:2], TINY, rounds=1, side=64))
     assert found.keys() == {"dense_matmul_tflops", "vits"}
     assert found["vits"]["batch"] == 3
     for precision in ("fp32", "bf16"):
@@ -102,7 +102,7 @@ def test_a_case_that_does_not_fit_is_left_out_and_the_others_are_not(monkeypatch
         step(self, *args)
 
     monkeypatch.setattr(gpu.Step, "__init__", init)
-    found: Any = gpu.main("cpu", ["vits"], ["fp32"], gpu.WAYS[:2], TINY, rounds=1, side=64)
+    found: Any = gpu.main("cpu", gpu.Table(["vits"], ["fp32"], gpu.WAYS[:2], TINY, rounds=1, side=64))
     rows = found["vits"]["fp32"]
     assert rows["separate, eager"] == {"left out": "out of memory at a batch of 3"}
     assert rows["packed, eager"]["step_seconds"] > 0

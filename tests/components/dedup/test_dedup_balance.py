@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from components.dedup.balance import BalanceParams, LevelParams, balance, hierarchy, sample, water_fill
 from components.errors import VitrailError
-from components.neighbours import kmeans
+from components.neighbours import KMeans, kmeans
 from components.params import parse_params
 
 
@@ -30,7 +30,7 @@ def test_kmeans_is_lloyds_algorithm(count: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(count, 3)).astype(np.float32)
     start = points[rng.choice(count, k, replace=False)]
-    centroids, assigned, distance = kmeans(points, k, iterations=4, seed=0, spherical=False, start=start)
+    centroids, assigned, distance = kmeans(points, KMeans(k, 4, 0, spherical=False), start)
     ours = start.astype(np.float64)
     emptied = False
     for _ in range(4):
@@ -51,7 +51,7 @@ def test_spherical_kmeans_is_lloyds_algorithm_on_the_sphere(count: int, k: int, 
     points = rng.normal(size=(count, 3)).astype(np.float32)
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     start = points[rng.choice(count, k, replace=False)]
-    centroids, assigned, cosine = kmeans(points, k, iterations=4, seed=0, spherical=True, start=start)
+    centroids, assigned, cosine = kmeans(points, KMeans(k, 4, 0, spherical=True), start)
     ours = start.astype(np.float64)
     emptied = False
     for _ in range(4):

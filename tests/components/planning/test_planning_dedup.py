@@ -13,7 +13,7 @@ from components.errors import VitrailError
 from components.neighbours import NeighbourParams
 from components.params import load_params
 from components.planning import dedup_costs as costs
-from components.planning.dedup import join, plan
+from components.planning.dedup import Workload, join, plan
 from components.planning.dedup_costs import Join, Machines
 from components.planning.dedup_rates import Rates, load_rates, measure
 from components.planning.run import main
@@ -106,7 +106,7 @@ def test_measured_rates_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_plan_has_every_step() -> None:
     params = load_params(ROOT / "params/dedup_lvd.yaml", DedupParams)
-    text = plan(1.3e9, 512, params, RATES, 640, 5000)
+    text = plan(Workload(1.3e9, 512, 640, 5000), params, RATES)
     for line in (
         "IVF1048576_HNSW32,PQ64x4",
         "expected recall of edges at cosine 0.6",
@@ -124,11 +124,11 @@ def test_the_plan_has_every_step() -> None:
         DedupParams,
         ["retrieval=null", "balance={images: 10, levels: [{clusters: 100, resampling: 1, points: 5}]}"],
     )
-    assert "balancing" in plan(1e6, 512, balanced, RATES)
-    alone = plan(1e5, 512, load_params(ROOT / "params/dedup_lvd.yaml", DedupParams), RATES)
+    assert "balancing" in plan(Workload(1e6, 512), balanced, RATES)
+    alone = plan(Workload(1e5, 512), load_params(ROOT / "params/dedup_lvd.yaml", DedupParams), RATES)
     assert "index: Flat (exact)" in alone
     with pytest.raises(VitrailError, match="--held-out 0: choose between 1"):
-        plan(1e6, 512, params, RATES, held_out=0)
+        Workload(1e6, 512, held_out=0)
 
 
 def test_the_plan_is_counts_times_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
