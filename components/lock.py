@@ -29,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from components.errors import VitrailError, named_faults
+from components.progress import publish
 
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without one after which a holder on another machine is taken for dead
@@ -52,6 +53,34 @@ class Holder:
         return f"process {self.pid} on {self.host} since {self.since} ({self.command})"
 
 
+@dataclass(frozen=True)
+class Held:
+    """A lock as another process sees it."""
+
+    folder: Path
+    holder: Holder
+    alive: bool  # whether the holder gives signs of life
+    progress: Path  # what :func:`components.progress.published` reads
+
+
+def look(lock: Path) -> Held | None:
+    """Who has ``lock`` (``.NAME.lock``), without waiting; None if it is no lock, or its holder has not written yet."""
+    try:
+        holder, changed = _look(lock)
+    except OSError:
+        return None
+    if holder is None:
+        return None
+    alive = _alive(holder)
+    silent = time.time() - changed / 1e9 > SILENCE
+    folder = lock.with_name(lock.name.removeprefix(".").removesuffix(".lock"))
+    return Held(folder, holder, not silent if alive is None else alive, _progress(lock))
+
+
+def _progress(lock: Path) -> Path:
+    return lock.with_name(lock.name.removesuffix(".lock") + ".progress")
+
+
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Work in ``folder``, which need not exist, as its only holder. Faults of the disk name the folder.
@@ -69,7 +98,8 @@ def hold(folder: Path) -> Iterator[None]:
         beating = threading.Thread(target=_beat, args=(lock, own, ended), daemon=True, name=f"lock {lock}")
         beating.start()
         try:
-            yield
+            with publish(_progress(lock)):
+                yield
         finally:
             ended.set()
             beating.join(BEAT)

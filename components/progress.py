@@ -1,13 +1,21 @@
-"""One line of progress with the rate and the time left, for terminals and for logs alike."""
+"""Progress with rate and time left: a live bar on a terminal, plain lines in a log, and a file for other terminals."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
 
 Item = TypeVar("Item")
+
+_COUNTED = re.compile(r": ([\d,]+)/([\d,]+)\b")
+_published: list[tuple[int, Path]] = []  # (process, file) of each :func:`publish` that is open, the innermost last
 
 
 def duration(seconds: float) -> str:
@@ -22,11 +30,34 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
-class Progress:
-    """Counts finished units and prints at most one line every ``every`` seconds (and one at the end).
+@contextlib.contextmanager
+def publish(path: Path) -> Iterator[None]:
+    """Inside, the progress of this process is also in ``path``, for :func:`published`. The file is removed after."""
+    entry = (os.getpid(), path)
+    _published.append(entry)
+    try:
+        yield
+    finally:
+        _published.remove(entry)
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
-    Lines, not a redrawn bar: the same output serves a terminal, a Prefect log and a file. ``start`` units were finished
-    before, by a run that this one resumes: they count as done, but not for the rate.
+
+def published(path: Path) -> tuple[str, float] | None:
+    """The last line that a run published in ``path``, and its time (seconds since 1970); None if there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return str(found["line"]), float(found["time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Progress:
+    """Counts finished units and shows them, with the rate and the time left.
+
+    On a terminal this is one bar (tqdm). Elsewhere it is at most one line every ``every`` seconds, which serves a
+    Prefect log and a file, and one line at the end. ``start`` units were finished before, by a run that this one
+    resumes: they count as done, but not for the rate.
     """
 
     def __init__(
@@ -43,31 +74,69 @@ class Progress:
         self.done = self._before = start
         self._out = out or sys.stderr
         self._start = self._last = time.monotonic()
+        self._bar = self._terminal() if self._out.isatty() else None
+        self._publish(f"{self.label}: {self._counted()}")
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Report ``count`` more finished units; ``note`` (losses, say) is appended to the line."""
+        """Report ``count`` more finished units; ``note`` (losses, say) is shown beside them."""
         self.done += count
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(self.done - self._bar.n)
         now = time.monotonic()
         if now - self._last >= self.every:
             self._last = now
-            self._print(now, note)
+            line = self._line(now, note)
+            if self._bar is None:
+                print(line, file=self._out, flush=True)
+            self._publish(line)
 
     def close(self, note: str = "") -> None:
         """Print the last line with the whole time."""
+        if self._bar is not None:
+            self._bar.close()
         elapsed = time.monotonic() - self._start
         print(f"{self.label}: {self._counted()} in {duration(elapsed)}{_after(note)}", file=self._out, flush=True)
+
+    def _terminal(self) -> Any:
+        from tqdm import tqdm
+
+        return tqdm(
+            desc=self.label, total=self.total, initial=self.done, unit=f" {self.unit}" if self.unit else " items",
+            file=self._out, leave=False, dynamic_ncols=True,
+        )  # fmt: skip
 
     def _counted(self) -> str:
         unit = f" {self.unit}" if self.unit else ""
         return f"{self.done:,}{unit}" if self.total is None else f"{self.done:,}/{self.total:,}{unit}"
 
-    def _print(self, now: float, note: str) -> None:
+    def _line(self, now: float, note: str) -> str:
         elapsed = max(now - self._start, 1e-9)
         rate = (self.done - self._before) / elapsed
         left = ""
         if self.total is not None and rate > 0:
             left = f", {duration((self.total - self.done) / rate)} left"
-        print(f"{self.label}: {self._counted()}, {rate:.3g}/s{left}{_after(note)}", file=self._out, flush=True)
+        return f"{self.label}: {self._counted()}, {rate:.3g}/s{left}{_after(note)}"
+
+    def _publish(self, line: str) -> None:
+        """Leave ``line`` for other terminals. A fault of the disk is no reason to end the work."""
+        if not _published or _published[-1][0] != os.getpid():  # a worker process that was forked is silent
+            return
+        path = _published[-1][1]
+        aside = path.with_name(f"{path.name}.partial")
+        with contextlib.suppress(OSError):
+            aside.write_text(json.dumps({"line": line, "time": time.time()}), encoding="utf-8")
+            os.replace(aside, path)
+
+
+def share_done(line: str) -> float | None:
+    """The share (0 ... 1) that a line of :class:`Progress` reports; None for a line without a count and a total."""
+    match = _COUNTED.search(line)
+    if match is None:
+        return None
+    done, total = (int(part.replace(",", "")) for part in match.groups())
+    return min(1.0, done / total) if total > 0 else None
 
 
 def _after(note: str) -> str:

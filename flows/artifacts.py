@@ -18,8 +18,9 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from components.progress import share_done
+
 _EVERY = 5.0  # seconds between updates of the progress bar: each is a request to the server
-_COUNTED = re.compile(r": ([\d,]+)/([\d,]+)\b")  # as components.progress prints it
 _TRACKED = re.compile(r"https?://\S+/#/experiments/\S+/runs/\w+(?:\?[\w=&]+)?")
 
 
@@ -75,11 +76,8 @@ def artifact_key(stage: str) -> str:
 
 def percent_done(line: str) -> float | None:
     """The share (0 to 100) that a line of components.progress reports, or None."""
-    match = _COUNTED.search(line)
-    if match is None:
-        return None
-    done, total = (int(part.replace(",", "")) for part in match.groups())
-    return min(100.0, 100.0 * done / total) if total > 0 else None
+    share = share_done(line)
+    return None if share is None else 100 * share
 
 
 def tracking_link(lines: Iterable[str]) -> str | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from components.command_name import prog
 from components.errors import VitrailError, run_cli
-from components.progress import duration
+from components.progress import duration, share_done
 from flows.process import run_streaming
 from flows.settings import load_pipeline, load_platform
 from flows.stages import report_path, stage_names
@@ -31,6 +31,8 @@ from infra.local.report import mlflow_pages, write_report
 _FREE = 3 * 1024**3  # bytes that shards, cache, checkpoints and MLflow's store take at most
 _STARTS = re.compile(r"Running stage '([^']+)'")
 _SKIPS = re.compile(r"Stage '([^']+)' didn't change, skipping")
+_RATE = re.compile(r"/s\b")  # a line of progress that is not the last one
+_BAR, _ERASE = 20, "\r\x1b[K"  # characters of a bar; back to the line's beginning, and clear it
 # Of DVC's chatter, what is no news to somebody who runs a demo.
 _CHATTER = re.compile(
     r"^(> |\s*$|To track the changes|To enable auto staging|\s+(git add|dvc config core\.autostage)|Use `dvc push`"
@@ -47,6 +49,7 @@ class StageClock:
         self.errors: list[str] = []
         self._stage = ""
         self._since = time.monotonic()
+        self._bar = False  # whether the cursor is behind a bar
 
     def line(self, line: str) -> None:
         """Take one line of ``dvc repro``."""
@@ -61,10 +64,24 @@ class StageClock:
         elif not _CHATTER.match(line):
             if line.startswith(("error: ", "ERROR: ")):
                 self.errors.append(line)
+            self._show(line)
+
+    def _show(self, line: str) -> None:
+        """Print ``line``; on a terminal, progress is one bar that is drawn again and again."""
+        share = share_done(line) if sys.stdout.isatty() and _RATE.search(line) else None
+        print(_ERASE if self._bar else "", end="")
+        self._bar = share is not None
+        if share is None:
             print(f"   {line}", flush=True)
+            return
+        drawn = f"   [{'#' * round(_BAR * share):.<{_BAR}}] {line}"
+        print(drawn[: shutil.get_terminal_size().columns - 1], end="", flush=True)
 
     def close(self) -> None:
         """Account for the stage that has just ended."""
+        if self._bar:
+            print(_ERASE, end="")
+            self._bar = False
         if self._stage:
             self.times[self._stage] = time.monotonic() - self._since
             print(f"== {self._stage}: {duration(self.times[self._stage])}", flush=True)

@@ -4,11 +4,12 @@ import errno
 import io
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
 from components.errors import VitrailError, disk_fault, nearest, run_cli
-from components.progress import Progress, duration, track
+from components.progress import Progress, duration, publish, published, share_done, track
 
 
 def raising(fault: BaseException) -> Callable[[Sequence[str]], int]:
@@ -73,6 +74,58 @@ def test_what_a_resumed_run_had_done_counts_and_does_not_speed_it_up(monkeypatch
     now[0] = 10.0
     progress.advance(10)
     assert out.getvalue() == "pretrain: 90/100 steps, 1/s, 10 s left\n"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_progress_is_a_bar_and_ends_in_one_line() -> None:
+    out = Terminal()
+    progress = Progress("decode", 4, unit="images", out=out, start=1)
+    progress.advance(2, "1 bad")
+    progress.done += 1  # as stages do that count by themselves
+    progress.advance(0)
+    progress.close("1 bad")
+    shown = out.getvalue()
+    assert "\n" not in shown.rstrip("\n")
+    assert "decode: " in shown.split("\r")[1]
+    assert "%|" in shown
+    assert shown.endswith("decode: 4/4 images in 0 s | 1 bad\n")
+
+
+def test_what_runs_is_published_for_other_terminals_and_taken_back_at_the_end(tmp_path: Path) -> None:
+    file = tmp_path / ".out.progress"
+    with publish(file):
+        assert published(file) is None
+        progress = Progress("decode", 4, unit="images", every=0.0, out=io.StringIO())
+        begun = published(file)
+        assert begun is not None
+        assert begun[0] == "decode: 0/4 images"
+        progress.advance(2, "1 bad")
+        found = published(file)
+        assert found is not None
+        assert found[0].startswith("decode: 2/4 images, ")
+        assert found[1] >= begun[1]
+    assert list(tmp_path.iterdir()) == []
+    Progress("unseen", 1, out=io.StringIO())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_does_not_end_the_work(tmp_path: Path) -> None:
+    with publish(tmp_path / "gone/.out.progress"):
+        progress = Progress("decode", 1, every=0.0, out=io.StringIO())
+        progress.advance()
+    assert progress.done == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "share"),
+    [("x: 1,200/2,400 images, 3/s", 0.5), ("x: 3 images, 1/s", None), ("ratio 1/2", None), ("x: 1/0 images", None)],
+)
+def test_the_share_of_a_line(line: str, share: float | None) -> None:
+    assert share_done(line) == share
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""Check this machine and checkout, and say what to do about each thing that is not right.
+
+python -m components.doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from components.command_name import prog
+from components.doctor import machine, workspace
+from components.doctor.finding import Check, Finding
+
+CHECKS: tuple[Check, ...] = (
+    machine.python,
+    machine.packages,
+    machine.machine,
+    machine.gpu,
+    machine.disk,
+    machine.clock,
+    workspace.parameters,
+    workspace.store,
+    workspace.servers,
+    workspace.locks,
+    workspace.dvc,
+)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print a line for each finding; the exit code is 1 if one is bad."""
+    argparse.ArgumentParser(
+        prog=prog("components.doctor"),
+        description="Check this machine and checkout, and say what to do. The exit code is 1 if something is bad.",
+    ).parse_args(argv)
+    bad = 0
+    for finding in examine(Path.cwd()):
+        print(finding, flush=True)
+        bad += finding.level == "bad"
+    print("\nall is well" if not bad else f"\n{bad} to mend: see the lines that begin with BAD")
+    return 1 if bad else 0
+
+
+def examine(root: Path) -> Iterator[Finding]:
+    """What each check found, in order."""
+    for check in CHECKS:
+        yield from check(root)
