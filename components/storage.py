@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -46,6 +48,7 @@ class StorageParams(Strict):
     root: str = Field(min_length=1)  # a local path, or s3://bucket/prefix
     endpoint_url: str | None = None  # an S3-compatible server; None: AWS, or AWS_ENDPOINT_URL
     region: str | None = None
+    checkpoints: str | None = Field(None, min_length=1)  # where copies of the training state go; None: nowhere
     max_attempts: int = Field(3, ge=1, le=1000)  # tries a request, with boto3's standard back-off
     connect_timeout: float = Field(10.0, gt=0, le=1_000_000)  # seconds
 
@@ -84,6 +87,9 @@ class Store(Protocol):
 
     def versions(self, prefix: str = "") -> dict[str, str]:
         """:meth:`version` of all names below ``prefix`` (a folder)."""
+
+    def copy(self, name: str, to: str) -> None:
+        """Create or replace ``to`` atomically with the content of ``name``; on S3 no byte comes through here."""
 
     def delete(self, name: str) -> None:
         """Remove ``name``; no error when it is not there."""
@@ -238,6 +244,9 @@ class LocalStore:
     def versions(self, prefix: str = "") -> dict[str, str]:
         return {name: self.version(name) for name in self.list(prefix)}
 
+    def copy(self, name: str, to: str) -> None:
+        self.get_file(name, self._path(to))
+
     def delete(self, name: str) -> None:
         self._path(name).unlink(missing_ok=True)
 
@@ -320,13 +329,29 @@ class S3Store:
             ranged = {"Range": f"bytes={offset}-{'' if length is None else offset + length - 1}"}
         with self._explained(name):
             try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name), **ranged)
+                return self._whole_body(self._key(name), ranged)
             except self._client.exceptions.ClientError as fault:
                 if fault.response.get("Error", {}).get("Code") == "InvalidRange":  # an empty object, or behind the end
                     return b""
                 raise
-            body: bytes = answer["Body"].read()
-        return body
+
+    def _whole_body(self, key: str, ranged: dict[str, str]) -> bytes:
+        """The answer's bytes; asked again, after a random pause, where the connection breaks within them.
+
+        botocore tries again only what fails before the first byte.
+        """
+        from botocore.exceptions import BotoCoreError
+
+        for attempt in range(1, self._params.max_attempts + 1):
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **ranged)
+            try:
+                body: bytes = answer["Body"].read()
+                return body
+            except BotoCoreError:
+                if attempt == self._params.max_attempts:
+                    raise
+            time.sleep(random.Random().uniform(0, min(20.0, 0.5 * 2**attempt)))  # full jitter: many readers, one server
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def write(self, name: str, data: bytes) -> None:
         with self._explained(name):
@@ -373,6 +398,10 @@ class S3Store:
         with self._explained(prefix):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=full)
             return [(entry["Key"][skip:], entry) for page in pages for entry in page.get("Contents", [])]
+
+    def copy(self, name: str, to: str) -> None:
+        with self._explained(name):
+            self._client.copy({"Bucket": self._bucket, "Key": self._key(name)}, self._bucket, self._key(to))
 
     def delete(self, name: str) -> None:
         with self._explained(name):

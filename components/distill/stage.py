@@ -69,7 +69,7 @@ def _run(
     label, preset = f"distill {outputs.name}", outputs.name
     digests = {f"teacher {name}": found for name, found in weights_digests(inputs.teacher).items()}
     identity = params.identity(digest, **digests)
-    checkpoints = open_checkpoints(scratch / preset, params, identity, world)
+    checkpoints = open_checkpoints(scratch / preset, params, identity, world, context.checkpoint_store(preset))
     [params] = keep_global_batch([params], [checkpoints], world)
     loader = open_loader(params, inputs, storage, world, scratch / "quarantine")
     learner = Distillation(params, teacher, world)

@@ -63,7 +63,8 @@ def _run(
     for phase in phases:  # each phase's state depends on all before it, and lies in their folder
         before = {"earlier phase": stores[-1].fingerprint, FIRST: str(phase.first)} if stores else started_from
         identity = phase.params.identity(digest, **before)
-        stores.append(open_checkpoints(scratch / preset / phase.name, phase.params, identity, world))
+        copies = context.checkpoint_store(preset, phase.name)
+        stores.append(open_checkpoints(scratch / preset / phase.name, phase.params, identity, world, copies))
         stores[0].changes.update(stores[-1].changes)  # which the MLflow run is told
     kept = keep_global_batch([phase.params for phase in phases], stores, world)
     phases = [phase._replace(params=own) for phase, own in zip(phases, kept, strict=True)]

@@ -3,7 +3,8 @@
 ``<scratch>/step-00000500/`` holds ``manifest.json`` (step, identity, number of ranks, every file's SHA-256, the small
 state that is equal on all ranks, and its own SHA-256) and ``rank-00000.safetensors``, one a rank: flat fp32 shards by
 parameter name. Because ZeRO-3 cuts a parameter into equal pieces in rank order, another number of ranks reads the
-pieces one after the other and cuts anew. Exported models (:mod:`components.learning.export`) can be reached from here,
+pieces one after the other and cuts anew. With a store, copies go there (:mod:`components.training.remote_checkpoints`).
+Exported models (:mod:`components.learning.export`) can be reached from here,
 too.
 """
 
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from components.errors import VitrailError, disk_fault
 from components.learning.export import ModelCard, export_model, load_backbone, load_card, load_heads
-from components.storage import atomic_file
+from components.storage import Store, atomic_file
 from components.training.distributed import World, agree, barrier, gather_objects
 from components.training.engine import cut
 from components.training.identity import Changes, Identity, changes
+from components.training.remote_checkpoints import RemoteCheckpoints
 
 __all__ = [
     "Checkpoint",
@@ -64,16 +66,25 @@ class Checkpoints:
             :attr:`accepted`.
         keep: newest checkpoints kept, at least 1.
         keep_every: those whose step is a multiple of this are kept for good; 0: none.
+        store: where copies go, for another machine to go on from; None: nowhere.
     """
 
     def __init__(
-        self, folder: Path, identity: Identity | str, world: World, keep: int = 2, keep_every: int = 0
+        self,
+        folder: Path,
+        identity: Identity | str,
+        world: World,
+        keep: int = 2,
+        keep_every: int = 0,
+        *,
+        store: Store | None = None,
     ) -> None:
         self.folder, self.world = folder, world
         self.identity = identity if isinstance(identity, Identity) else Identity({}, {"run": identity})
         self.keep, self.keep_every = keep, keep_every
         self.accepted: set[str] = set()  # fingerprints that this run goes on from, besides its own
         self.changes: Changes = {}  # what is other than in the newest of them
+        self.remote = RemoteCheckpoints(store, world) if store is not None else None
 
     @property
     def fingerprint(self) -> str:
@@ -83,10 +94,11 @@ class Checkpoints:
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def save(self, state: Checkpoint) -> Path:
-        """Write ``state``; the folder appears under its name when every rank's file is on disk.
+        """Write ``state``; the folder appears under its name when every rank's file is on disk, then on the store.
 
         Raises:
-            VitrailError: a rank could not write; the older checkpoints are untouched.
+            VitrailError: a rank could not write; the older checkpoints are untouched; or another run writes to the
+                store.
         """
         from safetensors.torch import save_file
 
@@ -130,6 +142,8 @@ class Checkpoints:
         self._together(state.step, aside, prepare, main_only=True)
         entries = self._together(state.step, aside, write)
         self._together(state.step, aside, finish, main_only=True)
+        if self.remote is not None:
+            self.remote.push(target, self._kept)
         return target
 
     def _together(self, step: int, aside: Path, work: Callable[[], Any], *, main_only: bool = False) -> list[Any]:
@@ -164,12 +178,18 @@ class Checkpoints:
         damaged goes when the run is past its step.
         """
         own = [path for path in self.found() if _step(path) <= step]
-        for path in own[: -self.keep]:
-            if not (self.keep_every and _step(path) % self.keep_every == 0):
+        kept = self._kept([_step(path) for path in own])
+        for path in own:
+            if _step(path) not in kept:
                 shutil.rmtree(path)
         for path in self.folder.glob(f"{DAMAGED}step-*"):
             if int(path.name.rpartition("-")[2]) <= step:
                 shutil.rmtree(path)
+
+    def _kept(self, steps: list[int]) -> set[int]:
+        """Those of ``steps``, rising, that are kept."""
+        for_good = {step for step in steps if self.keep_every and step % self.keep_every == 0}
+        return {*steps[-self.keep :], *for_good}
 
     def _set_aside(self, damaged: list[Path]) -> None:
         """Rename ``damaged``, so that they are neither read nor counted again."""
@@ -183,8 +203,21 @@ class Checkpoints:
         barrier()
         if self.world.main:
             shutil.rmtree(self.folder, ignore_errors=True)
+            if self.remote is not None:
+                self.remote.remove()
 
     # -- reading ----------------------------------------------------------------------------------------------------
+
+    def fetch(self) -> None:
+        """Bring the store's newest checkpoint here, if none as new is here. Before anything else is asked.
+
+        Raises:
+            VitrailError: the store cannot be read; on every rank.
+        """
+        if self.remote is None:
+            return
+        manifest = self.newest()
+        self.remote.pull(self.folder, -1 if manifest is None else int(manifest["step"]))
 
     def found(self) -> list[Path]:
         """Checkpoint folders by rising step."""
@@ -210,6 +243,8 @@ class Checkpoints:
     def move_aside(self) -> Path:
         """Rename the folder, so that a run can start anew; returns where it is now. On one rank."""
         aside = self.folder.with_name(f"{self.folder.name}.{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}")
+        if self.remote is not None:
+            self.remote.move_aside()  # first: what stayed there would be fetched again
         os.replace(self.folder, aside)
         return aside
 

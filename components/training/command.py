@@ -8,7 +8,7 @@ from pathlib import Path
 
 from components.context import StageContext
 from components.params import load_params
-from components.storage import StorageParams
+from components.storage import StorageParams, is_remote
 from components.tracking import TrackingParams
 
 
@@ -34,7 +34,13 @@ def add_run_arguments(run: argparse.ArgumentParser, stage: str) -> None:
     run.add_argument("--manifest", type=Path, required=True, help="Parquet table of the images to train on")
     run.add_argument("--out", type=Path, required=True, help="folder of the exported model")
     run.add_argument("--report", type=Path, required=True, help="JSON of the run's figures")
-    run.add_argument("--scratch", type=Path, default=Path("scratch") / stage, help="training state")
+    run.add_argument(
+        "--scratch",
+        default=str(Path("scratch") / stage),
+        metavar="FOLDER",
+        help=f"training state; s3://bucket/prefix: in scratch/{stage}, with copies there to resume from elsewhere",
+    )
+    run.set_defaults(room=stage)
     run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
     run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
     run.add_argument("--no-tracking", action="store_true", help="record nothing in MLflow")
@@ -49,4 +55,10 @@ def inputs(args: argparse.Namespace) -> TrainingInputs:
 def context(args: argparse.Namespace) -> StageContext:
     """What a parsed ``run`` shares with every stage."""
     tracking = None if args.no_tracking else load_params(args.tracking, TrackingParams)
-    return StageContext(load_params(args.storage, StorageParams), tracking, args.report, args.scratch)
+    storage = load_params(args.storage, StorageParams)
+    scratch, copies = args.scratch, None
+    if is_remote(scratch):
+        scratch, copies = str(Path("scratch") / args.room), scratch
+    elif storage.checkpoints is not None:
+        copies = f"{storage.checkpoints.rstrip('/')}/{args.room}"
+    return StageContext(storage, tracking, args.report, Path(scratch), copies)

@@ -21,7 +21,7 @@ from components.learning.augment import MultiCrop, colors_on_device
 from components.learning.collate import collate_bytes
 from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_model
 from components.lock import hold
-from components.storage import StorageParams, publish
+from components.storage import StorageParams, Store, publish
 from components.tables.parts import part_rows, parts
 from components.tables.schemas import MANIFEST
 from components.training.allocator import keep_freed_memory
@@ -137,9 +137,13 @@ def open_loader(
     )
 
 
-def open_checkpoints(folder: Path, params: TrainingParams, identity: Identity, world: World) -> Checkpoints:
-    """The run's checkpoints; what becomes of those of other params or data is :mod:`~components.training.mismatch`."""
-    checkpoints = Checkpoints(folder, identity, world, params.run.keep, params.run.keep_every)
+def open_checkpoints(
+    folder: Path, params: TrainingParams, identity: Identity, world: World, store: Store | None = None
+) -> Checkpoints:
+    """The run's checkpoints, those that another machine left on ``store`` among them; what becomes of those of other
+    params or data is :mod:`~components.training.mismatch`."""
+    checkpoints = Checkpoints(folder, identity, world, params.run.keep, params.run.keep_every, store=store)
+    checkpoints.fetch()
     message = settle(checkpoints, params.run, world)
     if message and world.main:
         print(message, flush=True)

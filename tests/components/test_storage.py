@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -42,6 +45,10 @@ def test_writes_reads_ranges_lists_and_deletes(store: Store, tmp_path: Path) -> 
 
     store.get_file("b/three", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"from a file"
+
+    store.copy("b/three", "c/four")
+    assert store.read("c/four") == store.read("b/three")
+    store.delete("c/four")
 
     store.write("a/one", b"replaced")
     assert store.read("a/one") == b"replaced"
@@ -151,3 +158,46 @@ def test_the_path_that_was_written_to_is_named(tmp_path: Path, options: str, wor
     assert words in done.stderr
     assert str(tmp_path / "disk") in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+class Flaky(http.server.BaseHTTPRequestHandler):
+    """Answers a GET of ``/bucket/KEY`` by the list of faults in ``script``, then with ten bytes."""
+
+    script: ClassVar[list[str]] = []
+    asked: ClassVar[int] = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        fault = self.script.pop(0) if self.script else ""
+        if fault.isdigit():
+            self.send_error(int(fault))
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "10")
+        self.end_headers()
+        self.wfile.write(b"0123" if fault == "cut" else b"0123456789")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("script", "asked"), [(["500"], 2), (["503", "503"], 3), (["cut"], 2), (["cut", "cut"], 3), (["503", "cut"], 3)]
+)
+def test_a_server_that_stumbles_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, script: list[str], asked: int, s3_endpoint: str
+) -> None:
+    monkeypatch.setattr(Flaky, "script", script)
+    monkeypatch.setattr(Flaky, "asked", 0)
+    monkeypatch.setattr("components.storage.time.sleep", lambda _: None)
+    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        store = open_store(StorageParams(root="s3://bucket", endpoint_url=url, region="us-east-1"))
+        assert store.read("key") == b"0123456789"
+        assert Flaky.asked == asked
+        Flaky.script[:] = ["cut"] * 3
+        with pytest.raises(VitrailError, match="cannot reach S3"):
+            store.read("key")
+        server.shutdown()

@@ -1,4 +1,4 @@
-"""Runs of both stages in one process (DeepSpeed takes seconds to import): ``stage_worker.py FOLDER``.
+"""Runs of both stages in one process (DeepSpeed takes seconds to import): ``stage_worker.py FOLDER S3-ENDPOINT``.
 
 Writes FOLDER/facts.json: what was raised, printed and exported by each run.
 """
@@ -165,17 +165,23 @@ def spied() -> Iterator[list[dict[str, Any]]]:
         Network.forward = forward  # type: ignore[method-assign]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, endpoint: str) -> None:
     torch.set_num_threads(1)
     curate(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     facts: dict[str, Any] = {}
-    storage = StorageParams(root=str(folder))
+    storage = StorageParams(root=str(folder), endpoint_url=endpoint)
+    copies_of_b = f"s3://vitrail-test/{folder.name}-{os.getpid()}"
 
     def run(
-        name: str, out: str, change: Mapping[str, Any] | None = None, teacher: str = "", tracking: Path | None = None
+        name: str,
+        out: str,
+        change: Mapping[str, Any] | None = None,
+        teacher: str = "",
+        tracking: Path | None = None,
+        machine: str = "",
     ) -> None:
-        """One run of a stage; its outcome under ``name``."""
+        """One run of a stage; its outcome under ``name``. On a ``machine``, checkpoints go to S3, too."""
         content = json.loads(json.dumps(STUDENT if teacher else TEACHER))
         for key, value in (change or {}).items():
             section, _, key = key.partition(".")
@@ -185,9 +191,10 @@ def main(folder: Path) -> None:
             "manifest": folder / "manifest",
             "benchmarks": folder / "benchmarks.yaml",
         }
-        scratch = folder / f"scratch-{out.rpartition('/')[0] or 'runs'}"
+        scratch = folder / f"scratch-{out.rpartition('/')[0] or 'runs'}{machine}"
         store = None if tracking is None else load_params(tracking, TrackingParams)
-        context = StageContext(storage, store, folder / f"{out}.json", scratch)
+        copies = copies_of_b if machine else None
+        context = StageContext(storage, store, folder / f"{out}.json", scratch, copies)
         printed, raised = io.StringIO(), ""
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
             try:
@@ -222,12 +229,15 @@ def main(folder: Path) -> None:
     store = f"sqlite:///{folder}/mlflow.db"
     tracking.write_text(json.dumps({"uri": store, "experiment": "vitrail", "system_metrics": False}))
     terminate_at(4)
-    run("stopped", "b/model", tracking=tracking)
+    run("stopped", "b/model", tracking=tracking, machine="-one")
     Recorder.point = point  # type: ignore[method-assign]
-    facts["left"] = sorted(path.name for path in (folder / "scratch-b" / "model").iterdir())
+    facts["left"] = sorted(path.name for path in (folder / "scratch-b-one" / "model").iterdir())
     facts["no_export_yet"] = not (folder / "b/model").exists()
     facts["record stopped"] = record_of(store)
-    run("resumed", "b/model", tracking=tracking)
+    run("resumed", "b/model", tracking=tracking, machine="-two")
+    copies = list(open_store(storage.model_copy(update={"root": copies_of_b}), "model").list())
+    facts["copies left"] = [name for name in copies if not name.startswith("step-")]
+    facts["copies of steps"] = sorted({name.partition(".")[0] for name in copies if name.startswith("step-")})
     facts["resumed files"] = digests(folder / "b/model")
     facts["record resumed"] = record_of(store)
 
@@ -337,4 +347,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

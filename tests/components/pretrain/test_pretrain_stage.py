@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,13 +21,13 @@ WORKER = Path(__file__).with_name("stage_worker.py")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def runs(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("stages")
     env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")} | {
         "OMP_NUM_THREADS": "1"
     }
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(folder)], env=env, capture_output=True, text=True, timeout=400
+        [sys.executable, str(WORKER), str(folder), s3_endpoint], env=env, capture_output=True, text=True, timeout=400
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, json.loads((folder / "facts.json").read_text())
@@ -79,6 +80,13 @@ def test_sigterm_checkpoints_and_the_next_run_equals_the_unbroken_one_byte_by_by
     assert "resuming after step 4" in facts["resumed"]["printed"]
     assert len(facts["unbroken files"]) == 2
     assert facts["resumed files"] == facts["unbroken files"]
+
+
+def test_it_was_resumed_on_another_machine_from_the_copies_on_s3(runs: tuple[Path, dict[str, Any]]) -> None:
+    _, facts = runs
+    assert re.search(r"s3://vitrail-test/\S+/model/step-00000004\.\w+: fetched to ", facts["resumed"]["printed"])
+    assert facts["copies left"] == ["latest.json", "notes/mlflow-run"]  # and of checkpoints, the newest two
+    assert facts["copies of steps"] == ["step-00000004", "step-00000006"]
 
 
 def test_a_resumed_run_goes_on_in_the_mlflow_run_that_was_stopped(runs: tuple[Path, dict[str, Any]]) -> None:
