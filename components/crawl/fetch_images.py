@@ -39,7 +39,8 @@ from components.web.work import work_folder
 LINKS_NAME, OUTCOMES_NAME = "links.parquet", "outcomes.parquet"
 _ALL_LINKS = "all-links.parquet"
 TARGETS = pa.schema([("url", pa.string()), ("partition", pa.int32()), ("shuffle", pa.int64())])
-FETCHED = pa.schema([("url", pa.string()), ("outcome", pa.string()), ("status", pa.int16())])
+# kind: "image", or "page" of a crawl of sites
+FETCHED = pa.schema([("url", pa.string()), ("outcome", pa.string()), ("status", pa.int16()), ("kind", pa.string())])
 
 
 class ImagesParams(Strict):
@@ -101,13 +102,13 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
     with atomic_dir(out) as folder:
         warcs = [path for item in items for path in sorted(work.glob(f"{item.prefix}-*.warc"))]
         for path in warcs:
-            _place(path, folder / path.name)
-        _place(work / _ALL_LINKS, folder / LINKS_NAME)
+            place(path, folder / path.name)
+        place(work / _ALL_LINKS, folder / LINKS_NAME)
         with RowWriter(folder / OUTCOMES_NAME, FETCHED) as writer:
             for item in items:
-                _outcomes(item, writer)
+                write_outcomes(item, writer)
         files = tuple(
-            SourceFile(path=path.name, kind="warc", bytes=path.stat().st_size, sha256=_digest(path)) for path in warcs
+            SourceFile(path=path.name, kind="warc", bytes=path.stat().st_size, sha256=digest(path)) for path in warcs
         )
         Sources(root="", files=files, links=LINKS_NAME, outcomes=OUTCOMES_NAME).save(folder)
     return counts
@@ -166,7 +167,7 @@ def _partitions(
             if reason:
                 counts[f"link-{reason}"] += 1
             elif site.limit is None or writer.rows < site.limit:
-                writer.add({"url": url, "partition": _partition(url, params.partitions), "shuffle": _hash(url)})
+                writer.add({"url": url, "partition": partition_of(url, params.partitions), "shuffle": shuffle_of(url)})
             else:
                 counts["link-limit"] += 1
     if not counts["links"]:
@@ -217,31 +218,35 @@ def _ledger(item: PartitionItem) -> Ledger:
     return Ledger(item.folder, item.prefix, item.count, item.images.warc_bytes, info)
 
 
-def _outcomes(item: PartitionItem, writer: RowWriter) -> None:
+def write_outcomes(item: PartitionItem, writer: RowWriter) -> None:
+    """Write how each of a partition's addresses ended (:data:`FETCHED`)."""
     with _ledger(item) as ledger:
         for number, row in enumerate(iter_rows(item.addresses)):
             outcome, status = ledger.outcome(number)
-            writer.add({"url": row["url"], "outcome": outcome, "status": status})
+            writer.add({"url": row["url"], "outcome": outcome, "status": status, "kind": "image"})
 
 
-def _partition(url: str, partitions: int) -> int:
+def partition_of(url: str, partitions: int) -> int:
+    """The partition of an address: that of its host."""
     host = (urlsplit(url).hostname or "").encode()
     return int.from_bytes(hashlib.sha256(host).digest()[:8], "big") % partitions
 
 
-def _hash(url: str) -> int:
+def shuffle_of(url: str) -> int:
+    """A place in an order in which neighbours lie on different hosts."""
     return int.from_bytes(hashlib.sha256(url.encode("utf-8", "surrogatepass")).digest()[:8], "big", signed=True)
 
 
-def _place(path: Path, target: Path) -> None:
-    """Make ``path`` appear as ``target`` too: the work folder stays whole until the output is there."""
+def place(path: Path, target: Path) -> None:
+    """Make ``path`` appear as ``target`` too: what is there already stays whole until the output is complete."""
     try:
         os.link(path, target)
     except OSError:  # a file system without hard links
         shutil.copyfile(path, target)
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

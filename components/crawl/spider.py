@@ -12,19 +12,21 @@ import asyncio
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from components.crawl.fetch import Fetched, Fetcher, FetchParams, agent
-from components.crawl.fetch_images import ImagesParams
+from components.crawl.fetch_images import FETCHED, OUTCOMES_NAME, ImagesParams
 from components.crawl.journal import Journal
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
 from components.web.charset import decode_text
 from components.web.content_type import PAGE_TYPES
+from components.web.link_table import RowWriter
 from components.web.links import Page
 from components.web.opt_out import header_opts_out
 from components.web.pages import read_page
@@ -55,13 +57,36 @@ async def crawl(
     """Crawl from ``seeds`` within ``hosts`` into the gzipped WARC ``out``; returns counts by outcome.
 
     Images may lie on any host that is not restricted; pages are followed on ``hosts`` only. What ``journal`` (beside
-    ``out`` and removed, when None) holds already is not asked for again.
+    ``out`` and removed, when None) holds already is not asked for again. How each address ended goes to
+    ``outcomes.parquet`` beside ``out``.
     """
+    return await _crawl(Again(tuple(seeds)), hosts, params, out, date, journal)
+
+
+@dataclass(frozen=True)
+class Again:
+    """What a crawl asks for, and what it leaves alone since an earlier one asked for it."""
+
+    pages: tuple[str, ...]
+    images: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()  # pages and images
+
+
+async def crawl_again(
+    again: Again, hosts: frozenset[str], params: CrawlParams, out: Path, journal: Path
+) -> dict[str, int]:
+    """Ask for ``again``'s pages and images, and for what these pages name and nobody has asked for, into ``out``."""
+    return await _crawl(again, hosts, params, out, None, journal)
+
+
+async def _crawl(
+    again: Again, hosts: frozenset[str], params: CrawlParams, out: Path, date: str | None, journal: Path | None
+) -> dict[str, int]:
     kept = journal or out.with_name(f".{out.name}.journal")
     with Journal(kept) as answers:
         async with Fetcher(params.fetch, params.in_flight, sniff=False) as fetcher:
-            crawl = _Crawl(params, hosts, answers, fetcher)
-            await crawl.pages(seeds)
+            crawl = _Crawl(params, hosts, answers, fetcher, again)
+            await crawl.pages(again.pages)
             await crawl.fetch(crawl.wanted(), image=True)
         crawl.progress.close()
         crawl.write(out, date)
@@ -73,12 +98,15 @@ async def crawl(
 class _Crawl:
     """One crawl: what was found, in order, and how it ended."""
 
-    def __init__(self, params: CrawlParams, hosts: frozenset[str], answers: Journal, fetcher: Fetcher) -> None:
+    def __init__(
+        self, params: CrawlParams, hosts: frozenset[str], answers: Journal, fetcher: Fetcher, again: Again
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.progress = Progress("crawl", None, unit="responses")
         self._params, self._hosts, self._answers, self._fetcher = params, hosts, answers, fetcher
         self._pages: dict[str, None] = {}
-        self._images: dict[str, bool] = {}  # address: whether a page opts it out
+        self._known = again.known
+        self._images = dict.fromkeys(again.images, False)  # address: whether a page opts it out
 
     async def pages(self, seeds: Iterable[str]) -> None:
         """Fetch pages, wave by wave, and note what they name."""
@@ -130,9 +158,9 @@ class _Crawl:
             raise faults.exceptions[0] from None
 
     def write(self, out: Path, date: str | None) -> None:
-        """Write the answers as a WARC, robots.txt of each origin before its first one, and count outcomes."""
+        """Write the answers as a WARC, robots.txt of each origin before its first one, and how each address ended."""
         robots: set[str] = set()
-        with open(out, "wb") as file:
+        with open(out, "wb") as file, RowWriter(out.with_name(OUTCOMES_NAME), FETCHED) as outcomes:
             writer = WarcWriter(file, date)
             software = {"software": "vitrail", "robots": "obey"}
             writer.info(software | {"http-header-user-agent": agent(self._params.fetch)})
@@ -147,15 +175,17 @@ class _Crawl:
                     for hop in fetched.hops:
                         writer.hop(hop)
                     self.counts[f"{kind}-{fetched.outcome}"] += 1
+                    status = fetched.hops[-1].status if fetched.hops else 0
+                    outcomes.add({"url": url, "outcome": fetched.outcome, "status": status, "kind": kind})
 
     def _note(self, page: Page) -> None:
         """Take up the images and pages that ``page`` names."""
         out = page.opt_out and self._params.fetch.policy.respect_opt_out
         for link in page.images:
-            if not link.reason or out:
+            if (not link.reason or out) and (link.url not in self._known or link.url in self._images):
                 self._images[link.url] = self._images.get(link.url, False) or out
         for anchor in () if page.nofollow else page.anchors:
-            if anchor in self._pages or (urlsplit(anchor).hostname or "") not in self._hosts:
+            if anchor in self._pages or anchor in self._known or (urlsplit(anchor).hostname or "") not in self._hosts:
                 continue
             if len(self._pages) < self._params.max_pages:
                 self._pages[anchor] = None

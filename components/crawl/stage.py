@@ -60,7 +60,7 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
         with atomic_dir(out) as folder:
             _finish(folder, sources, counts)
         return counts
-    site = _site(Path(source))
+    site = site_of(Path(source))
     if isinstance(site, fetch_images.NamedImages):
         counts = dict(sorted(fetch_images.run(site, params.fetch, params.images, out, storage).items()))
         with atomic_file(out / "crawl.json", "w") as file:
@@ -71,17 +71,23 @@ def _run(params: CrawlParams, inputs: CrawlInputs, outputs: Path, context: Stage
     with atomic_dir(out) as folder:
         warc = folder / WARC_NAME
         if isinstance(site, WebSite):
-            hosts = frozenset(map(normal_host, site.hosts)) or frozenset(host_of(seed) for seed in site.seeds)
-            counts = asyncio.run(crawl(site.seeds, hosts, params, warc, journal=journal))
+            counts = asyncio.run(crawl(site.seeds, hosts_of(site), params, warc, journal=journal))
         else:
             counts = _crawl_demo(site, params, folder, warc)
         if not counts.get("page-ok"):
             raise VitrailError(f"{source}: not one page could be read ({counts}); are the seeds right and reachable?")
         described = register(str(warc), storage).files[0]
-        _finish(folder, Sources(root="", files=(described,)), counts)
+        # Of the demo's site the planted truth says what becomes of each image, without a look at the fetch.
+        outcomes = fetch_images.OUTCOMES_NAME if isinstance(site, WebSite) else ""
+        _finish(folder, Sources(root="", files=(described,), outcomes=outcomes), counts)
     if journal is not None:
         fetch_images.finished(out)
     return counts
+
+
+def hosts_of(site: WebSite) -> frozenset[str]:
+    """The hosts on which a crawl of ``site`` follows links."""
+    return frozenset(map(normal_host, site.hosts)) or frozenset(host_of(seed) for seed in site.seeds)
 
 
 def _journal(site: WebSite, params: CrawlParams, out: Path) -> Path:
@@ -91,7 +97,13 @@ def _journal(site: WebSite, params: CrawlParams, out: Path) -> Path:
     return work_folder(out, fingerprint(site.model_dump(), policy, [params.fetch.max_bytes])[:16]) / "site.journal"
 
 
-def _site(path: Path) -> demo_site.DemoSite | WebSite | fetch_images.NamedImages:
+def site_of(path: Path) -> demo_site.DemoSite | WebSite | fetch_images.NamedImages:
+    """What a .yaml describes.
+
+    Raises:
+        VitrailError: it describes nothing of a known kind.
+    """
+
     class Kind(Strict, extra="ignore"):
         kind: Literal["demo", "web", "fetch"]
 

@@ -46,11 +46,14 @@ _NAMED = f"""
            '' AS source, ''::BLOB AS file, -1::BIGINT AS "offset", -1::BIGINT AS length
     FROM ({UNIQUE})
 """
-# Of the answers to one address the first 200 counts, or else the first.
+# Of the answers to one address the first whole 200 counts, or else the first 200, or else the first: one that was cut
+# short may have been asked for again.
 _ANSWERS = """
     SELECT answer.* FROM read_parquet($responses) AS answer
     JOIN (
-        SELECT coalesce(min(position) FILTER (status = 200), min(position)) AS position
+        SELECT coalesce(
+            min(position) FILTER (status = 200 AND NOT cut), min(position) FILTER (status = 200), min(position)
+        ) AS position
         FROM read_parquet($responses) GROUP BY url
     ) AS first USING (position)
 """

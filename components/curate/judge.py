@@ -20,6 +20,7 @@ from components.storage import atomic_file
 from components.tables.parts import PART_ROWS
 from components.web.keys import key_of
 from components.web.listing import shown
+from components.web.outcomes import OUTCOME_REASONS
 from components.web.policy import Policy, PolicyParams
 from components.web.robots import Rules, rules_for
 
@@ -28,21 +29,6 @@ JUDGED = pa.schema(
      ("licence", pa.string()), ("source", pa.string()), ("source_offset", pa.int64()), ("reason", pa.string()),
      ("decisions", pa.list_(pa.string()))]
 )  # fmt: skip
-_OUTCOME_REASONS = {
-    "http-error": "http-error",
-    "robots": "robots-disallowed",
-    "restricted": "restricted-domain",
-    "refused-address": "refused-address",
-    "redirects": "too-many-redirects",
-    "dns": "unreachable",
-    "tls": "unreachable",
-    "connection": "unreachable",
-    "circuit-open": "unreachable",
-    "timeout": "timed-out",
-    "too-large": "too-many-bytes",
-    "opt-out": "opt-out",
-    "not-an-image": "not-an-image",
-}
 Row = dict[str, Any]
 
 
@@ -134,7 +120,7 @@ def _of_part(item: JudgeItem, name: str) -> list[Row]:
 def _as_fetched(row: Row, outcome: str) -> None:
     """The fetch knows better why there are no bytes."""
     if outcome:
-        row["reason"] = _OUTCOME_REASONS.get(outcome, row["reason"])
+        row["reason"] = OUTCOME_REASONS.get(outcome, row["reason"])
         row["decisions"].append(f"fetch: {outcome}")
 
 

@@ -26,7 +26,6 @@ from components.crawl.ledger import Ledger
 from components.crawl.run import main
 from components.crawl.spider import CrawlParams
 from components.curate import stage
-from components.curate.judge import _OUTCOME_REASONS
 from components.curate.params import CurateParams
 from components.curate.reasons import REASONS
 from components.errors import VitrailError, run_cli
@@ -34,6 +33,7 @@ from components.params import load_params
 from components.storage import StorageParams, open_store
 from components.tables.parts import read_table
 from components.tables.schemas import INDEX
+from components.web.outcomes import OUTCOME_REASONS
 from components.web.warc import Faults, Hop, WarcWriter, read_warc
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -323,5 +323,5 @@ def test_links_without_images_are_not_curated_as_they_are(tmp_path: Path) -> Non
 
 
 def test_every_outcome_has_its_reason() -> None:
-    assert set(_OUTCOME_REASONS) == set(OUTCOMES) - {"ok"}
-    assert set(_OUTCOME_REASONS.values()) <= set(REASONS)
+    assert set(OUTCOME_REASONS) == set(OUTCOMES) - {"ok"}
+    assert set(OUTCOME_REASONS.values()) <= set(REASONS)

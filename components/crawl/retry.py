@@ -1,0 +1,167 @@
+"""Ask again, after a finished crawl, only for what could not be got: ``crawl retry --reasons timed-out,unreachable``.
+
+The answers go to WARC files of their own beside the first ones, ``outcomes.parquet`` says how each address ended last,
+and curation takes an address's first whole answer. The output is replaced at once, or not at all; a retry that was
+killed carries on. ``dvc commit -f crawl`` then makes the output the stage's new version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from components.context import StageContext
+from components.crawl.fetch_images import (
+    FETCHED,
+    OUTCOMES_NAME,
+    TARGETS,
+    PartitionItem,
+    digest,
+    fetch_partition,
+    finished,
+    partition_of,
+    place,
+    shuffle_of,
+    write_outcomes,
+)
+from components.crawl.spider import Again, CrawlParams, crawl_again
+from components.crawl.stage import WebSite, hosts_of, site_of
+from components.errors import VitrailError
+from components.executor import kept_workers, map_shards
+from components.lock import hold
+from components.params import fingerprint
+from components.storage import atomic_dir, atomic_file
+from components.tables.database import MemoryParams, database, write_file
+from components.web.link_table import RowWriter, iter_rows
+from components.web.outcomes import outcomes_of
+from components.web.policy import Policy
+from components.web.sources import SourceFile, Sources
+from components.web.unique import shuffled
+from components.web.work import work_folder
+
+_LATEST = """
+    SELECT url, outcome, status, kind FROM (
+        SELECT *, 0 AS age FROM read_parquet($again) UNION ALL SELECT *, 1 AS age FROM read_parquet($before)
+    ) QUALIFY row_number() OVER (PARTITION BY url, kind ORDER BY age) = 1 ORDER BY kind DESC, url
+"""
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One retry: its number, what the crawl holds, and what to ask for."""
+
+    number: int
+    out: Path
+    work: Path
+    wanted: frozenset[str]  # outcomes
+
+    def rows(self) -> Iterator[dict[str, object]]:
+        """The addresses to ask for, as the crawl's table of outcomes has them."""
+        return (row for row in iter_rows(self.out / OUTCOMES_NAME) if row["outcome"] in self.wanted)
+
+
+def run(reasons: Collection[str], params: CrawlParams, source: str, out: Path, context: StageContext) -> dict[str, int]:
+    """Ask for the addresses in ``out`` that ended for one of ``reasons`` again, with ``params``' manners.
+
+    Args:
+        reasons: as the index has them (``timed-out``), or the crawl's own outcomes (``timeout``).
+        source: the .yaml that was crawled; of a crawl of sites it says which hosts' links are followed.
+
+    Returns:
+        How many were asked for, and how these ended now, by outcome.
+
+    Raises:
+        VitrailError: no crawl is there, an unknown reason, or another run is at work on ``out``.
+    """
+    wanted = outcomes_of(reasons)
+    with hold(out):
+        sources = Sources.load(out)
+        if not (out / OUTCOMES_NAME).is_file():
+            raise VitrailError(f"{out}: no {OUTCOMES_NAME}, so nothing was fetched here that could be asked for again")
+        if "kind" not in pq.read_schema(out / OUTCOMES_NAME).names:
+            raise VitrailError(f"{out}: crawled by an older version, which kept too little to ask again; crawl anew")
+        number = 1 + max((int(path.name.split("-")[1]) for path in out.glob("retry-*-*.warc*")), default=0)
+        state = [number, sorted(wanted), digest(out / OUTCOMES_NAME), params.fetch.max_bytes, params.images.partitions]
+        work = work_folder(out, fingerprint(state, params.fetch.policy.model_dump(mode="json"))[:16])
+        this = _Round(number, out, work, wanted)
+        if next(this.rows(), None) is None:
+            finished(out)
+            return {"asked": 0}
+        ask = _images if sources.links else _sites
+        warcs, again = ask(this, params, source)
+        counts = _replace(this, sources, warcs, again, params.images.memory)
+        finished(out)
+    return counts
+
+
+def _images(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path], Path]:
+    """Ask for named images again; their WARC files, and how they ended."""
+    images, policy = params.images, Policy(params.fetch.policy)
+    with RowWriter(this.work / "targets.parquet", TARGETS) as writer:
+        for row in this.rows():
+            url = str(row["url"])
+            if not policy.decide(url, "", False, {}):  # its lists may have grown
+                at = {"partition": partition_of(url, images.partitions), "shuffle": shuffle_of(url)}
+                writer.add({"url": url} | at)
+    items = []
+    for part in range(images.partitions):
+        addresses = this.work / f"addresses-{part:04d}.parquet"
+        count = shuffled(this.work / "targets.parquet", part, addresses, images.memory)
+        prefix = f"retry-{this.number:02d}-{part:04d}"
+        items.append(PartitionItem(addresses, this.work, prefix, count, params.fetch, images))
+    with kept_workers(images.executor):
+        list(map_shards(fetch_partition, items, images.executor))
+    with RowWriter(this.work / "again.parquet", FETCHED) as writer:
+        for item in items:
+            write_outcomes(item, writer)
+    warcs = [path for item in items if item.count for path in sorted(this.work.glob(f"{item.prefix}-*.warc"))]
+    return warcs, this.work / "again.parquet"
+
+
+def _sites(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path], Path]:
+    """Ask for pages and images of a crawl of sites again, and for what these pages name."""
+    site = site_of(Path(source)) if source.endswith((".yaml", ".yml")) else None
+    if not isinstance(site, WebSite):
+        raise VitrailError(f"{source}: not the description of a crawl of sites (kind: web), as {this.out} is; "
+                           "name that with --source")  # fmt: skip
+    rows = list(this.rows())
+    known = frozenset(str(row["url"]) for row in iter_rows(this.out / OUTCOMES_NAME))
+    again = Again(
+        tuple(str(row["url"]) for row in rows if row["kind"] == "page"),
+        tuple(str(row["url"]) for row in rows if row["kind"] == "image"),
+        known,
+    )
+    warc = this.work / f"retry-{this.number:02d}-site.warc.gz"
+    asyncio.run(crawl_again(again, hosts_of(site), params, warc, this.work / "site.journal"))
+    return [warc], this.work / OUTCOMES_NAME
+
+
+def _replace(this: _Round, sources: Sources, warcs: list[Path], again: Path, memory: MemoryParams) -> dict[str, int]:
+    """Put the new output in place of the old one, whose other files it keeps."""
+    out = this.out
+    replaced = {OUTCOMES_NAME, "sources.json", "crawl.json"}
+    counts = {name: count for name, count in json.loads((out / "crawl.json").read_text()).items()
+              if not name.startswith(("page-", "image-")) or name.endswith("-limit")}  # fmt: skip
+    with atomic_dir(out) as folder:
+        for path in sorted(path for path in out.iterdir() if path.is_file() and path.name not in replaced):
+            place(path, folder / path.name)
+        for path in warcs:
+            place(path, folder / path.name)
+        with database(memory, this.work) as connection:
+            values = {"again": str(again), "before": str(out / OUTCOMES_NAME)}
+            write_file(connection, _LATEST, values, folder / OUTCOMES_NAME)
+        ended = Counter(f"{row['kind']}-{row['outcome']}" for row in iter_rows(folder / OUTCOMES_NAME))
+        new = tuple(
+            SourceFile(path=path.name, kind="warc", bytes=path.stat().st_size, sha256=digest(path)) for path in warcs
+        )
+        sources.model_copy(update={"files": (*sources.files, *new)}).save(folder)
+        with atomic_file(folder / "crawl.json", "w") as file:
+            json.dump(dict(sorted((counts | ended).items())), file, indent=1)
+    now = Counter(f"{row['kind']}-{row['outcome']}" for row in iter_rows(again))
+    return {"asked": sum(now.values()), **dict(sorted(now.items()))}
