@@ -107,8 +107,8 @@ def _images(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path],
         for row in this.rows():
             url = str(row["url"])
             if not policy.decide(url, "", False, {}):  # its lists may have grown
-                at = {"partition": partition_of(url, images.partitions), "shuffle": shuffle_of(url)}
-                writer.add({"url": url} | at)
+                part = partition_of(url, images.partitions)
+                writer.add({"url": url, "partition": part, "shuffle": shuffle_of(url)})
     items = []
     for part in range(images.partitions):
         addresses = this.work / f"addresses-{part:04d}.parquet"

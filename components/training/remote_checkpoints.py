@@ -67,9 +67,12 @@ class RemoteCheckpoints:
             raise VitrailError(refused)
         folder = f"{local.name}.{manifest['sha256'][:16]}"
         mine = sorted(manifest["files"])[self.world.rank :: self.world.size]
-        error = error or self._tried(
-            lambda: [self._put(folder, local / name, manifest["files"][name]) for name in mine]
-        )
+
+        def upload() -> None:
+            for name in mine:
+                self._put(folder, local / name, manifest["files"][name])
+
+        error = error or self._tried(upload)
         if not error and self.world.main:
             error = self._tried(lambda: self._publish(folder, local, int(manifest["step"]), kept), also=False)
         error = next((found for found in gather_objects(error) if found), "")
@@ -81,7 +84,7 @@ class RemoteCheckpoints:
             )
         return not error
 
-    def _tried(self, work: Callable[[], Any], *, also: bool = True) -> str:
+    def _tried(self, work: Callable[[], None], *, also: bool = True) -> str:
         """What went wrong in ``work``, on any rank if ``also``; "" when nothing did."""
         error = ""
         try:
@@ -170,7 +173,7 @@ class RemoteCheckpoints:
         if error:
             raise VitrailError(f"{error}; it may hold checkpoints of this run, so nothing is trained without it")
         for name in candidates:
-            target = folder / name.partition(".")[0]
+            target: Path = folder / name.partition(".")[0]
             damage = self._fetch(name, target)
             if not damage:
                 if self.world.main:
