@@ -1,7 +1,7 @@
 """Copies of a run's checkpoints on an object store, from which another machine goes on.
 
 A checkpoint is written to the local folder first (:mod:`components.training.checkpoint`); then each rank uploads its
-own file, rank 0 the manifest, and last of all ``latest.json``, which points to it. Objects of a checkpoint stand in
+own file, rank 0 the manifest, and last of all ``latest.json``, which points to it. Objects of a checkpoint lie in
 ``step-00000500.DIGEST/``, named by the manifest's digest, so that no upload ever replaces a file of another one: what
 ``latest.json`` names is whole at every moment. What is fetched is compared with the manifest's SHA-256s.
 
@@ -33,7 +33,7 @@ _FOLDER = re.compile(r"^step-(\d{8,})\.([0-9a-f]{16})$")
 
 
 class RemoteCheckpoints:
-    """The copies in ``store``, whose root belongs to one run (a phase's stand in a folder below).
+    """The copies in ``store``, whose root belongs to one run (a phase has a folder below it).
 
     Args:
         store: e.g. at ``s3://bucket/checkpoints/pretrain/vitg``.
