@@ -11,6 +11,7 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.evaluation.features import Extractor, FeatureParams, network, raw_pixels, untrained
+from components.evaluation.patch_tokens import PatchExtractor, network_patches, raw_patches
 from components.learning.export import CARD, ModelCard
 from components.learning.vit import VisionTransformer
 from components.params import Seed, Strict, fingerprint
@@ -35,6 +36,8 @@ class Contender:
     model: VisionTransformer | None = None
     card: ModelCard | None = None
     baselines: tuple[str, ...] = field(default=())  # names of the contenders it is compared with
+    source: str | None = None  # what names a checkpoint
+    patches: PatchExtractor | None = None  # None: it has no tokens of patches, and no dense method
 
 
 def find_checkpoints(sources: Sequence[str | Path]) -> list[str | Path]:
@@ -64,7 +67,8 @@ def gather(
 ) -> list[Contender]:
     """All contenders, baselines first; networks of equal shape share one untrained twin."""
     side = baselines.raw_side
-    raw = Contender("raw pixels", "raw", raw_pixels(side, features.crop), {"features": "raw pixels", "side": side})
+    facts: dict[str, Any] = {"features": "raw pixels", "side": side}
+    raw = Contender("raw pixels", "raw", raw_pixels(side, features.crop), facts, patches=raw_patches())
     twins: dict[str, Contender] = {}
     checkpoints: list[Contender] = []
     for path in find_checkpoints(sources):
@@ -80,6 +84,7 @@ def gather(
                 _extractor(fresh, card, features, device),
                 {"features": "untrained network", "vit": card.vit.model_dump(), "seed": baselines.untrained_seed},
                 fresh,
+                patches=network_patches(fresh, card.mean, card.std, device),
             )
         checkpoints.append(
             Contender(
@@ -90,6 +95,8 @@ def gather(
                 model,
                 card,
                 (raw.name, twins[shape].name),
+                str(path),
+                network_patches(model, card.mean, card.std, device),
             )
         )
     return [raw, *twins.values(), *checkpoints]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from components.benchmark.figure import Figure
 
 
 class Outcome(NamedTuple):
@@ -30,5 +32,20 @@ def outcome_table(found: Mapping[str, Mapping[str, Mapping[tuple[str, str], Outc
     schema = pa.schema(
         [("benchmark", text), ("model", text), ("task", text), ("method", text), ("right", pa.list_(pa.bool_()))],
         metadata={"vitrail.table": "outcomes", "vitrail.version": "1"},
+    )
+    return pa.Table.from_pylist(rows, schema=schema)
+
+
+def paired_table(figures: Sequence[Figure]) -> pa.Table:
+    """The values by case of all ``figures`` that have some."""
+    rows = [
+        {"benchmark": one.benchmark, "model": one.model, "task": one.task, "method": one.method, "values": one.paired}
+        for one in figures
+        if one.paired
+    ]
+    text = pa.string()
+    schema = pa.schema(
+        [("benchmark", text), ("model", text), ("task", text), ("method", text), ("values", pa.list_(pa.float64()))],
+        metadata={"vitrail.table": "paired", "vitrail.version": "1"},
     )
     return pa.Table.from_pylist(rows, schema=schema)

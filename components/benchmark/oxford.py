@@ -6,18 +6,23 @@ python -m components.benchmark revisited --gnd gnd_roxford5k.pkl --images /data/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from components.benchmark.contenders import Contender
+from components.benchmark.figure import Figure
+from components.benchmark.measured import Measured
+from components.benchmark.protocol import Protocol
 from components.errors import VitrailError
+from components.evaluation.benchmarks import RevisitedParams, load_benchmark
 from components.evaluation.features import extract
+from components.evaluation.labelled_set import named_picture
 from components.evaluation.retrieval import unit
-from components.evaluation.revisited import LEVELS, RANKS, GroundTruth, Level, score
+from components.evaluation.revisited import LEVELS, RANKS, GroundTruth, Level, load_ground_truth, score
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
-
-ENDINGS = ("", ".jpg", ".jpeg", ".png")
+from components.params import fingerprint
 
 
 class NamedPictures:
@@ -29,7 +34,7 @@ class NamedPictures:
         names: Sequence[str],
         boxes: Sequence[tuple[float, float, float, float] | None] | None = None,
     ) -> None:
-        self._paths = [_path(folder, name) for name in names]
+        self._paths = [named_picture(folder, name) for name in names]
         self._boxes = boxes if boxes is not None else [None] * len(names)
 
     def __len__(self) -> int:
@@ -59,13 +64,6 @@ class NamedPictures:
         return np.ascontiguousarray(cut)
 
 
-def _path(folder: Path, name: str) -> Path:
-    for ending in ENDINGS:
-        if (folder / f"{name}{ending}").is_file():
-            return folder / f"{name}{ending}"
-    raise VitrailError(f"{folder}: no picture {name} (.jpg, .jpeg or .png), which the ground truth names")
-
-
 def revisited(
     contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int
 ) -> dict[str, dict[str, Level]]:
@@ -79,6 +77,24 @@ def revisited(
         ours, theirs = unit(main(queries[contender.name]), "query"), unit(main(database[contender.name]), "database")
         found[contender.name] = score(ours @ theirs.T, truth)
     return found
+
+
+def measure_revisited(
+    contenders: Sequence[Contender], name: str, params: RevisitedParams, protocol: Protocol
+) -> Measured:
+    """The figures of all contenders; a level without a query that has something to find is left out."""
+    truth = load_ground_truth(Path(params.gnd))
+    levels = revisited(contenders, truth, Path(params.images), protocol.params.features.batch_size)
+    found = []
+    for one in contenders:
+        for level, figures in levels[one.name].items():
+            values = {"map": figures.map} | {f"precision{k}": value for k, value in figures.precision.items()}
+            for method, value in values.items():
+                about = one.name, one.kind, name, level, method
+                if value == value:
+                    found.append(Figure(*about, round(100 * value, 3), None, None, figures.queries, protocol.label))
+    digest = fingerprint([load_benchmark(name, params).digest, sha256(Path(params.gnd).read_bytes()).hexdigest()])
+    return Measured(load_benchmark(name, params), list(contenders), [], ranked=found, own_digest=digest)
 
 
 def table(found: dict[str, dict[str, Level]], label: str) -> str:

@@ -15,11 +15,14 @@ from pydantic import Field, model_validator
 
 from components.benchmark.ranking import CopyParams
 from components.errors import VitrailError
+from components.evaluation.dense_depth import DepthHeadParams
+from components.evaluation.dense_segmentation import SegmentationParams
 from components.evaluation.features import FeatureParams
 from components.evaluation.few_shot import FewShotParams
 from components.evaluation.linear import LinearParams
 from components.evaluation.linear_grid import LinearGridParams
 from components.evaluation.logistic import LogisticParams
+from components.evaluation.matching import MatchingParams
 from components.evaluation.retrieval import RetrievalParams
 from components.params import NEUTRAL, Strict, fingerprint, load_params, results
 
@@ -54,6 +57,9 @@ class ProtocolParams(Strict):
     logistic: LogisticParams | None = None
     retrieval: RetrievalParams | None = None
     copies: CopyParams | None = None
+    segmentation: SegmentationParams | None = None  # of sets with masks
+    depth: DepthHeadParams | None = None  # of sets with depths
+    matching: MatchingParams | None = None  # of every set's held-out pictures
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,17 @@ def load_protocol(params_folder: Path, name: str, overrides: Sequence[str] = ())
     """The protocol ``name`` of ``params_folder/protocols``.
 
     Raises:
-        VitrailError: there is no such file, or it does not fit.
+        VitrailError: there is no such file, it does not fit, or its name hides the size of the masks that it scores.
     """
-    return Protocol(name, load_params(params_folder / FOLDER / f"{name}.yaml", ProtocolParams, overrides))
+    found = Protocol(name, load_params(params_folder / FOLDER / f"{name}.yaml", ProtocolParams, overrides))
+    masks = found.params.segmentation
+    if masks is not None and (size := str(masks.masks or "full")) not in name:
+        of = f"{size} px" if masks.masks else "the size of their files"
+        raise VitrailError(
+            f"params/{FOLDER}/{name}.yaml: its masks are of {of}, and mIoU depends on that; the protocol's "
+            f"name must hold {size!r}, as in {name}{size}"
+        )
+    return found
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

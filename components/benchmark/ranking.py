@@ -8,13 +8,12 @@ have no original among the references: they are edits of training images.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from components.benchmark.contenders import Contender
+from components.benchmark.figure import Figure, figure_table
 from components.benchmark.own import Pictures
 from components.descriptors.edits import edited
 from components.descriptors.train_params import EditParams
@@ -35,33 +34,9 @@ class CopyParams(Strict):
     seed: Seed = 0
 
 
-@dataclass(frozen=True)
-class RankScore:
-    """One figure of a ranking in percent; ``low`` and ``high`` are None where there is no interval."""
-
-    model: str
-    benchmark: str
-    task: str  # a task of the benchmark, or "copies"
-    method: str  # "map", "recall1", "micro_ap"
-    value: float
-    low: float | None
-    high: float | None
-    queries: int
-    protocol: str
-
-    @property
-    def metric(self) -> str:
-        """The name of the metric in MLflow."""
-        return f"{self.benchmark}/{self.task}/{self.method}"
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
-
-
 def retrieval_scores(
     contender: Contender, features: Rows, benchmark: Benchmark, params: RetrievalParams, confidence: float, label: str
-) -> list[RankScore]:
+) -> list[Figure]:
     """mAP and R@k of every task; ``features`` are of all images, as the contender's extractor gives them."""
     rows = contender.extractor.main(features)
     train, test = ~benchmark.test, benchmark.test
@@ -70,8 +45,10 @@ def retrieval_scores(
         ranked = retrieve(rows[test], labels[test], rows[train], labels[train])
         for method, value in figures(ranked, params, confidence).items():
             mean, low, high = (round(100 * part, 3) for part in value)
-            about = contender.name, benchmark.name, task, method
-            found.append(RankScore(*about, mean, low, high, len(ranked.precision), label))
+            about = contender.name, contender.kind, benchmark.name, task, method
+            values = ranked.precision if method == "map" else ranked.rank <= int(method.removeprefix("recall"))
+            paired = tuple(np.asarray(values, float).tolist())
+            found.append(Figure(*about, mean, low, high, len(ranked.precision), label, paired=paired))
     return found
 
 
@@ -82,7 +59,7 @@ def copy_scores(
     params: CopyParams,
     batch_size: int,
     label: str,
-) -> list[RankScore]:
+) -> list[Figure]:
     """micro-AP of every contender, all on the same edited copies; ``features`` by the contender's name."""
     pictures, truth = edited_copies(benchmark, params)
     extractors = {contender.name: contender.extractor for contender in contenders}
@@ -92,8 +69,8 @@ def copy_scores(
         ours = unit(contender.extractor.main(queries[contender.name]), "query")
         theirs = unit(contender.extractor.main(features[contender.name][benchmark.test]), "reference")
         value = round(100 * micro_ap(ours @ theirs.T, truth), 3)
-        about = contender.name, benchmark.name, "copies", "micro_ap", value, None, None, len(pictures), label
-        found.append(RankScore(*about))
+        about = contender.name, contender.kind, benchmark.name, "copies", "micro_ap"
+        found.append(Figure(*about, value, None, None, len(pictures), label))
     return found
 
 
@@ -108,30 +85,6 @@ def edited_copies(benchmark: Benchmark, params: CopyParams) -> tuple[list[RGB], 
     return pictures, [(number, int(original)) for number, original in enumerate(originals)]
 
 
-def ranking_table(found: Sequence[RankScore], confidence: float) -> str:
+def ranking_table(found: Sequence[Figure], confidence: float) -> str:
     """The figures in Markdown, a table a benchmark; nothing where there are none."""
-    parts = []
-    for benchmark in dict.fromkeys(score.benchmark for score in found):
-        ours = [score for score in found if score.benchmark == benchmark]
-        cells = list(dict.fromkeys((score.task, score.method) for score in ours))
-        heads = ["model", *[f"{task}, {_name(method)}" for task, method in cells]]
-        lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-        for model in dict.fromkeys(score.model for score in ours):
-            own = {(score.task, score.method): score for score in ours if score.model == model}
-            lines.append("| " + " | ".join([model, *[_cell(own[cell]) for cell in cells]]) + " |")
-        parts.append(
-            f"\n### {benchmark}: retrieval and copy detection\n\nProtocol {ours[0].protocol}. Percent; "
-            f"{confidence:.0%} intervals are bootstrapped over queries.\n\n" + "\n".join(lines) + "\n"
-        )
-    return "\n".join(parts)
-
-
-def _name(method: str) -> str:
-    if method.startswith("recall"):
-        return f"R@{method.removeprefix('recall')}"
-    return {"map": "mAP", "micro_ap": "micro-AP"}[method]
-
-
-def _cell(score: RankScore) -> str:
-    interval = "" if score.low is None else f" ({score.low:.1f} to {score.high:.1f})"
-    return f"{score.value:.1f}{interval}"
+    return figure_table(found, "retrieval and copy detection", f"{confidence:.0%} intervals: bootstrap over queries")

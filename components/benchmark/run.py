@@ -70,6 +70,7 @@ def main(argv: Sequence[str]) -> int:
         return _choose(arguments)
 
     from components.benchmark import stage
+    from components.benchmark.params import BenchmarkStageParams
     from components.benchmark.protocol import load_protocol, split_overrides
     from components.benchmark.published import load_published
     from components.context import StageContext
@@ -78,7 +79,7 @@ def main(argv: Sequence[str]) -> int:
     from components.tracking import TrackingParams
 
     of_protocol, others = split_overrides(arguments.set)
-    params = load_params(arguments.params, stage.BenchmarkStageParams, others)
+    params = load_params(arguments.params, BenchmarkStageParams, others)
     protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
     released = load_published(arguments.params.parent)
     benchmarks = load_params(arguments.benchmarks, BenchmarksFile)
@@ -112,11 +113,12 @@ def _compare(arguments: argparse.Namespace) -> int:
 def _revisited(arguments: argparse.Namespace) -> int:
     from components.benchmark import oxford, stage
     from components.benchmark.contenders import gather
+    from components.benchmark.params import BenchmarkStageParams
     from components.benchmark.protocol import load_protocol, split_overrides
     from components.evaluation.revisited import load_ground_truth
 
     of_protocol, others = split_overrides(arguments.set)
-    params = load_params(arguments.params, stage.BenchmarkStageParams, others)
+    params = load_params(arguments.params, BenchmarkStageParams, others)
     protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
     truth, features = load_ground_truth(arguments.gnd), protocol.params.features
     contenders = gather(arguments.checkpoints, features, params.baselines, stage.device_of(params.device))
@@ -127,10 +129,11 @@ def _revisited(arguments: argparse.Namespace) -> int:
 
 def _choose(arguments: argparse.Namespace) -> int:
     from components.benchmark import choose, stage
+    from components.benchmark.params import BenchmarkStageParams
     from components.benchmark.protocol import load_protocol
     from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 
-    params = load_params(arguments.params, stage.BenchmarkStageParams)
+    params = load_params(arguments.params, BenchmarkStageParams)
     protocol = load_protocol(arguments.params.parent, params.protocol).params
     for name, spec in load_params(arguments.benchmarks, BenchmarksFile).scored.items():
         found = choose.choose(

@@ -29,7 +29,8 @@ def markdown(
         ]
         cells = [(task, method) for task in benchmark.labels for method in methods]
         train, test = int((~benchmark.test).sum()), int(benchmark.test.sum())
-        parts.append(f"### {benchmark.name}: {train:,} training and {test:,} held-out images\n")
+        sizes = f"{train:,} training and {test:,} held-out images" if train else f"{test:,} images that test robustness"
+        parts.append(f"### {benchmark.name}: {sizes}\n")
         parts.append(f"Protocol {protocol.label}. Accuracy in percent, with its {confidence:.0%} interval (Wilson).\n")
         if any(method.endswith("_test") for method in methods):
             parts.append(

@@ -6,22 +6,35 @@ the same digest can be compared.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from components.errors import VitrailError, nearest
-from components.images.decode import RGB, DecodeError, DecodeLimits, decode
+from components.evaluation.class_layouts import (
+    FolderParams,
+    ImageNetParams,
+    TarParams,
+    read_folder,
+    read_hf,
+    read_imagenet,
+    read_tar_shards,
+)
+from components.evaluation.dense_layouts import DENSE, DenseParams, load_dense
+from components.evaluation.hf_folder import DatasetsParams
+from components.evaluation.labelled_set import Benchmark, Column, Files, Images, named_picture
+from components.evaluation.revisited import load_ground_truth
+from components.evaluation.robustness import RobustnessParams, read_robustness
+from components.evaluation.selection import divide
 from components.input_paths import InputPath
-from components.params import Name, Seed, Strict, fingerprint, load_params
+from components.params import Name, Seed, Strict, load_params
+
+__all__ = ["Benchmark", "BenchmarksFile", "Images", "load_benchmark", "load_named"]
 
 
 class ElpvParams(Strict):
@@ -39,10 +52,20 @@ class ParquetParams(Strict):
     path: InputPath
     image: str = "image"  # column with encoded images: bytes, or Hugging Face's {"bytes", "path"}
     labels: list[str] = Field(min_length=1)  # columns with a class each: text or whole numbers
-    split: str = "split"  # column that says which side a row is on
+    split: str | None = "split"  # column that says which side a row is on; null: drawn by `seed`
     test: str = "test"  # its value for held-out rows
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of each class, or of the groups, where `split` is null
+    seed: Seed = 0  # of that draw
     key: str | None = None  # column that names a row; null: its number
     group: str | None = None  # column of what belongs together (scene, patient); a probe never divides a group
+
+
+class RevisitedParams(Strict):
+    """Revisited Oxford or Paris (Radenovic et al. 2018): retrieval by the official ground truth."""
+
+    kind: Literal["revisited"]
+    gnd: InputPath  # the ground truth, JSON or pickle
+    images: InputPath  # folder of its pictures
 
 
 class QueryParams(Strict):
@@ -54,7 +77,11 @@ class QueryParams(Strict):
     key: str | None = None
 
 
-BenchmarkParams = Annotated[ElpvParams | ParquetParams | QueryParams, Field(discriminator="kind")]
+ClassParams = ElpvParams | ParquetParams | FolderParams | ImageNetParams | TarParams | DatasetsParams
+AnyParams = ClassParams | RevisitedParams | QueryParams | RobustnessParams | DenseParams
+BenchmarkParams = Annotated[AnyParams, Field(discriminator="kind")]
+Labels = npt.NDArray[np.int64]
+Sides = npt.NDArray[np.bool_]
 
 
 class BenchmarksFile(Strict):
@@ -63,9 +90,33 @@ class BenchmarksFile(Strict):
     benchmarks: dict[Name, BenchmarkParams]
 
     @property
-    def scored(self) -> dict[str, ElpvParams | ParquetParams]:
-        """Those with labels and held-out images."""
-        return {name: one for name, one in self.benchmarks.items() if not isinstance(one, QueryParams)}
+    def scored(self) -> dict[str, ClassParams]:
+        """Those with a label an image and held-out images."""
+        return {name: one for name, one in self.benchmarks.items() if isinstance(one, ClassParams)}
+
+    @property
+    def dense(self) -> dict[str, DenseParams]:
+        """Those with a class or a depth at every pixel."""
+        return {name: one for name, one in self.benchmarks.items() if isinstance(one, DENSE)}
+
+    @property
+    def revisited(self) -> dict[str, RevisitedParams]:
+        """Those of retrieval by a ground truth of their own."""
+        return {name: one for name, one in self.benchmarks.items() if isinstance(one, RevisitedParams)}
+
+    @property
+    def robustness(self) -> dict[str, RobustnessParams]:
+        """Those that test the classifiers of another benchmark."""
+        return {name: one for name, one in self.benchmarks.items() if isinstance(one, RobustnessParams)}
+
+    @model_validator(mode="after")
+    def _robustness_of_what_is_there(self) -> BenchmarksFile:
+        for name, one in self.robustness.items():
+            if one.of not in self.scored:
+                raise ValueError(
+                    f"{name}.of: {one.of!r} is no benchmark with classes{nearest(one.of, list(self.scored))}"
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -73,71 +124,26 @@ class BenchmarksFile(Strict):
         return content if isinstance(content, dict) and set(content) == {"benchmarks"} else {"benchmarks": content}
 
 
-class Images(Protocol):
-    """A lazy sequence of pictures."""
-
-    def __len__(self) -> int: ...
-
-    def bytes(self, row: int) -> bytes:
-        """The encoded file of picture ``row``."""
-
-    def rgb(self, row: int) -> RGB:
-        """Picture ``row`` as uint8 [H, W, 3]."""
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A labelled set of n images, or one of queries only: no labels, none held out."""
-
-    name: str
-    keys: list[str]  # n of "name/row"
-    images: Images
-    labels: dict[str, npt.NDArray[np.int64]]  # task -> [n]
-    class_names: dict[str, list[str]]  # task -> name of each label
-    test: npt.NDArray[np.bool_]  # [n]: held out
-    groups: npt.NDArray[np.int64] | None = None  # [n]: number of the group
-    queries_only: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.queries_only and (not self.test.any() or self.test.all()):
-            raise VitrailError(
-                f"benchmark {self.name}: {int(self.test.sum())} of {len(self.keys)} images are held out; "
-                "both sides need images: check its split in params/benchmarks.yaml"
-            )
-
-    @cached_property
-    def digests(self) -> list[str]:
-        """SHA-256 (hex) of each image's file, n of them. The first access reads every image."""
-        return [hashlib.sha256(self.images.bytes(row)).hexdigest() for row in range(len(self.keys))]
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 (hex) over everything a score depends on. The first access reads every image."""
-        content = {
-            "name": self.name,
-            "keys": self.keys,
-            "images": self.digests,
-            "labels": {task: values.tolist() for task, values in self.labels.items()},
-            "class_names": self.class_names,
-            "test": self.test.tolist(),
-            "groups": None if self.groups is None else self.groups.tolist(),
-        }
-        return fingerprint(content)
-
-    def kept_out(self, against: Literal["test", "all"]) -> npt.NDArray[np.bool_]:
-        """Which images [n] no training image may copy: the held-out ones, or all; of mere queries none."""
-        return self.test if against == "test" or self.queries_only else np.ones_like(self.test)
-
-
-def load_benchmark(name: str, params: ElpvParams | ParquetParams | QueryParams) -> Benchmark:
-    """The benchmark that ``params`` describe, its images unread.
+def load_benchmark(name: str, params: AnyParams) -> Benchmark:
+    """The benchmark that ``params`` describe, its images unread; one of masks, depths or robustness has no label.
 
     Raises:
         VitrailError: the package or file is missing, or a column is not as described.
     """
-    if isinstance(params, QueryParams):
-        return _queries(name, params)
-    return _elpv(name, params) if isinstance(params, ElpvParams) else _parquet(name, params)
+    readers: dict[str, Callable[[str, Any], Benchmark]] = {
+        "elpv": _elpv,
+        "parquet": _parquet,
+        "folder": read_folder,
+        "imagenet": read_imagenet,
+        "tar": read_tar_shards,
+        "datasets": read_hf,
+        "queries": _queries,
+        "revisited": _revisited,
+        "robustness": read_robustness,
+    }
+    if isinstance(params, DENSE):
+        return load_dense(name, params).pictures
+    return readers[params.kind](name, params)
 
 
 def load_named(path: Path, name: str) -> Benchmark:
@@ -146,47 +152,6 @@ def load_named(path: Path, name: str) -> Benchmark:
     if name not in known:
         raise VitrailError(f"{path}: no benchmark {name!r}; there are {', '.join(known)}{nearest(name, list(known))}")
     return load_benchmark(name, known[name])
-
-
-class _Files:
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def bytes(self, row: int) -> bytes:
-        return self._paths[row].read_bytes()
-
-    def rgb(self, row: int) -> RGB:
-        return _decode(self.bytes(row), str(self._paths[row]))
-
-
-class _Column:
-    """Images in an Arrow column, decoded one by one."""
-
-    def __init__(self, column: Any, where: str) -> None:
-        self._column, self._where = column, where
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    def bytes(self, row: int) -> bytes:
-        value = self._column[row].as_py()
-        data = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(data, bytes):
-            raise VitrailError(f"{self._where}: row {row} holds no image bytes")
-        return data
-
-    def rgb(self, row: int) -> RGB:
-        return _decode(self.bytes(row), f"{self._where}, row {row}")
-
-
-def _decode(data: bytes, where: str) -> RGB:
-    try:
-        return decode(data, DecodeLimits())
-    except DecodeError as fault:
-        raise VitrailError(f"{where}: not a readable image ({fault}); take it out of the benchmark") from None
 
 
 def _elpv(name: str, params: ElpvParams) -> Benchmark:
@@ -207,7 +172,7 @@ def _elpv(name: str, params: ElpvParams) -> Benchmark:
     return Benchmark(
         name,
         [f"{name}/{row:05d}" for row in range(len(rows))],
-        _Files([folder / path for path, _, _ in rows]),
+        Files([folder / path for path, _, _ in rows]),
         {"type": np.array([kinds.index(kind) for _, _, kind in rows], np.int64), "defect": defect},
         {"type": kinds, "defect": ["0", "1/3", "2/3", "1"]},
         held_out,
@@ -216,7 +181,8 @@ def _elpv(name: str, params: ElpvParams) -> Benchmark:
 
 def _parquet(name: str, params: ParquetParams) -> Benchmark:
     where = f"benchmark {name}: {params.path}"
-    columns = [params.image, params.split, *params.labels, *(name for name in (params.key, params.group) if name)]
+    others = [name for name in (params.split, params.key, params.group) if name]
+    columns = [params.image, *params.labels, *others]
     table = _table(params.path, columns, where)
     labels, class_names = {}, {}
     for column in params.labels:
@@ -236,12 +202,19 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
     return Benchmark(
         name,
         _keys(name, table, params.key),
-        _Column(table[params.image], f"{where}, column {params.image!r}"),
+        Column(table[params.image], f"{where}, column {params.image!r}"),
         labels,
         class_names,
-        np.array([value == params.test for value in _filled(table, params.split, where)], bool),
+        _held_out(params, table, where, next(iter(labels.values())), groups),
         groups=groups,
     )
+
+
+def _held_out(params: ParquetParams, table: Any, where: str, labels: Labels, groups: Labels | None) -> Sides:
+    """Which rows are held out: as the split's column says; without one a share of each class, or of the groups."""
+    if params.split is None:
+        return divide(labels, params.held_out, params.seed, groups)
+    return np.array([value == params.test for value in _filled(table, params.split, where)], bool)
 
 
 def _filled(table: Any, column: str, where: str) -> list[Any]:
@@ -264,12 +237,20 @@ def _queries(name: str, params: QueryParams) -> Benchmark:
     return Benchmark(
         name,
         _keys(name, table, params.key),
-        _Column(table[params.image], f"{where}, column {params.image!r}"),
+        Column(table[params.image], f"{where}, column {params.image!r}"),
         {},
         {},
         np.zeros(len(table), bool),
         queries_only=True,
     )
+
+
+def _revisited(name: str, params: RevisitedParams) -> Benchmark:
+    truth = load_ground_truth(Path(params.gnd))
+    names = list(dict.fromkeys([*truth.queries, *truth.database]))
+    files = Files([named_picture(Path(params.images), one) for one in names])
+    keys = [f"{name}/{one}" for one in names]
+    return Benchmark(name, keys, files, {}, {}, np.ones(len(names), bool), held_out_only=True)
 
 
 def _table(path: str, columns: list[str], where: str) -> Any:

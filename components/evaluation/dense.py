@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark
+from components.evaluation.dense_files import IGNORE, image_files, mask_of, numbers_of, pairs, same_size
 from components.evaluation.features import square
-from components.evaluation.segmentation import IGNORE
-from components.images.decode import RGB, DecodeError, DecodeLimits, decode, decode_numbers
+from components.images.decode import RGB, decode
 from components.training.probe_params import DenseFolderParams, DenseMosaicParams, DenseParquetParams
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 Mask = npt.NDArray[np.int16]
 Source = Callable[[], tuple[RGB, npt.NDArray[np.integer]]]  # reads one image and its mask
 
@@ -128,16 +127,10 @@ def _square_mask(mask: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.int
 
 
 def _folder(params: DenseFolderParams) -> tuple[list[Source], str]:
-    folders = {"images": Path(params.images), "masks": Path(params.masks)}
-    for key, folder in folders.items():
-        if not folder.is_dir():
-            raise VitrailError(f"probe.dense.{key}: {folder}: no such folder")
-    images = {path.stem: path for path in sorted(folders["images"].iterdir()) if path.suffix.lower() in IMAGES}
-    masks = {path.stem: path for path in sorted(folders["masks"].iterdir()) if path.suffix.lower() == ".png"}
-    if missing := sorted(images.keys() - masks.keys()):
-        raise VitrailError(f"probe.dense.masks: {folders['masks']}: no {missing[0]}.png ({len(missing)} are missing)")
-    pairs = [(images[stem], masks[stem]) for stem in images]
-    return [_source(a.read_bytes, b.read_bytes, str(a), str(b)) for a, b in pairs], params.images
+    folder = Path(params.images)
+    masks = pairs(folder, Path(params.masks), ("probe.dense.images", "probe.dense.masks"))
+    both = zip(image_files(folder), masks, strict=True)
+    return [_source(a.read_bytes, b.read_bytes, str(a), str(b)) for a, b in both], params.images
 
 
 def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
@@ -172,22 +165,9 @@ def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
 
 def _source(image: Callable[[], Any], mask: Callable[[], Any], image_at: str, mask_at: str) -> Source:
     def read() -> tuple[RGB, npt.NDArray[np.integer]]:
-        rgb = _decoded(image(), image_at, decode)
-        classes = _decoded(mask(), mask_at, decode_numbers)  # a palette's numbers are the classes
-        if classes.ndim != 2:
-            raise VitrailError(f"{mask_at}: a mask has one channel of class numbers, this file has {classes.shape[2]}")
-        if classes.shape != rgb.shape[:2]:
-            sides = " and ".join(f"{h} x {w} px" for h, w in (classes.shape, rgb.shape[:2]))
-            raise VitrailError(f"{mask_at}: the mask and its image differ in size: {sides}")
+        rgb: RGB = numbers_of(image(), image_at, decode)
+        classes = mask_of(mask(), mask_at)
+        same_size(classes, rgb, mask_at, "mask")
         return rgb, classes
 
     return read
-
-
-def _decoded(data: Any, where: str, read: Callable[[bytes, DecodeLimits], npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    if not isinstance(data, bytes):
-        raise VitrailError(f"{where}: holds no image bytes")
-    try:
-        return read(data, DecodeLimits())
-    except DecodeError as fault:
-        raise VitrailError(f"{where}: not a readable image ({fault})") from None

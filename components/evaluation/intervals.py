@@ -66,3 +66,18 @@ def paired_difference(
     differences = (drawn[:, 0] - drawn[:, 1]) / count
     low, high = np.quantile(differences, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return Interval((wins - losses) / count, float(low), float(high))
+
+
+def resampled(values: npt.NDArray[np.floating], samples: int, seed: int, confidence: float = 0.95) -> list[Interval]:
+    """The mean of each column of ``values`` [n, columns], with a percentile bootstrap over the rows.
+
+    Raises:
+        ValueError: no rows.
+    """
+    count = len(values)
+    if values.ndim != 2 or not count:
+        raise ValueError(f"bootstrap of values of shape {values.shape}")
+    generator = np.random.default_rng(seed)
+    drawn = np.stack([values[generator.integers(0, count, count)].mean(0) for _ in range(samples)])
+    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
+    return [Interval(*map(float, one)) for one in zip(values.mean(0), low, high, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +45,34 @@ def knn_predict_each(
     Raises:
         VitrailError: shapes that do not fit, or features that are not finite.
     """
+    empty = torch.empty(0, dtype=torch.int64)
+    blocks = [[one.argmax(1).cpu() for one in votes] for votes in _votes(train, labels, test, ks, temperature, device)]
+    return {k: torch.cat([empty, *[block[number] for block in blocks]]).numpy() for number, k in enumerate(ks)}
+
+
+def knn_votes(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    k: int,
+    temperature: float = 0.07,
+    device: torch.device | str = "cpu",
+) -> npt.NDArray[np.float32]:
+    """The votes that :func:`knn_predict` counts, [M, classes]; classes end at the largest label, a row sums to 1."""
+    parts = [votes[0].cpu() for votes in _votes(train, labels, test, [k], temperature, device)]
+    votes: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+    return votes
+
+
+def _votes(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    ks: Sequence[int],
+    temperature: float,
+    device: torch.device | str,
+) -> Iterator[list[Tensor]]:
+    """Block by block of ``test``: the votes [rows, classes] for each of ``ks``."""
     if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or len(train) != len(labels):
         raise VitrailError(f"kNN: train {train.shape}, labels {np.shape(labels)} and test {test.shape} do not fit")
     if not len(train) or min(ks) < 1:
@@ -54,17 +82,16 @@ def knn_predict_each(
     classes = int(votes_for.max()) + 1
     most = min(max(ks), len(bank))
     rows = max(1, BLOCK // len(bank))
-    found: dict[int, list[Tensor]] = {k: [] for k in ks}
     for start in range(0, len(queries), rows):
         cosines, neighbours = (queries[start : start + rows] @ bank.T).topk(most, dim=1)
         weights = (cosines / temperature).softmax(1)  # [rows, most]
         voted = votes_for[neighbours]
+        found = []
         for k in ks:
             votes = torch.zeros(len(voted), classes, device=device)
             votes.scatter_add_(1, voted[:, :k], weights[:, :k])
-            found[k].append(votes.argmax(1).cpu())
-    empty = torch.empty(0, dtype=torch.int64)
-    return {k: torch.cat([empty, *parts]).numpy() for k, parts in found.items()}
+            found.append(votes)
+        yield found
 
 
 def _unit(features: npt.NDArray[np.floating], side: str, device: torch.device | str) -> Tensor:

@@ -13,8 +13,9 @@ from torch import nn
 from components.evaluation.features import Rows
 from components.evaluation.knn import knn_predict
 from components.evaluation.linear import LinearParams, linear_probe
+from components.evaluation.patch_tokens import cells
 from components.evaluation.sample import Sample
-from components.evaluation.segmentation import IGNORE, dense_probe, patch_labels
+from components.evaluation.segmentation import choose_patches, dense_probe, patch_labels
 from components.learning.collate import normalize
 from components.learning.vit import Features
 from components.training.params import TrainingParams
@@ -152,23 +153,11 @@ def linear_params(params: LinearProbeParams | DenseParams, probe: ProbeParams) -
     )
 
 
-def choose_patches(
-    labels: npt.NDArray[np.int64], most: int, generator: np.random.Generator
-) -> list[npt.NDArray[np.int64]]:
-    """For each picture of ``labels`` [n, patches] the labelled patches to fit on, about ``most / n`` of them."""
-    each = max(1, most // len(labels))
-    known = [np.flatnonzero(row != IGNORE) for row in labels]
-    return [np.sort(generator.permutation(at)[:each]) for at in known]
-
-
 def pixels_of_patches(images: npt.NDArray[np.uint8], grid: int) -> Rows:
     """[n, S, S, 3] as the pixels of patches, [n, grid * grid, D] in 0 ... 1; one channel where all are gray."""
     if (images == images[..., :1]).all():
         images = images[..., :1]
-    count, side, _, channels = images.shape
-    patch = side // grid
-    cells = images.reshape(count, grid, patch, grid, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    return cells.reshape(count, grid * grid, patch * patch * channels).astype(np.float32) / np.float32(255)
+    return cells(images, grid)
 
 
 def mean_of(scores: Scores, method: str) -> float | None:

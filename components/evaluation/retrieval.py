@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from components.errors import VitrailError
-from components.evaluation.intervals import Interval
+from components.evaluation.intervals import Interval, resampled
 from components.params import Seed, Strict
 
 BLOCK = 1 << 25  # similarities held at once (128 MiB)
@@ -72,12 +72,8 @@ def retrieve(
 def figures(found: Retrieved, params: RetrievalParams, confidence: float = 0.95) -> dict[str, Interval]:
     """``map`` and ``recallK`` as shares of 0 ... 1, with bootstrap intervals over the queries."""
     columns = {"map": found.precision} | {f"recall{k}": (found.rank <= k).astype(float) for k in params.ranks}
-    generator = np.random.default_rng(params.seed)
-    count = len(found.precision)
-    values = np.stack(list(columns.values()), 1)
-    drawn = np.stack([values[generator.integers(0, count, count)].mean(0) for _ in range(params.samples)])
-    low, high = np.quantile(drawn, [0.5 - confidence / 2, 0.5 + confidence / 2], axis=0)
-    return {name: Interval(float(values[:, i].mean()), float(low[i]), float(high[i])) for i, name in enumerate(columns)}
+    intervals = resampled(np.stack(list(columns.values()), 1), params.samples, params.seed, confidence)
+    return dict(zip(columns, intervals, strict=True))
 
 
 def average_precision(

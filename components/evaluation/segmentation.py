@@ -7,16 +7,16 @@ log-probabilities are enlarged to pixels as the protocol enlarges logits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from components.errors import VitrailError
+from components.evaluation.dense_files import IGNORE
 from components.evaluation.linear import LinearParams, choose_cost, fit
 
-IGNORE = -1  # of pixels and patches without a label
 ABSENT = -1e4  # log-probability of a class that no fitted patch has
 
 
@@ -48,6 +48,15 @@ def patch_labels(masks: npt.NDArray[np.integer], grid: int, classes: int) -> npt
         areas = np.bincount(cells, minlength=len(part) * classes).reshape(len(part), classes)
         found[start : start + rows] = np.where(known.any(1), areas.argmax(1), IGNORE)
     return found.reshape(count, grid * grid)
+
+
+def choose_patches(
+    labels: npt.NDArray[np.int64], most: int, generator: np.random.Generator
+) -> list[npt.NDArray[np.int64]]:
+    """For each picture of ``labels`` [n, patches] the labelled patches to fit on, about ``most / n`` of them."""
+    each = max(1, most // len(labels))
+    known = [np.flatnonzero(row != IGNORE) for row in labels]
+    return [np.sort(generator.permutation(at)[:each]) for at in known]
 
 
 def confusion(
@@ -86,21 +95,52 @@ def dense_probe(
     Raises:
         VitrailError: tokens are not finite, or the fitted patches have fewer than two classes.
     """
-    if not (np.isfinite(train).all() and np.isfinite(held_out).all()):
+    check_finite(train, held_out)
+    classifier = fit_patches(train, labels, pictures, params)
+    grid, side = round(held_out.shape[1] ** 0.5), masks.shape[1]
+    matrix = np.zeros((classes, classes), np.int64)
+    for tokens, mask in zip(held_out, masks, strict=True):
+        levels = classifier.levels(tokens, classes)
+        matrix += confusion(mask, enlarge(levels, grid, side).argmax(0), classes)
+    return DenseScore(mean_iou(matrix), float(np.diag(matrix).sum() / max(1, matrix.sum())), classifier.cost)
+
+
+class PatchClassifier(NamedTuple):
+    """The fitted map, and its chosen cost."""
+
+    model: Any
+    cost: float
+
+    def levels(self, tokens: npt.NDArray[np.floating], classes: int) -> npt.NDArray[np.float32]:
+        """Log-probabilities [m, classes] of ``tokens`` [m, D]; :data:`ABSENT` for a class that no fitted patch has."""
+        found = np.full((len(tokens), classes), ABSENT, np.float32)
+        found[:, self.model.classes_] = self.model.predict_log_proba(tokens)
+        return found
+
+
+def check_finite(*tokens: npt.NDArray[np.floating]) -> None:
+    """Refuse tokens of a network that has diverged."""
+    if not all(np.isfinite(part).all() for part in tokens):
         raise VitrailError("dense probe: patch tokens hold NaN or infinity; the network they come from has diverged")
+
+
+def fit_patches(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    pictures: npt.NDArray[np.integer],
+    params: LinearParams,
+) -> PatchClassifier:
+    """The classifier of :func:`dense_probe`, fitted on all of ``train`` by the cost that whole pictures choose.
+
+    Raises:
+        VitrailError: the patches have fewer than two classes.
+    """
     if len(np.unique(labels)) < 2:
         raise VitrailError("dense probe: the labelled patches have fewer than two classes")
     cost = params.costs[0]
     if len(params.costs) > 1:
         cost, _ = choose_cost(train, labels, params, pictures)
-    model = fit(train, labels, cost, params.max_iterations)
-    grid, side = round(held_out.shape[1] ** 0.5), masks.shape[1]
-    matrix = np.zeros((classes, classes), np.int64)
-    for tokens, mask in zip(held_out, masks, strict=True):
-        levels = np.full((len(tokens), classes), ABSENT, np.float32)
-        levels[:, model.classes_] = model.predict_log_proba(tokens)
-        matrix += confusion(mask, enlarge(levels, grid, side).argmax(0), classes)
-    return DenseScore(mean_iou(matrix), float(np.diag(matrix).sum() / max(1, matrix.sum())), cost)
+    return PatchClassifier(fit(train, labels, cost, params.max_iterations), cost)
 
 
 def enlarge(levels: npt.NDArray[np.floating], grid: int, side: int) -> npt.NDArray[np.float32]:

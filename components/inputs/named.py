@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.benchmark.stage import BenchmarkStageParams
+from components.benchmark.params import BenchmarkStageParams
 from components.crawl.fetch_images import NamedImages
 from components.crawl.spider import CrawlParams
 from components.curate.params import CurateParams

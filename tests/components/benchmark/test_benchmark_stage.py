@@ -15,10 +15,10 @@ import yaml
 from PIL import Image
 
 from components.benchmark.contenders import find_checkpoints
+from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.pictures import SHIPPED
 from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
-from components.benchmark.stage import BenchmarkStageParams
 from components.errors import VitrailError, run_cli
 from components.evaluation.benchmarks import ElpvParams, load_benchmark
 from components.learning.export import ModelCard, export_model
@@ -137,7 +137,7 @@ def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
     ranked = {(row["model"], row["method"]): row for row in content["ranking"]}
     assert {model for model, _ in ranked} == set(MODELS)
     assert all(0 < row["value"] <= 100 for row in content["ranking"])
-    assert ranked["pretrain vitt", "micro_ap"]["queries"] == 9
+    assert ranked["pretrain vitt", "micro_ap"]["cases"] == 9
     by_name = {(s["model"], s["method"]): s for s in scores}
     ours, raw = by_name["pretrain vitt", "knn20"], by_name["raw pixels", "knn20"]
     assert ours["differences"][0]["value"] == pytest.approx(ours["accuracy"] - raw["accuracy"], abs=0.002)
@@ -234,7 +234,7 @@ def test_choosing_features_reads_the_training_side_alone(
     from components.evaluation import benchmarks
 
     read: set[int] = set()
-    column = benchmarks._Column
+    column = benchmarks.Column
     original = column.rgb
 
     def spy(self: Any, row: int) -> Any:

@@ -1,0 +1,102 @@
+"""Everything that the protocol measures of the contenders on one benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from components.benchmark.contenders import Contender
+from components.benchmark.dense import dense_figures, matching_figures
+from components.benchmark.feature_cache import cached_features
+from components.benchmark.figure import Figure
+from components.benchmark.measured import Measured
+from components.benchmark.params import BenchmarkStageParams
+from components.benchmark.protocol import Protocol
+from components.benchmark.ranking import copy_scores, retrieval_scores
+from components.benchmark.robust import measure_robust
+from components.benchmark.scoring import outcomes, scores
+from components.evaluation.dense_set import DenseBenchmark
+from components.evaluation.features import Rows, square
+from components.evaluation.labelled_set import Benchmark
+from components.evaluation.patch_kmeans import fit_patch_kmeans
+from components.evaluation.robustness import RobustSet
+from components.progress import track
+
+PATCHES = "patch k-means"
+PATCH_IMAGES = 500  # training images that its patches are drawn from
+
+
+def measure_dense(
+    contenders: Sequence[Contender],
+    pictures: DenseBenchmark,
+    params: BenchmarkStageParams,
+    protocol: Protocol,
+    device: str,
+) -> Measured:
+    """The figures of all contenders on one set of masks or depths."""
+    found = dense_figures(contenders, pictures, protocol, params.intervals.confidence, device)
+    return Measured(pictures.pictures, list(contenders), found, pictures)
+
+
+def measure(
+    contenders: Sequence[Contender],
+    benchmark: Benchmark,
+    robust: Sequence[RobustSet],
+    params: BenchmarkStageParams,
+    protocol: Protocol,
+    device: str,
+) -> list[Measured]:
+    """The scores of all contenders on one benchmark, and on the sets that test its classifiers."""
+    contenders = _with_patches(contenders, benchmark, params, protocol)
+    folder = None if params.feature_cache is None else Path(params.feature_cache)
+    features = cached_features(contenders, benchmark, protocol.params.features, folder)
+    both = {
+        contender.name: outcomes(contender, features[contender.name], benchmark, protocol.params, device)
+        for contender in track(contenders, f"{benchmark.name} kNN and probes", len(contenders), unit="models")
+    }
+    right = {name: found for name, (found, _) in both.items()}
+    few = {name: found for name, (_, found) in both.items() if found}
+    found = scores(contenders, right, benchmark, params.intervals, protocol.label)
+    ranked = _ranked(contenders, features, benchmark, protocol, params.intervals.confidence)
+    dense = matching_figures(contenders, benchmark, protocol, params.intervals.confidence, device)
+    measured = Measured(benchmark, contenders, dense, None, found, few, right, ranked)
+    return [measured, *[measure_robust(measured, features, one, params, protocol) for one in robust]]
+
+
+def _ranked(
+    contenders: Sequence[Contender],
+    features: Mapping[str, Rows],
+    benchmark: Benchmark,
+    protocol: Protocol,
+    confidence: float,
+) -> list[Figure]:
+    """Retrieval and copy detection, where the protocol has them."""
+    wanted, found = protocol.params, []
+    if wanted.retrieval is not None:
+        for one in contenders:
+            rows = features[one.name]
+            found += retrieval_scores(one, rows, benchmark, wanted.retrieval, confidence, protocol.label)
+    if wanted.copies is not None:
+        batch = wanted.features.batch_size
+        found += copy_scores(contenders, features, benchmark, wanted.copies, batch, protocol.label)
+    return found
+
+
+def _with_patches(
+    contenders: Sequence[Contender], benchmark: Benchmark, params: BenchmarkStageParams, protocol: Protocol
+) -> list[Contender]:
+    """``contenders`` with the baseline that is fitted on this benchmark's training images, if it is wanted."""
+    wanted = params.patch_kmeans
+    if wanted is None:
+        return list(contenders)
+    rows = np.random.default_rng(wanted.seed).permutation(np.flatnonzero(~benchmark.test))[:PATCH_IMAGES]
+    crop = protocol.params.features.crop
+    squares = np.stack([square(benchmark.images.rgb(row), wanted.side, crop) for row in np.sort(rows).tolist()])
+    extractor = fit_patch_kmeans(squares, wanted, crop)
+    facts = {"features": PATCHES, "fitted_on": benchmark.name} | wanted.model_dump()
+    patches = Contender(PATCHES, "patches", extractor, facts)
+    known = [replace(one, baselines=(*one.baselines, PATCHES)) if one.baselines else one for one in contenders]
+    return [known[0], patches, *known[1:]]

@@ -1,0 +1,45 @@
+"""What was measured of all contenders on one benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from components.benchmark.contenders import Contender
+from components.benchmark.figure import Figure
+from components.benchmark.outcome import Outcome
+from components.benchmark.scoring import Few, Score
+from components.evaluation.dense_set import DenseBenchmark
+from components.evaluation.labelled_set import Benchmark
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on one benchmark."""
+
+    benchmark: Benchmark
+    contenders: list[Contender]  # with the baseline that was fitted on its training images
+    dense: list[Figure]  # of segmentation, depth and matching
+    pictures: DenseBenchmark | None = None  # None: it has a label an image
+    scores: list[Score] = field(default_factory=list)
+    few: dict[str, Few] = field(default_factory=dict)  # by contender
+    right: dict[str, dict[tuple[str, str], Outcome]] = field(default_factory=dict)  # by contender
+    ranked: list[Figure] = field(default_factory=list)
+
+    own_digest: str | None = None  # of what is more than images, labels, masks or depths
+
+    @property
+    def name(self) -> str:
+        """The benchmark's."""
+        return self.benchmark.name
+
+    @property
+    def digest(self) -> str:
+        """Of the images, and of their labels, masks or depths."""
+        if self.own_digest is not None:
+            return self.own_digest
+        return self.benchmark.digest if self.pictures is None else self.pictures.digest
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All that are no accuracies."""
+        return [*self.ranked, *self.dense]

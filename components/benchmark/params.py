@@ -1,0 +1,23 @@
+"""``params/benchmark.yaml``."""
+
+from __future__ import annotations
+
+from components.benchmark.contenders import BaselineParams
+from components.benchmark.own import OwnParams
+from components.benchmark.pictures import PcaParams
+from components.benchmark.scoring import IntervalParams
+from components.evaluation.patch_kmeans import PatchKmeansParams
+from components.params import Name, Strict
+
+
+class BenchmarkStageParams(Strict):
+    """The file."""
+
+    device: str = "auto"  # auto, cpu or cuda
+    protocol: Name  # a file in params/protocols/
+    feature_cache: str | None = None  # folder in which checkpoints' features are kept; None: nowhere
+    baselines: BaselineParams
+    patch_kmeans: PatchKmeansParams | None = None  # None: not a baseline
+    intervals: IntervalParams
+    pca: PcaParams
+    own: OwnParams | None = OwnParams()  # None: no figures of the training images' features

@@ -1,0 +1,255 @@
+"""Layouts of data sets with masks or depths (``params/benchmarks.yaml``): the user's own folders, and official ones.
+
+You download a data set, and its licence is yours to keep. ADE20K's images are for research; VOC's are Flickr's; NYU
+and CamVid state no licence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from components.errors import VitrailError
+from components.evaluation.dense_files import IGNORE, depth_of, image_files, mask_of, pairs
+from components.evaluation.dense_set import DenseBenchmark, Truth
+from components.evaluation.labelled_set import Benchmark, Files, held_out_by_seed
+from components.input_paths import InputPath
+from components.params import Seed, Share, Strict
+from components.text import read_text
+
+VOC = [
+    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
+CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+EIGEN = (45, 471, 41, 601)  # rows and columns of 480 x 640 that Eigen et al. 2014 score
+
+Metres = Annotated[float, Field(gt=0, le=1e6)]
+Paths = Sequence[Path]
+
+
+class OwnDense(Strict):
+    """The user's images and files of equal stem. Without a test folder a share is held out by seed."""
+
+    images: InputPath  # folder
+    test_images: InputPath | None = None
+    held_out: Share = 0.2  # without `test_images`
+    seed: Seed = 0
+
+
+class MaskParams(OwnDense):
+    """Masks are PNGs of class numbers."""
+
+    kind: Literal["masks"]
+    masks: InputPath  # folder
+    test_masks: InputPath | None = None
+    classes: list[str] | None = None  # names of the numbers 0, 1, ...; null: as many as the masks show
+    ignore: int = Field(255, ge=0, le=65_535)  # mask value without a label
+
+
+class DepthParams(OwnDense):
+    """Depths are PNGs of whole numbers, or ``.npy`` files. Zero, negative, NaN and infinite values are holes."""
+
+    kind: Literal["depths"]
+    depths: InputPath  # folder
+    test_depths: InputPath | None = None
+    per_metre: float = Field(1000.0, gt=0, le=1e9)  # the files' units in a metre
+    least: Metres = 1e-3  # metres; nearer pixels are not scored
+    most: Metres = 10.0  # metres; farther pixels are not scored
+
+
+class Ade20kParams(Strict):
+    """SceneParsing's release of ADE20K: ``images/training``, ``annotations/validation``. 0 is no label, 150 classes."""
+
+    kind: Literal["ade20k"]
+    path: InputPath  # ADEChallengeData2016
+
+
+class VocParams(Strict):
+    """VOC 2012: ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation/{train,val}.txt``; 255 is no label."""
+
+    kind: Literal["voc"]
+    path: InputPath  # VOC2012, or the VOCdevkit above it
+    train: str = "train"  # lists in ImageSets/Segmentation
+    test: str = "val"
+
+
+class CamVidParams(Strict):
+    """CamVid as SegNet's authors divide it: ``train`` with ``trainannot``, ``test`` likewise; 11 is no label."""
+
+    kind: Literal["camvid"]
+    path: InputPath
+
+
+class NyuParams(Strict):
+    """NYU Depth v2 as lists of pairs: ``nyu_train.txt`` and ``nyu_test.txt``, PNGs in millimetres."""
+
+    kind: Literal["nyu"]
+    path: InputPath
+    crop: Literal["eigen", "none"] = "eigen"  # of 480 x 640 px: what is scored
+
+
+DenseParams = MaskParams | DepthParams | Ade20kParams | VocParams | CamVidParams | NyuParams
+DENSE = get_args(DenseParams)
+
+
+def load_dense(name: str, params: DenseParams) -> DenseBenchmark:
+    """The pictures that ``params`` describe, unread.
+
+    Raises:
+        VitrailError: a folder, list or file is missing.
+    """
+    readers: dict[str, Callable[[str, Any], DenseBenchmark]] = {
+        "masks": _masks, "depths": _depths, "ade20k": _ade20k, "voc": _voc, "camvid": _camvid, "nyu": _nyu
+    }  # fmt: skip
+    return readers[params.kind](name, params)
+
+
+def _own(name: str, params: MaskParams | DepthParams, endings: Sequence[str]) -> tuple[Paths, Paths, npt.NDArray[Any]]:
+    """Images, their files, and which are held out."""
+    key, test_key = ("masks", "test_masks") if isinstance(params, MaskParams) else ("depths", "test_depths")
+    where = f"benchmark {name}: "
+    images, files = Path(params.images), Path(getattr(params, key))
+    others = pairs(images, files, (f"{where}images", f"{where}{key}"), endings)
+    found, test_files = image_files(images), getattr(params, test_key)
+    if (params.test_images is None) != (test_files is None):
+        raise VitrailError(f"{where}test_images and {test_key} go together: give both or none")
+    if params.test_images is None:
+        return found, others, held_out_by_seed(len(found), params.held_out, params.seed)
+    theirs = pairs(Path(params.test_images), Path(test_files), (f"{where}test_images", f"{where}{test_key}"), endings)
+    shown = image_files(Path(params.test_images))
+    return [*found, *shown], [*others, *theirs], np.arange(len(found) + len(shown)) >= len(found)
+
+
+def _masks(name: str, params: MaskParams) -> DenseBenchmark:
+    images, masks, test = _own(name, params, (".png",))
+    return _segmentation(name, images, masks, test, params.classes, params.ignore)
+
+
+def _depths(name: str, params: DepthParams) -> DenseBenchmark:
+    images, files, test = _own(name, params, (".png", ".npy"))
+    if params.least >= params.most:
+        raise VitrailError(f"benchmark {name}: least {params.least:g} m must be below most {params.most:g} m")
+    return _depth(name, images, files, test, params.per_metre, (params.least, params.most))
+
+
+def _ade20k(name: str, params: Ade20kParams) -> DenseBenchmark:
+    images, masks, sides = [], [], []
+    for side in ("training", "validation"):
+        folder, annotations = (Path(params.path) / part / side for part in ("images", "annotations"))
+        masks += pairs(folder, annotations, (f"benchmark {name}", f"benchmark {name}"))
+        found = image_files(folder)
+        images += found
+        sides += [side == "validation"] * len(found)
+    names = [f"class {number}" for number in range(1, 151)]
+    return _segmentation(name, images, masks, np.array(sides, bool), names, 0, shift=-1)
+
+
+def _voc(name: str, params: VocParams) -> DenseBenchmark:
+    root = Path(params.path)
+    root = next((one for one in (root, root / "VOC2012") if (one / "JPEGImages").is_dir()), root)
+    images, masks, sides = [], [], []
+    for side in (params.train, params.test):
+        stems = _lines(root / "ImageSets" / "Segmentation" / f"{side}.txt", name)
+        images += [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
+        masks += [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
+        sides += [side == params.test] * len(stems)
+    return _segmentation(name, images, masks, np.array(sides, bool), VOC, 255)
+
+
+def _camvid(name: str, params: CamVidParams) -> DenseBenchmark:
+    images, masks, sides = [], [], []
+    for side in ("train", "test"):
+        folder, annotations = Path(params.path) / side, Path(params.path) / f"{side}annot"
+        masks += pairs(folder, annotations, (f"benchmark {name}", f"benchmark {name}"))
+        found = image_files(folder)
+        images += found
+        sides += [side == "test"] * len(found)
+    return _segmentation(name, images, masks, np.array(sides, bool), CAMVID, 11)
+
+
+def _nyu(name: str, params: NyuParams) -> DenseBenchmark:
+    root, images, depths, sides = Path(params.path), [], [], []
+    for side in ("train", "test"):
+        for number, line in enumerate(_lines(root / f"nyu_{side}.txt", name), 1):
+            words = line.split()
+            if len(words) < 2:
+                raise VitrailError(
+                    f"benchmark {name}: {root}/nyu_{side}.txt, line {number}: an image and its map of depths are "
+                    f"expected, found {line!r}"
+                )
+            if words[1] == "None":  # the lists' word for an image without depth
+                continue
+            images.append(root / words[0].lstrip("/"))
+            depths.append(root / words[1].lstrip("/"))
+            sides.append(side == "test")
+    return _depth(name, images, depths, np.array(sides, bool), 1000.0, (1e-3, 10.0), params.crop == "eigen")
+
+
+def _lines(path: Path, name: str) -> list[str]:
+    try:
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise VitrailError(f"benchmark {name}: {path}: no such list of images") from None
+
+
+def _pictures(name: str, images: Paths, files: Paths, test: npt.NDArray[np.bool_]) -> Benchmark:
+    missing = [path for path in (*images, *files) if not path.is_file()]
+    if missing:
+        raise VitrailError(f"benchmark {name}: {missing[0]}: no such file ({len(missing)} are missing)")
+    keys = [f"{name}/{number:06d}" for number in range(len(images))]
+    return Benchmark(name, keys, Files(images), {}, {}, test)
+
+
+def _segmentation(
+    name: str,
+    images: Paths,
+    masks: Paths,
+    test: npt.NDArray[np.bool_],
+    names: list[str] | None,
+    ignored: int,
+    shift: int = 0,
+) -> DenseBenchmark:
+    def read(row: int) -> npt.NDArray[Any]:
+        classes = mask_of(masks[row].read_bytes(), str(masks[row]))
+        return np.where(classes == ignored, IGNORE, classes + shift)
+
+    facts = f"ignore {ignored}, shift {shift}"
+    truth = Truth("segmentation", _bytes(masks), read, _where(masks), names, facts=facts)
+    return DenseBenchmark(_pictures(name, images, masks, test), truth)
+
+
+def _depth(
+    name: str,
+    images: Paths,
+    files: Paths,
+    test: npt.NDArray[np.bool_],
+    per_metre: float,
+    depths: tuple[float, float],
+    eigen: bool = False,
+) -> DenseBenchmark:
+    def read(row: int) -> npt.NDArray[Any]:
+        metres = depth_of(files[row].read_bytes(), str(files[row]), per_metre)
+        if eigen and test[row] and metres.shape == (480, 640):
+            top, bottom, left, right = EIGEN
+            inside = np.zeros_like(metres, bool)
+            inside[top:bottom, left:right] = True
+            metres[~inside] = np.nan
+        return metres
+
+    facts = f"{per_metre} a metre, eigen {eigen}"
+    truth = Truth("depth", _bytes(files), read, _where(files), depths=depths, facts=facts)
+    return DenseBenchmark(_pictures(name, images, files, test), truth)
+
+
+def _bytes(paths: Paths) -> Callable[[int], bytes]:
+    return lambda row: paths[row].read_bytes()
+
+
+def _where(paths: Paths) -> Callable[[int], str]:
+    return lambda row: str(paths[row])

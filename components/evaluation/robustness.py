@@ -1,0 +1,143 @@
+"""Sets that test what a classifier keeps on other pictures of the same classes: ImageNet-A, -R, -Sketch, -C.
+
+Their images are all held out. A classifier is fitted on the training side of the benchmark they belong to, and chooses
+among the classes that the set has, as DINOv2 does for A and R.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from components.errors import VitrailError, nearest
+from components.evaluation.class_layouts import Side, class_folders
+from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_set import Benchmark, Files
+from components.evaluation.linear import fit
+from components.input_paths import InputPath
+from components.params import Strict
+
+
+class RobustnessParams(Strict):
+    """A folder of images for each class; with corruptions ``CORRUPTION/SEVERITY/CLASS``."""
+
+    kind: Literal["robustness"]
+    of: str  # benchmark whose classes these are
+    path: InputPath
+    layout: Literal["classes", "corruptions"] = "classes"
+    task: str | None = None  # of `of`; null: its first
+    names: dict[str, str] = {}  # folder -> class of `of`, where they differ
+
+
+@dataclass(frozen=True)
+class RobustSet:
+    """m images of some of the classes of another benchmark."""
+
+    pictures: Benchmark  # all held out; one task
+    task: str
+    allowed: npt.NDArray[np.int64]  # class numbers of the benchmark that the set has, rising
+    corruptions: list[tuple[str, str]] | None = None  # of each image: what and how severe; None: of no such set
+
+
+def read_robustness(name: str, params: RobustnessParams) -> Benchmark:
+    """The images alone, all held out, without labels."""
+    images = _images(name, params)[0].images
+    return Benchmark(
+        name, _keys(name, len(images)), Files(images), {}, {}, np.ones(len(images), bool), held_out_only=True
+    )
+
+
+def load_robustness(name: str, params: RobustnessParams, of: Benchmark) -> RobustSet:
+    """The set with the class numbers of ``of``.
+
+    Raises:
+        VitrailError: a folder is no class of ``of``, or there is no such task.
+    """
+    task = next(iter(of.labels)) if params.task is None else params.task
+    if task not in of.labels:
+        raise VitrailError(f"benchmark {name}: task {task!r} is none of {of.name}{nearest(task, list(of.labels))}")
+    side, corruptions = _images(name, params)
+    known = {one: number for number, one in enumerate(of.class_names[task])}
+    for folder in dict.fromkeys(side.classes):
+        if params.names.get(folder, folder) not in known:
+            shown = params.names.get(folder, folder)
+            raise VitrailError(
+                f"benchmark {name}: {params.path}: {shown!r} is no class of {of.name}{nearest(shown, list(known))}; "
+                "name its class under `names`, or take the folder out"
+            )
+    labels = np.array([known[params.names.get(folder, folder)] for folder in side.classes], np.int64)
+    test = np.ones(len(labels), bool)
+    names = {task: of.class_names[task]}
+    keys = _keys(name, len(labels))
+    pictures = Benchmark(name, keys, Files(side.images), {task: labels}, names, test, held_out_only=True)
+    return RobustSet(pictures, task, np.unique(labels), corruptions)
+
+
+def _keys(name: str, count: int) -> list[str]:
+    return [f"{name}/{row:07d}" for row in range(count)]
+
+
+def _images(name: str, params: RobustnessParams) -> tuple[Side, list[tuple[str, str]] | None]:
+    root = Path(params.path)
+    if params.layout == "classes":
+        return class_folders(root, name), None
+    found, corruptions = Side([], []), []
+    folders = [path for path in sorted(root.glob("*/*")) if path.is_dir()]
+    if not folders:
+        raise VitrailError(f"benchmark {name}: {root}: no folders CORRUPTION/SEVERITY, as in {root}/fog/3")
+    for folder in folders:
+        side = class_folders(folder, name)
+        found.images.extend(side.images)
+        found.classes.extend(side.classes)
+        corruptions += [(folder.parent.name, folder.name)] * len(side.images)
+    return found, corruptions
+
+
+def among(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    allowed: npt.NDArray[np.integer],
+    k: int,
+    temperature: float = 0.07,
+) -> npt.NDArray[np.int64]:
+    """The vote of the ``k`` nearest rows of ``train`` that have a class of ``allowed``, [M]."""
+    known = np.isin(labels, allowed)
+    if not known.any():
+        raise VitrailError("robustness: no class of the set has a training image")
+    return knn_predict(train[known], labels[known], test, k, temperature)
+
+
+def among_linear(
+    train: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    allowed: npt.NDArray[np.integer],
+    cost: float,
+    max_iterations: int,
+) -> npt.NDArray[np.int64]:
+    """The likeliest class of ``allowed`` by the linear probe of that ``cost``, [M]."""
+    model = fit(train, labels, cost, max_iterations)
+    columns = np.flatnonzero(np.isin(model.classes_, allowed))
+    if not len(columns):
+        raise VitrailError("robustness: no class of the set has a training image")
+    found: npt.NDArray[np.int64] = model.classes_[columns][model.predict_log_proba(test)[:, columns].argmax(1)]
+    return found
+
+
+def corruption_error(right: npt.NDArray[np.bool_], corruptions: list[tuple[str, str]]) -> dict[str, float]:
+    """The error (0 ... 1) of each corruption, its severities counted alike, in the order of their names.
+
+    It is not divided by another network's error, as the mean corruption error of the literature (mCE) is.
+    """
+    cells: dict[tuple[str, str], list[bool]] = {}
+    for one, corruption in zip(right.tolist(), corruptions, strict=True):
+        cells.setdefault(corruption, []).append(one)
+    found: dict[str, list[float]] = {}
+    for (what, _), values in sorted(cells.items()):
+        found.setdefault(what, []).append(1 - sum(values) / len(values))
+    return {what: sum(errors) / len(errors) for what, errors in found.items()}
