@@ -69,6 +69,31 @@ def publish_outcome(stage: str, report: Path, tracked: str | None) -> None:
         create_markdown_artifact(markdown=table.read_text(encoding="utf-8"), key=f"{key}-table")
 
 
+def publish_scores(scores: Path, only: str | None = None) -> None:
+    """The benchmark's figures as a table, a row a model and metric; of the model ``only`` where it is named."""
+    if not scores.is_file():
+        return
+    content = json.loads(scores.read_text())
+    found = [*content["scores"], *content.get("ranking", []), *content.get("dense", [])]
+    rows = [
+        {
+            "model": one["model"],
+            "benchmark": one["benchmark"],
+            "task": one["task"],
+            "method": one["method"],
+            "value": one["accuracy"] if "accuracy" in one else one["value"],
+            "low": one["low"],
+            "high": one["high"],
+            "unit": one.get("unit", "%"),
+            "protocol": one["protocol"],
+        }
+        for one in found
+        if only in (None, one["model"])
+    ]
+    if rows:
+        create_table_artifact(table=rows, key="benchmark-scores", description=f"Scores of {only or 'all contenders'}")
+
+
 def artifact_key(stage: str) -> str:
     """``stage`` in the letters that Prefect allows in a key."""
     return re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-")

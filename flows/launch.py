@@ -12,10 +12,10 @@ from typing import Any, ParamSpec
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
-from components.errors import VitrailError
-from flows.settings import load_pipeline, load_platform
+from components.errors import VitrailError, nearest
+from flows.settings import PipelineParams, load_pipeline, load_platform
 from flows.stages import stage_name, stage_names
-from flows.tasks import as_flow_state, check, reproduce
+from flows.tasks import as_flow_state, check, gate, reproduce
 from flows.workspace import workspace_for
 
 P = ParamSpec("P")
@@ -44,6 +44,33 @@ def run_families(*families: str) -> State[Any]:
     """Run the stages of ``families`` (all, when none is given) in the current directory."""
     root = Path.cwd()
     return reproduce(stage_names(load_pipeline(root), *families), root, load_platform(root))
+
+
+@_explained
+def run_benchmark(preset: str | None = None) -> State[Any]:
+    """Run the stage benchmark in the current directory, then its gate, for ``preset`` or for all checkpoints."""
+    root = Path.cwd()
+    pipeline, platform = load_pipeline(root), load_platform(root)
+    only = None if preset is None else checkpoint_name(preset, pipeline)
+    state = reproduce(stage_names(pipeline, "benchmark"), root, platform)
+    if not state.is_completed():
+        return state
+    passed = gate(root, platform, only, return_state=True)
+    return state if passed.is_completed() else as_flow_state(passed)
+
+
+def checkpoint_name(preset: str, pipeline: PipelineParams) -> str:
+    """The name of a preset's checkpoint in the benchmark's tables: ``pretrain vitt``.
+
+    Raises:
+        VitrailError: params/pipeline.yaml reproduces no such preset.
+    """
+    families = {"pretrain": list(pipeline.pretrain), "distill": list(pipeline.distill)}
+    for family, presets in families.items():
+        if preset in presets:
+            return f"{family} {preset}"
+    known = [name for presets in families.values() for name in presets]
+    raise VitrailError(f"params/pipeline.yaml reproduces no preset {preset!r}{nearest(preset, known)}; name it there")
 
 
 @_explained

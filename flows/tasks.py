@@ -20,11 +20,12 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from components.loopback import spare_loopback
-from flows.artifacts import ProgressArtifact, publish_outcome, tracking_link
+from flows.artifacts import ProgressArtifact, publish_outcome, publish_scores, tracking_link
 from flows.process import run_streaming
 from flows.settings import PlatformParams
 from flows.stages import report_path
 
+BENCHMARK, GATE = "data/benchmark", "params/gate.yaml"
 # What DVC prints when another DVC process works on the same workspace or the same outputs.
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
 
@@ -59,6 +60,15 @@ def reproduce_stage(stage: str, workspace: Path, platform: PlatformParams) -> St
     if code == 0:
         publish_outcome(stage, workspace / report_path(stage), tracking_link(lines))
     return _outcome(stage, code, lines)
+
+
+@task(name="gate", cache_policy=NO_CACHE, persist_result=False)
+def gate(workspace: Path, platform: PlatformParams, only: str | None = None) -> State[Any]:
+    """Whether the benchmark's checkpoints reach what ``params/gate.yaml`` asks; fails with the rows that fall short."""
+    command = ["-m", "components.benchmark", "compare", BENCHMARK, "--gate", GATE]
+    more = [] if only is None else ["--only", only]
+    publish_scores(workspace / BENCHMARK / "scores.json", only)
+    return _outcome("gate", *_run([sys.executable, *command, *more], workspace, platform))
 
 
 def reproduce(stages: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:

@@ -13,6 +13,7 @@ from components.benchmark.measured import Measured
 from components.benchmark.outcome import outcome_table, paired_table
 from components.benchmark.pictures import PcaParams, examples, photographs, picture, save_png
 from components.benchmark.protocol import Protocol
+from components.benchmark.results import file_name
 from components.benchmark.tables import flat
 from components.benchmark.training_curves import Point, plain
 from components.evaluation.labelled_set import Benchmark
@@ -88,7 +89,7 @@ def draw_pictures(
             continue
         for group, (images, foreground) in groups.items():
             if images:
-                name = f"{contender.name.replace(' ', '-').replace('/', '-')}-{group}"
+                name = f"{file_name(contender.name)}-{group}"
                 made = picture(contender.model, contender.card, images, params, device, foreground)
                 save_png(str(folder / f"{name}.png"), made)
                 run.log_image(made, f"pca/{name}")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from components.command_name import prog
-from components.errors import VitrailError
 from components.params import load_params
 
 
@@ -46,10 +46,7 @@ def main(argv: Sequence[str]) -> int:
     choose.add_argument("--crops", type=float, nargs="+", default=[1.0])
     published = stages.add_parser("published", help="what released models reached, with source and protocol")
     published.add_argument("--params-folder", type=Path, default=Path("params"))
-    compare = stages.add_parser("compare", help="benchmark runs side by side, with paired tests and a gate")
-    compare.add_argument("folders", type=Path, nargs="+", help="what `run` wrote")
-    compare.add_argument("--html", type=Path, help="write one page")
-    compare.add_argument("--gate", type=Path, help="what checkpoints must reach; fails with the rows that fall short")
+    _add_compare(stages)
     oxford = stages.add_parser("revisited", help="revisited Oxford or Paris: easy, medium, hard")
     oxford.add_argument("--gnd", type=Path, required=True, help="the official ground truth, JSON or pickle")
     oxford.add_argument("--images", type=Path, required=True, help="folder of its pictures")
@@ -60,7 +57,9 @@ def main(argv: Sequence[str]) -> int:
     if arguments.stage == "revisited":
         return _revisited(arguments)
     if arguments.stage == "compare":
-        return _compare(arguments)
+        from components.benchmark.compare_command import compare
+
+        return compare(arguments)
     if arguments.stage == "published":
         from components.benchmark.published import load_published, published_table
 
@@ -69,45 +68,28 @@ def main(argv: Sequence[str]) -> int:
     if arguments.stage == "choose":
         return _choose(arguments)
 
-    from components.benchmark import stage
-    from components.benchmark.params import BenchmarkStageParams
-    from components.benchmark.protocol import load_protocol, split_overrides
-    from components.benchmark.published import load_published
-    from components.context import StageContext
-    from components.evaluation.benchmarks import BenchmarksFile
-    from components.storage import StorageParams
-    from components.tracking import TrackingParams
+    from components.benchmark.compare_command import measure
 
-    of_protocol, others = split_overrides(arguments.set)
-    params = load_params(arguments.params, BenchmarkStageParams, others)
-    protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
-    released = load_published(arguments.params.parent)
-    benchmarks = load_params(arguments.benchmarks, BenchmarksFile)
-    inputs = stage.BenchmarkInputs(
-        arguments.checkpoints, benchmarks, protocol, arguments.curated, arguments.manifest, released
+    print(measure(arguments, arguments.checkpoints, arguments.report))
+    return 0
+
+
+def _add_compare(stages: Any) -> None:
+    """The options of ``compare``."""
+    compare = stages.add_parser("compare", help="checkpoints side by side, with paired tests and a gate")
+    compare.add_argument("sources", nargs="+", help="folders that `run` wrote, or models, which are measured first")
+    compare.add_argument("--html", type=Path, help="write one page")
+    compare.add_argument("--gate", type=Path, help="what checkpoints must reach; fails with the rows that fall short")
+    compare.add_argument("--only", help="the gate asks this checkpoint alone, by its name in the table")
+    compare.add_argument("--params", type=Path, default=Path("params/benchmark.yaml"))
+    compare.add_argument(
+        "--benchmarks", type=Path, default=Path("params/benchmarks.yaml"), help="images of --html, too"
     )
-    tracking = load_params(arguments.tracking, TrackingParams)
-    context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
-    print(stage.run(params, inputs, arguments.out, context))
-    return 0
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from components.benchmark import compare
-    from components.storage import atomic_file
-
-    found = compare.load_results(arguments.folders)
-    tests = compare.paired_tests(found)
-    print(compare.markdown(compare.rows_of(found)))
-    print(compare.markdown(compare.test_rows(tests)))
-    if arguments.html is not None:
-        with atomic_file(arguments.html, "w") as file:
-            file.write(compare.page(found, tests))
-    if arguments.gate is not None:
-        short = compare.shortfalls(found, load_params(arguments.gate, compare.GateParams))
-        if short:
-            raise VitrailError(f"{arguments.gate}: " + "; ".join(short))
-    return 0
+    compare.add_argument("--out", type=Path, default=Path("data/compare"), help="what is measured of models")
+    compare.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
+    compare.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
+    compare.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
+    compare.set_defaults(curated=None, manifest=None)
 
 
 def _revisited(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Whether two models differ: McNemar's exact test on the images both saw, and Holm's correction for many tests."""
+"""Whether two models differ: McNemar's exact test, a permutation test, and Holm's correction for many tests."""
 
 from __future__ import annotations
 
@@ -32,3 +32,29 @@ def holm(values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(values))
     corrected[order] = np.minimum(1.0, np.maximum.accumulate(scaled)) if len(values) else []
     return [float(value) for value in corrected]
+
+
+def sign_flip(
+    ours: npt.NDArray[np.floating], theirs: npt.NDArray[np.floating], samples: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p-value that two models have the same mean over the cases both have; 1 if they never differ.
+
+    Under that hypothesis the sign of each difference is a fair coin: a paired permutation test, ``samples`` draws.
+
+    Args:
+        ours, theirs: [n], a value a case; NaN where a model has none.
+
+    Raises:
+        ValueError: different lengths.
+    """
+    if ours.shape != theirs.shape or ours.ndim != 1:
+        raise ValueError(f"paired values of shapes {ours.shape} and {theirs.shape}")
+    gaps = (ours - theirs)[~(np.isnan(ours) | np.isnan(theirs))]
+    if not gaps.any():
+        return 1.0
+    seen = abs(gaps.sum()) * (1 - 1e-9)  # sums of the same numbers in another order count as equal
+    generator, extreme = np.random.default_rng(seed), 0
+    for start in range(0, samples, 1000):
+        signs = generator.integers(0, 2, (min(1000, samples - start), len(gaps))) * 2 - 1
+        extreme += int((np.abs(signs @ gaps) >= seen).sum())
+    return (1 + extreme) / (1 + samples)

@@ -141,3 +141,40 @@ def test_a_stage_finds_this_pythons_tools_first(monkeypatch: pytest.MonkeyPatch,
     assert rest == "/usr/bin"
     assert "PYTHONPATH" not in env
     assert env["VITRAIL_FLOW_RUN_ID"] == ""
+
+
+def test_the_benchmarks_scores_are_one_table_and_its_gate_fails_the_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    made: dict[str, object] = {}
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda **given: made.update(given))
+    artifacts.publish_scores(tmp_path / "none.json")
+    assert made == {}
+    row = {"model": "pretrain vitt", "benchmark": "cells", "task": "type", "method": "knn20", "protocol": "quick v1"}
+    score = row | {"accuracy": 90.0, "low": 88.0, "high": 92.0}
+    error = row | {"method": "lin4_rmse", "value": 0.4, "low": 0.3, "high": 0.5, "unit": "m"}
+    other = score | {"model": "raw pixels"}
+    (tmp_path / "scores.json").write_text(json.dumps({"scores": [score, other], "ranking": [], "dense": [error]}))
+    artifacts.publish_scores(tmp_path / "scores.json", "pretrain vitt")
+    assert made["key"] == "benchmark-scores"
+    assert [(one["method"], one["value"], one["unit"]) for one in made["table"]] == [  # type: ignore[attr-defined]
+        ("knn20", 90.0, "%"),
+        ("lin4_rmse", 0.4, "m"),
+    ]
+    asked: list[object] = []
+
+    def gate(workspace: Path, platform: object, only: str | None, return_state: bool) -> State[object]:
+        asked.append(only)
+        return State(
+            type=StateType.FAILED, message="gate: error: params/gate.yaml: pretrain vitt, cells/type/knn20: 90.0"
+        )
+
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    monkeypatch.setattr(launch, "reproduce", lambda *given: State(type=StateType.COMPLETED, message="up to date"))
+    monkeypatch.setattr(launch, "gate", gate)
+    state = launch.run_benchmark("vitt")
+    assert state.is_failed()
+    assert "cells/type/knn20: 90.0" in (state.message or "")
+    assert asked == ["pretrain vitt"]
+    unknown = launch.run_benchmark("vitq")
+    assert "reproduces no preset 'vitq'" in (unknown.message or "")

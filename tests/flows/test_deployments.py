@@ -23,6 +23,7 @@ DOCUMENTED = {
     "pipeline/demo",
     "distill/vitxt",
     *(f"pretrain/{preset}" for preset in ("vitt", "vits", "vitb", "vitl", "vitg")),
+    *(f"benchmark/{preset}" for preset in ("vitt", "vits", "vitb", "vitl", "vitg", "vitxt")),
 }
 
 
@@ -52,13 +53,15 @@ def test_a_deployment_gives_its_flow_what_it_takes(deployment: dict[str, Any]) -
 def test_a_deployments_preset_has_a_params_file(deployment: dict[str, Any]) -> None:
     preset, family = deployment["parameters"]["preset"], flow_of(deployment).name
     assert deployment["name"].startswith(preset)
-    assert (ROOT / "params" / family / f"{preset}.yaml").is_file()
+    families = ("pretrain", "distill") if family == "benchmark" else (family,)
+    assert any((ROOT / "params" / one / f"{preset}.yaml").is_file() for one in families)
 
 
 def test_every_listed_preset_has_a_deployment() -> None:
     pipeline = load_pipeline(ROOT)
     names = {full_name(deployment) for deployment in DEPLOYMENTS}
     assert {f"pretrain/{p}" for p in pipeline.pretrain} | {f"distill/{p}" for p in pipeline.distill} <= names
+    assert {f"benchmark/{p}" for p in (*pipeline.pretrain, *pipeline.distill)} <= names
 
 
 def test_the_command_line_finds_the_stack_without_any_variable() -> None:

@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from components.benchmark.compare import GateParams, load_results, page, paired_tests, shortfalls
-from components.benchmark.outcome import Outcome, outcome_table
+from components.benchmark.compare import divided, missed, paired_tests
+from components.benchmark.figure import Figure
+from components.benchmark.gate import GateParams, GateRow, shortfalls
+from components.benchmark.outcome import Outcome, outcome_table, paired_table
+from components.benchmark.page import page
+from components.benchmark.results import load_results
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
-from components.params import load_params
+from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]
 ACCURACY = {"a": 0.9, "b": 0.3}
@@ -54,6 +58,56 @@ def test_two_runs_in_one_table_with_tests(tmp_path: Path, capsys: pytest.Capture
     assert main(["compare", *map(str, folders), "--html", str(tmp_path / "page.html")]) == 0
     assert "| b | 30.0 (0.0 to 100.0) |" in capsys.readouterr().out
     assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+
+
+def add_depth(folder: Path, errors: dict[str, float]) -> Path:
+    """Adds RMSE of 30 pictures to what :func:`write` wrote, with curves of training."""
+    noise = np.random.default_rng(0).normal(0, 0.05, 30)
+    figures = [
+        Figure(name, "checkpoint", "nyu", "depth", "lin4_rmse", error, error - 0.1, error + 0.1, 30,
+               "quick v1 (pppppppp)", "m", True, (*(error + noise[:29]).tolist(), None))
+        for name, error in errors.items()
+    ]  # fmt: skip
+    content = json.loads((folder / "scores.json").read_text())
+    content["dense"] = [figure.plain() for figure in figures]
+    content["benchmarks"]["nyu"] = {"digest": "n"}
+    content["training"] = {"a": [{"step": s, "knn": 0.5 + s / 100, "miou": 0.4 - s / 200} for s in (0, 10, 20)]}
+    (folder / "scores.json").write_text(json.dumps(content))
+    pq.write_table(paired_table(figures), folder / "paired.parquet")
+    return folder
+
+
+def test_other_metrics_keep_their_unit_and_their_direction(tmp_path: Path) -> None:
+    found = load_results([add_depth(write(tmp_path / "x", ACCURACY), {"a": 0.41, "b": 0.52})])
+    assert found.columns[-1] == ("nyu", "depth", "lin4_rmse")
+    (test,) = [test for test in paired_tests(found) if test.column[0] == "nyu"]
+    assert test.difference == pytest.approx(-0.11)
+    assert test.corrected < 0.001
+    made = page(found, paired_tests(found))
+    assert "<th>nyu depth lin. 4, RMSE [m]</th>" in made
+    assert "<td>0.410 (0.310 to 0.510)</td>" in made
+    assert made.count("<polyline") == 2
+    row = {"benchmark": "nyu", "task": "depth", "method": "lin4_rmse"}
+    rows = [GateRow(**row, at_most=0.45), GateRow(**row, at_least=0.3, model="a")]
+    assert shortfalls(found, GateParams(rows=rows)) == [
+        "b, nyu/depth/lin4_rmse: 0.520 m, at most 0.45 is asked for",
+        "a, nyu/depth/lin4_rmse: less is better; set at_most",
+    ]
+    assert shortfalls(found, GateParams(rows=rows[:1]), only="a") == []
+    with pytest.raises(VitrailError, match="give one of at_least and at_most"):
+        parse_params({"rows": [row]}, GateParams, "gate.yaml")
+
+
+def test_images_that_only_one_model_misses_come_first(tmp_path: Path) -> None:
+    found = load_results([write(tmp_path / "x", {"a": 0.5, "b": 0.9, "c": 0.8})])
+    assert missed(found, "a", ("cells", "type", "knn20"), 20) == list(range(20, 40))
+    assert missed(found, "b", ("cells", "type", "knn20"), 2) == [36, 37]
+
+
+def test_a_source_is_a_folder_of_results_or_a_model(tmp_path: Path) -> None:
+    folder = write(tmp_path / "x", ACCURACY)
+    sources = [str(folder), "hub.pth", "https://x/y.pth#sha256=00", "s3://bucket/model"]
+    assert divided(sources) == ([folder], sources[1:])
 
 
 def test_two_protocols_never_share_a_column(tmp_path: Path) -> None:

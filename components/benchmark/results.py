@@ -1,0 +1,157 @@
+"""What benchmark runs wrote, read back: one column a benchmark, task and method, whatever the metric."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from components.errors import VitrailError
+
+Column = tuple[str, str, str]  # benchmark, task, method
+Values = npt.NDArray[np.float64]
+
+
+class Entry(NamedTuple):
+    """One figure of one model; ``low`` and ``high`` are None where there is no interval."""
+
+    kind: str  # of the contender
+    value: float
+    low: float | None
+    high: float | None
+    protocol: str
+    unit: str = "%"
+    lower_is_better: bool = False
+
+    @property
+    def cell(self) -> str:
+        """As tables show it."""
+        places = 1 if self.unit == "%" else 3
+        interval = "" if self.low is None else f" ({self.low:.{places}f} to {self.high:.{places}f})"
+        return f"{self.value:.{places}f}{interval}"
+
+    @property
+    def amount(self) -> str:
+        """The value with its unit."""
+        return f"{self.value:.1f}" if self.unit == "%" else f"{self.value:.3f} {self.unit}".rstrip()
+
+
+@dataclass(frozen=True)
+class Results:
+    """Several runs together; the models of a second run that are named as one before carry the folder's name."""
+
+    scores: dict[tuple[str, Column], Entry]  # by model and column
+    right: dict[tuple[str, Column], npt.NDArray[np.bool_]]  # whether each image was right
+    paired: dict[tuple[str, Column], Values] = field(default_factory=dict)  # a value each case, NaN where it has none
+    curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # of training, by model
+    pictures: dict[str, dict[str, Path]] = field(default_factory=dict)  # model -> group -> file of its PCA
+    digests: dict[str, str] = field(default_factory=dict)  # of benchmarks
+
+    @property
+    def models(self) -> list[str]:
+        """In order."""
+        return list(dict.fromkeys(model for model, _ in self.scores))
+
+    @property
+    def columns(self) -> list[Column]:
+        """In order."""
+        return list(dict.fromkeys(column for _, column in self.scores))
+
+    def entry_of(self, column: Column) -> Entry:
+        """Any model's figure of a column."""
+        return next(entry for (_, where), entry in self.scores.items() if where == column)
+
+
+def load_results(folders: Sequence[Path]) -> Results:
+    """The scores and outcomes of ``folders``.
+
+    Raises:
+        VitrailError: a folder holds no benchmark, or two cannot be put into one column.
+    """
+    found = Results({}, {})
+    seen: dict[str, tuple[str, dict[str, Any], Path]] = {}  # benchmark -> digest, protocol, folder
+    for folder in folders:
+        content, outcomes, paired = _read(folder)
+        protocol = content.get("protocol")
+        if not isinstance(protocol, dict):
+            raise VitrailError(f"{folder}: its scores name no protocol; run the benchmark again")
+        for name, about in content["benchmarks"].items():
+            _same(name, about["digest"], protocol, folder, seen)
+            found.digests[name] = about["digest"]
+        taken = {model for model, _ in found.scores}
+
+        def named(model: str, taken: set[str] = taken, folder: Path = folder) -> str:
+            return model if model not in taken else f"{model} ({folder})"
+
+        for row, entry in _entries(content):
+            found.scores[named(row["model"]), _column(row)] = entry
+        for row in outcomes:
+            found.right[named(row["model"]), _column(row)] = np.array(row["right"], bool)
+        for row in paired:
+            values = [np.nan if value is None else value for value in row["values"]]
+            found.paired[named(row["model"]), _column(row)] = np.array(values, np.float64)
+        found.curves.update({named(model): points for model, points in content.get("training", {}).items()})
+        for model in {row["model"] for row, _ in _entries(content)}:
+            if shown := _pictures(folder / "pca", model):
+                found.pictures[named(model)] = shown
+    return found
+
+
+def _column(row: dict[str, Any]) -> Column:
+    return row["benchmark"], row["task"], row["method"]
+
+
+def _entries(content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Entry]]:
+    for row in content["scores"]:
+        yield row, Entry(row["kind"], row["accuracy"], row["low"], row["high"], row["protocol"])
+    for row in [*content.get("ranking", []), *content.get("dense", [])]:
+        interval = row["value"], row["low"], row["high"]
+        more = row.get("unit", "%"), row.get("lower_is_better", False)
+        yield row, Entry(row.get("kind", "checkpoint"), *interval, row["protocol"], *more)
+
+
+def _pictures(folder: Path, model: str) -> dict[str, Path]:
+    """The PCA pictures of ``model`` by group, as the stage names their files."""
+    start = f"{file_name(model)}-"
+    return {path.stem.removeprefix(start): path for path in sorted(folder.glob("*.png")) if path.name.startswith(start)}
+
+
+def file_name(model: str) -> str:
+    """A model's name in the names of files."""
+    return model.replace(" ", "-").replace("/", "-")
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    try:
+        content: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+        outcomes: list[dict[str, Any]] = pq.read_table(folder / "outcomes.parquet").to_pylist()
+        paired = folder / "paired.parquet"
+        return content, outcomes, pq.read_table(paired).to_pylist() if paired.is_file() else []
+    except (OSError, ValueError) as fault:
+        raise VitrailError(f"{folder}: no scores of the benchmark stage ({fault}); run it first") from None
+
+
+def _same(
+    name: str,
+    digest: str,
+    protocol: dict[str, Any],
+    folder: Path,
+    seen: dict[str, tuple[str, dict[str, Any], Path]],
+) -> None:
+    """Refuse a benchmark or protocol that differs from the one already seen."""
+    first = seen.setdefault(name, (digest, protocol, folder))
+    labels = [f"{one['name']} v{one['version']} ({one['digest'][:8]})" for one in (first[1], protocol)]
+    if first[1]["digest"] != protocol["digest"]:
+        raise VitrailError(
+            f"{name}: {first[2]} was measured by protocol {labels[0]}, {folder} by {labels[1]}; two protocols cannot "
+            "share a column: run one of them again"
+        )
+    if first[0] != digest:
+        raise VitrailError(f"{name}: {first[2]} and {folder} hold scores of different images or labels of that name")
