@@ -17,7 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from components.benchmark.figure import method_name
-from components.benchmark.results import Column, Results
+from components.benchmark.results import Results
+from components.evaluation.gate import Column
 from components.evaluation.significance import holm, mcnemar, sign_flip
 
 SCORES = "scores.json"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from components.benchmark import stage
 from components.benchmark.compare import divided, markdown, paired_tests, rows_of, test_rows
-from components.benchmark.gate import GateParams, shortfalls
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import load_protocol, split_overrides
 from components.benchmark.published import load_published
@@ -16,6 +15,7 @@ from components.benchmark.results import Results, load_results
 from components.context import StageContext
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.gate import GateParams, shortfalls
 from components.evaluation.labelled_set import Benchmark
 from components.params import load_params
 from components.storage import StorageParams, atomic_file
@@ -62,7 +62,7 @@ def compare(arguments: argparse.Namespace) -> int:
         with atomic_file(arguments.html, "w") as file:
             file.write(text)
     if arguments.gate is not None:
-        short = shortfalls(found, load_params(arguments.gate, GateParams), arguments.only)
+        short = shortfalls(found.scores, load_params(arguments.gate, GateParams), arguments.only)
         if short:
             raise VitrailError(f"{arguments.gate}: " + "; ".join(short))
     return 0

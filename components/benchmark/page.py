@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from components.benchmark.compare import Test, missed, rows_of, test_rows
-from components.benchmark.results import Column, Results
+from components.benchmark.results import Results
 from components.evaluation.features import square
+from components.evaluation.gate import Column
 from components.evaluation.labelled_set import Benchmark
 from components.images.decode import RGB, encode_jpeg
 
@@ -92,8 +93,12 @@ def curve(lines: Sequence[Line]) -> str:
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         name = html.escape(line.name)
         drawn.append(f'<text x="{EDGE + 4}" y="{14 + 13 * number}" fill="{colour}" font-size="12">{name}</text>')
-    ends = ((EDGE, HEIGHT - 20, f"{left:,.0f}"), (WIDTH - EDGE - 30, HEIGHT - 20, f"{right:,.0f}"))
-    ends += ((2, HEIGHT - EDGE, f"{low:.1f}"), (2, EDGE, f"{high:.1f}"))
+    ends = [
+        (EDGE, HEIGHT - 20, f"{left:,.0f}"),
+        (WIDTH - EDGE - 30, HEIGHT - 20, f"{right:,.0f}"),
+        (2, HEIGHT - EDGE, f"{low:.1f}"),
+        (2, EDGE, f"{high:.1f}"),
+    ]
     texts = "".join(f'<text x="{x}" y="{y}" font-size="11">{text}</text>' for x, y, text in ends)
     return f'<svg width="{WIDTH}" height="{HEIGHT}" role="img">{"".join(drawn)}{texts}</svg>'
 

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError
+from components.evaluation.gate import Column, Entry, by_column, read_scores
 
-Column = tuple[str, str, str]  # benchmark, task, method
 Values = npt.NDArray[np.float64]
-
-
-class Entry(NamedTuple):
-    """One figure of one model; ``low`` and ``high`` are None where there is no interval."""
-
-    kind: str  # of the contender
-    value: float
-    low: float | None
-    high: float | None
-    protocol: str
-    unit: str = "%"
-    lower_is_better: bool = False
-
-    @property
-    def cell(self) -> str:
-        """As tables show it."""
-        places = 1 if self.unit == "%" else 3
-        interval = "" if self.low is None else f" ({self.low:.{places}f} to {self.high:.{places}f})"
-        return f"{self.value:.{places}f}{interval}"
-
-    @property
-    def amount(self) -> str:
-        """The value with its unit."""
-        return f"{self.value:.1f}" if self.unit == "%" else f"{self.value:.3f} {self.unit}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -88,15 +63,16 @@ def load_results(folders: Sequence[Path]) -> Results:
         def named(model: str, taken: set[str] = taken, folder: Path = folder) -> str:
             return model if model not in taken else f"{model} ({folder})"
 
-        for row, entry in _entries(content):
-            found.scores[named(row["model"]), _column(row)] = entry
+        mine = by_column(content)
+        for (model, column), entry in mine.items():
+            found.scores[named(model), column] = entry
         for row in outcomes:
             found.right[named(row["model"]), _column(row)] = np.array(row["right"], bool)
         for row in paired:
             values = [np.nan if value is None else value for value in row["values"]]
             found.paired[named(row["model"]), _column(row)] = np.array(values, np.float64)
         found.curves.update({named(model): points for model, points in content.get("training", {}).items()})
-        for model in {row["model"] for row, _ in _entries(content)}:
+        for model in dict.fromkeys(model for model, _ in mine):
             if shown := _pictures(folder / "pca", model):
                 found.pictures[named(model)] = shown
     return found
@@ -104,15 +80,6 @@ def load_results(folders: Sequence[Path]) -> Results:
 
 def _column(row: dict[str, Any]) -> Column:
     return row["benchmark"], row["task"], row["method"]
-
-
-def _entries(content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Entry]]:
-    for row in content["scores"]:
-        yield row, Entry(row["kind"], row["accuracy"], row["low"], row["high"], row["protocol"])
-    for row in [*content.get("ranking", []), *content.get("dense", [])]:
-        interval = row["value"], row["low"], row["high"]
-        more = row.get("unit", "%"), row.get("lower_is_better", False)
-        yield row, Entry(row.get("kind", "checkpoint"), *interval, row["protocol"], *more)
 
 
 def _pictures(folder: Path, model: str) -> dict[str, Path]:
@@ -129,8 +96,8 @@ def file_name(model: str) -> str:
 def _read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
     import pyarrow.parquet as pq
 
+    content = read_scores(folder)
     try:
-        content: dict[str, Any] = json.loads((folder / "scores.json").read_text())
         outcomes: list[dict[str, Any]] = pq.read_table(folder / "outcomes.parquet").to_pylist()
         paired = folder / "paired.parquet"
         return content, outcomes, pq.read_table(paired).to_pylist() if paired.is_file() else []

@@ -13,12 +13,12 @@ import yaml
 
 from components.benchmark.compare import divided, missed, paired_tests
 from components.benchmark.figure import Figure
-from components.benchmark.gate import GateParams, GateRow, shortfalls
 from components.benchmark.outcome import Outcome, outcome_table, paired_table
 from components.benchmark.page import page
 from components.benchmark.results import load_results
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
+from components.evaluation.gate import GateParams, GateRow, shortfalls
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,11 +89,11 @@ def test_other_metrics_keep_their_unit_and_their_direction(tmp_path: Path) -> No
     assert made.count("<polyline") == 2
     row = {"benchmark": "nyu", "task": "depth", "method": "lin4_rmse"}
     rows = [GateRow(**row, at_most=0.45), GateRow(**row, at_least=0.3, model="a")]
-    assert shortfalls(found, GateParams(rows=rows)) == [
+    assert shortfalls(found.scores, GateParams(rows=rows)) == [
         "b, nyu/depth/lin4_rmse: 0.520 m, at most 0.45 is asked for",
         "a, nyu/depth/lin4_rmse: less is better; set at_most",
     ]
-    assert shortfalls(found, GateParams(rows=rows[:1]), only="a") == []
+    assert shortfalls(found.scores, GateParams(rows=rows[:1]), only="a") == []
     with pytest.raises(VitrailError, match="give one of at_least and at_most"):
         parse_params({"rows": [row]}, GateParams, "gate.yaml")
 
@@ -106,8 +106,28 @@ def test_images_that_only_one_model_misses_come_first(tmp_path: Path) -> None:
 
 def test_a_source_is_a_folder_of_results_or_a_model(tmp_path: Path) -> None:
     folder = write(tmp_path / "x", ACCURACY)
-    sources = [str(folder), "hub.pth", "https://x/y.pth#sha256=00", "s3://bucket/model"]
+    sources = [str(folder), "hub.pth", "https://x/y.pth#sha256=00", "s3://bucket/model", "models:/mine@champion"]
     assert divided(sources) == ([folder], sources[1:])
+
+
+def test_models_are_measured_and_stand_beside_earlier_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from components.benchmark import compare_command
+
+    measured: list[object] = []
+
+    def measure(arguments: Any, models: list[str], report: object) -> str:
+        measured.append((models, report))
+        write(arguments.out, {"imported vits14": 0.7})
+        return ""
+
+    monkeypatch.setattr(compare_command, "measure", measure)
+    folder = write(tmp_path / "x", ACCURACY)
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["compare", str(folder), "dinov2_vits14_pretrain.pth", "models:/mine@champion", *out]) == 0
+    assert measured == [(["dinov2_vits14_pretrain.pth", "models:/mine@champion"], None)]
+    assert "| imported vits14 | 70.0 (0.0 to 100.0) |" in capsys.readouterr().out
 
 
 def test_two_protocols_never_share_a_column(tmp_path: Path) -> None:
@@ -124,7 +144,7 @@ def test_the_gate_fails_with_the_rows_that_fall_short(tmp_path: Path, capsys: py
     folder = write(tmp_path / "x", ACCURACY)
     row = {"benchmark": "cells", "task": "type", "method": "knn20", "at_least": 50.0}
     rows = [row, row | {"model": "a", "protocol": "quick v2"}, row | {"model": "gone"}]
-    found = shortfalls(load_results([folder]), GateParams(rows=rows))
+    found = shortfalls(load_results([folder]).scores, GateParams(rows=rows))
     assert found == [
         "b, cells/type/knn20: 30.0, at least 50 is asked for",
         "a, cells/type/knn20: measured by quick v1 (pppppppp), not quick v2",
@@ -133,4 +153,4 @@ def test_the_gate_fails_with_the_rows_that_fall_short(tmp_path: Path, capsys: py
     (tmp_path / "gate.yaml").write_text(yaml.safe_dump({"rows": [row]}))
     assert run_cli(main, ["compare", str(folder), "--gate", str(tmp_path / "gate.yaml")]) == 1
     assert "b, cells/type/knn20: 30.0" in capsys.readouterr().err
-    assert shortfalls(load_results([folder]), load_params(ROOT / "params/gate.yaml", GateParams)) == []
+    assert shortfalls(load_results([folder]).scores, load_params(ROOT / "params/gate.yaml", GateParams)) == []

@@ -119,6 +119,18 @@ def test_segmentation_depth_and_matching_stand_in_every_table(
     }
 
 
+def test_the_comparison_opens_as_one_page_and_the_gate_reads_every_metric(workspace: Path, tmp_path: Path) -> None:
+    gate = {"benchmark": "motorcycle", "task": "depth", "method": "lin1_rmse", "at_most": 0.0}
+    (tmp_path / "gate.yaml").write_text(yaml.safe_dump({"rows": [gate]}))
+    given = ["compare", str(workspace / "out"), "--benchmarks", str(workspace / "benchmarks.yaml")]
+    with pytest.raises(VitrailError, match=r"pretrain tiny, motorcycle/depth/lin1_rmse: \S+ m, at most 0 is asked for"):
+        main([*given, "--html", str(tmp_path / "page.html"), "--gate", str(tmp_path / "gate.yaml")])
+    made = (tmp_path / "page.html").read_text()
+    assert "<th>tissue segmentation linear, mIoU</th>" in made
+    assert made.count("data:image/png;base64,") == 2
+    assert "<script" not in made
+
+
 def test_the_protocols_name_holds_the_size_of_its_masks(workspace: Path, tmp_path: Path) -> None:
     for name in ("dense512", "dense640ms"):
         assert load_protocol(ROOT / "params", name).params.segmentation is not None

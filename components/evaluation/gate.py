@@ -1,15 +1,73 @@
-"""What checkpoints must reach: ``params/gate.yaml``, and the rows of it that they fall short of."""
+"""What checkpoints must reach before they are used: rows of ``params/gate.yaml`` beside scores of the benchmark."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, model_validator
 
-from components.benchmark.results import Results
+from components.errors import VitrailError
 from components.params import Strict
 
+Column = tuple[str, str, str]  # benchmark, task, method
 Bound = Annotated[float, Field(ge=0, le=1e6)]
+
+
+class Entry(NamedTuple):
+    """One figure of one model; ``low`` and ``high`` are None where there is no interval."""
+
+    kind: str  # of the contender
+    value: float
+    low: float | None
+    high: float | None
+    protocol: str
+    unit: str = "%"
+    lower_is_better: bool = False
+
+    @property
+    def cell(self) -> str:
+        """As tables show it."""
+        places = 1 if self.unit == "%" else 3
+        interval = "" if self.low is None else f" ({self.low:.{places}f} to {self.high:.{places}f})"
+        return f"{self.value:.{places}f}{interval}"
+
+    @property
+    def amount(self) -> str:
+        """The value with its unit."""
+        return f"{self.value:.1f}" if self.unit == "%" else f"{self.value:.3f} {self.unit}".rstrip()
+
+
+Scores = Mapping[tuple[str, Column], Entry]  # by model and column
+
+
+def read_scores(folder: Path) -> dict[str, Any]:
+    """``scores.json`` of what the benchmark stage wrote.
+
+    Raises:
+        VitrailError: there is none, or it is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+    except (OSError, ValueError) as fault:
+        raise VitrailError(f"{folder}: no scores of the benchmark stage ({fault}); run it first") from None
+    return content
+
+
+def by_column(content: Mapping[str, Any]) -> dict[tuple[str, Column], Entry]:
+    """The figures of one ``scores.json``, accuracies and others, by model and column."""
+    return {(row["model"], (row["benchmark"], row["task"], row["method"])): entry for row, entry in _entries(content)}
+
+
+def _entries(content: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Entry]]:
+    for row in content["scores"]:
+        yield row, Entry(row["kind"], row["accuracy"], row["low"], row["high"], row["protocol"])
+    for row in [*content.get("ranking", []), *content.get("dense", [])]:
+        interval = row["value"], row["low"], row["high"]
+        more = row.get("unit", "%"), row.get("lower_is_better", False)
+        yield row, Entry(row.get("kind", "checkpoint"), *interval, row["protocol"], *more)
 
 
 class GateRow(Strict):
@@ -41,7 +99,7 @@ class GateParams(Strict):
     rows: list[GateRow] = []
 
 
-def shortfalls(found: Results, gate: GateParams, only: str | None = None) -> list[str]:
+def shortfalls(scores: Scores, gate: GateParams, only: str | None = None) -> list[str]:
     """One line for each row of the gate that a checkpoint falls short of, or that nothing was measured for.
 
     Args:
@@ -53,15 +111,15 @@ def shortfalls(found: Results, gate: GateParams, only: str | None = None) -> lis
             continue
         column = row.benchmark, row.task, row.method
         wanted = only if row.model is None else row.model
-        scores = {
+        found = {
             model: entry
-            for (model, where), entry in found.scores.items()
+            for (model, where), entry in scores.items()
             if where == column and (entry.kind == "checkpoint" if wanted is None else model == wanted)
         }
         name = f"{wanted or 'every checkpoint'}, {'/'.join(column)}"
-        if not scores:
+        if not found:
             lines.append(f"{name}: nothing was measured; {row.asked} is asked for")
-        for model, entry in scores.items():
+        for model, entry in found.items():
             where = f"{model}, {'/'.join(column)}"
             if row.protocol is not None and not entry.protocol.startswith(f"{row.protocol} ("):
                 lines.append(f"{where}: measured by {entry.protocol}, not {row.protocol}")
