@@ -98,7 +98,7 @@ def _fitted(
     each, span = max(1, params.patches // len(rows)), pictures.truth.depths
     tokens, depths = [], []
     for row in track(rows, f"{pictures.name} training", len(rows), unit="pictures"):
-        square, truth = random_window(*pictures.read(row), size, generator)
+        square, truth = random_window(*pictures.read(row), size, np.random.default_rng([params.seed, row]))
         known = patch_depths(np.asarray(truth, np.float32), size // extractor.patch, span)
         chosen = np.sort(generator.permutation(np.flatnonzero(np.isfinite(known)))[:each])
         if len(chosen):

@@ -153,7 +153,7 @@ def _training(
     tokens, labels, owners = [], [], []
     for number, row in enumerate(track(rows, f"{pictures.name} training", len(rows), unit="pictures")):
         rgb, mask = pictures.read(row)
-        square, cut = random_window(rgb, mask, size, generator)
+        square, cut = random_window(rgb, mask, size, np.random.default_rng([params.seed, row]))
         known = patch_labels(np.asarray(cut)[None], size // extractor.patch, pictures.classes)
         (chosen,) = choose_patches(known, each, generator)
         if len(chosen):

@@ -91,9 +91,14 @@ def smooth_to(maps: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArr
 def random_window(
     rgb: RGB, values: npt.NDArray[Any], window: int, generator: np.random.Generator
 ) -> tuple[RGB, npt.NDArray[Any]]:
-    """A square of ``window`` px of a picture whose shorter side is that, and its values [window, window]."""
+    """A square of ``window`` px of a picture whose shorter side is that, and its values [window, window].
+
+    Two draws say which share of the way it lies down and across, so windows of other sizes show the same part.
+    """
     resized = shorter_side(rgb, window)
     height, width = resized.shape[:2]
-    top, left = (int(generator.integers(0, side - window + 1)) for side in (height, width))
+    top, left = (
+        int(share * (side - window + 1)) for share, side in zip(generator.random(2), (height, width), strict=True)
+    )
     at = np.s_[top : top + window, left : left + window]
     return resized[at], nearest_to(values, (height, width))[at]
