@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+TEST_PROCESSES ?= 2
 # A machine with an NVIDIA driver gets faiss-gpu (and pip's CUDA build of torch), any other faiss-cpu.
 EXTRA  := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # The venv's tools come first, for DVC's stages and Prefect's workers too; no tool phones home.
@@ -32,8 +33,8 @@ check: install  ## lint, types, walls
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: check  ## every check and test
-	$(BIN)/python -m pytest
+test: check  ## every check and test, in TEST_PROCESSES processes
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 perf: install  ## ratios measured on this machine, printed and written to perf/results/
 	$(BIN)/python -m perf
