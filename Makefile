@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 include infra/local/telemetry-off.env
 export
 
-.PHONY: help install demo test check perf platform down clean
+.PHONY: help install demo test check perf docs platform down clean
 help:      ## list the commands
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
@@ -38,6 +38,10 @@ test: check  ## every check and test, in TEST_PROCESSES processes
 
 perf: install  ## ratios measured on this machine, printed and written to perf/results/
 	$(BIN)/python -m perf
+
+docs: install  ## the documents as a site in site/, every link checked
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 platform: install  ## start Prefect server, worker and MLflow as local processes, and deploy
 	$(BIN)/python -m infra.local.stack up

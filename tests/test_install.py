@@ -43,7 +43,7 @@ def needed(python: str, machine: str) -> Iterator[tuple[str, str]]:
         "platform_python_implementation": "CPython",
     }
     extras = PROJECT["optional-dependencies"]
-    first = [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["ray"]]
+    first = [*PROJECT["dependencies"], *extras["cpu"], *extras["dev"], *extras["ray"], *extras["docs"]]
     waiting, seen = [(Requirement(text), "pyproject.toml") for text in first], set()
     while waiting:
         wanted, by = waiting.pop()
