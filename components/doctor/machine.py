@@ -124,7 +124,7 @@ def gpu(root: Path) -> Iterator[Finding]:
 def torch_build() -> str:
     """``cpu``, or the CUDA version that torch was built for, from its files: importing it takes seconds."""
     try:
-        text = importlib.metadata.distribution("torch").locate_file("torch/version.py").read_text()  # type: ignore[attr-defined]
+        text = Path(str(importlib.metadata.distribution("torch").locate_file("torch/version.py"))).read_text()
     except (importlib.metadata.PackageNotFoundError, OSError):
         return "none"
     found = re.search(r"^cuda[^=]*=\s*['\"]([\d.]+)", text, re.MULTILINE)

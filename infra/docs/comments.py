@@ -50,7 +50,8 @@ def _keys(node: Any, above: str = "") -> list[tuple[str, int]]:
 
 def _split(text: str) -> tuple[dict[int, str], dict[int, str]]:
     """Comments by line: those behind a value, and those alone on their line."""
-    beside, alone = {}, {}
+    beside: dict[int, str] = {}
+    alone: dict[int, str] = {}
     for number, line in enumerate(text.splitlines()):
         bare = re.sub(r"'[^']*'|\"[^\"]*\"", lambda quoted: " " * len(quoted[0]), line)
         match = re.search(r"(?:^|\s)#\s?(.*)", bare)

@@ -101,7 +101,7 @@ def _rows(model: type[Strict], place: _Place, content: Any) -> Iterator[Row]:
         shown = f"{place.shown}{field.alias or name}"
         value = content.get(field.alias or name, _NONE) if isinstance(content, dict) else _NONE
         words = place.said.get(key) or beside.get(name) or _known(key)
-        default = _NONE if field.is_required() else field.get_default(call_default_factory=True)  # type: ignore[call-arg]
+        default = _NONE if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
         inner = tuple(_models(field.annotation))
         if not inner:
             yield Row(shown, _kind(field.annotation, field.metadata), default, value, words)
