@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from components.report import data_parts, model_parts
 from components.report.data_parts import read
-from components.report.markup import cards, link, page, table
+from components.report.markup import cards, link, page, table, text
 from components.storage import atomic_file
 
 REPORT = Path("reports/index.html")
@@ -30,21 +30,33 @@ def write(root: Path, links: Mapping[str, str]) -> Path:
     return out
 
 
+_PARTS: Mapping[str, Callable[[Path], str]] = {
+    "What came in": data_parts.came_in,
+    "What was dropped, and why": data_parts.dropped,
+    "Copies and the training set": data_parts.copies,
+    "Training": model_parts.training,
+    "Scores": model_parts.scores,
+    "What the models see": model_parts.pictures,
+    "Use the models": model_parts.models,
+    "Checks of every table": data_parts.checks,
+}
+
+
+def _part(part: Callable[[Path], str], root: Path) -> str:
+    """A section; outputs of another version of a stage do not keep the other sections from being shown."""
+    try:
+        return part(root)
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        return f"<p class=bad>These outputs have another form than this version writes ({text(repr(fault))}): run " \
+               "<code>vitrail run</code>.</p>"  # fmt: skip
+
+
 def render(root: Path, links: Mapping[str, str]) -> str:
     """The page's HTML."""
-    sections = {
-        "What came in": data_parts.came_in(root),
-        "What was dropped, and why": data_parts.dropped(root),
-        "Copies and the training set": data_parts.copies(root),
-        "Training": model_parts.training(root),
-        "Scores": model_parts.scores(root),
-        "What the models see": model_parts.pictures(root),
-        "Use the models": model_parts.models(root),
-        "Checks of every table": data_parts.checks(root),
-        "Other pages": table(
-            ("page", "address"), [(name, link(address, address)) for name, address in links.items()], plain=(1,)
-        ),
-    }
+    sections = {heading: _part(part, root) for heading, part in _PARTS.items()}
+    addresses = [(name, link(address, address)) for name, address in links.items()]
+    servers = "<p>These are pages of the local servers. <code>make platform</code> starts them.</p>"
+    sections["Other pages"] = servers + table(("page", "address"), addresses, plain=(1,))
     intro = f"<p class=soft>{time.strftime('%Y-%m-%d %H:%M')}</p>{cards(headline(root))}"
     return page("Vitrail: report of this run", intro, sections)
 
@@ -53,8 +65,8 @@ def headline(root: Path) -> dict[str, object]:
     """The few figures that say how the run went."""
     curate, dedup = read(root / "reports/curate.json"), read(root / "reports/dedup.json")
     figures: dict[str, object] = {}
-    if curate:
+    if "links" in curate and "kept" in curate:
         figures |= {"image links found": curate["links"], "images kept": curate["kept"]}
-    if dedup:
+    if "selected" in dedup:
         figures["training images"] = dedup["selected"]
     return figures | model_parts.best(root)

@@ -112,6 +112,15 @@ def test_a_damaged_output_is_a_stage_that_has_not_finished(finished: Path) -> No
     assert "<code>vitrail run curate</code>" in render(finished, {})
 
 
+def test_outputs_of_another_version_do_not_hide_the_other_sections(finished: Path) -> None:
+    put(finished / "data/crawl/sources.json", {"files": [{"path": "x"}]})
+    put(finished / "reports/dedup.json", {"images": "many", "selected": 3})
+    put(finished / "reports/curate.json", {"images": 1})
+    shown = render(finished, {})
+    assert shown.count("another form than this version writes") == 3
+    assert "<td>95.2</td>" in shown
+
+
 def test_every_reason_of_the_stages_has_its_meaning() -> None:
     assert set(reasons.CURATE) == set(REASONS)
     assert set(reasons.DEDUP) == set(decide.REASONS)
