@@ -87,6 +87,8 @@ _TABLE = (
             "components.provenance.run", ("forget",)),
     Command("plan", "Say what a stage needs (GPUs, hours, bytes) before it runs.", MACHINE,
             "components.planning.run", actions=True),
+    Command("diagnose", "Say why a training run does not learn, with the evidence and the value to change.", MACHINE,
+            "components.planning.run", ("diagnose",)),
     Command("status", "Show what is running in this checkout, and how far it is.", MACHINE, "components.status.run"),
     Command("doctor", "Check this machine and checkout, and say what to do.", MACHINE, "components.doctor.run"),
     Command("platform", "Start, end or check the local Prefect and MLflow servers: up, down, status.", MACHINE,

@@ -1,1 +1,1 @@
-"""What a stage needs before it runs: hosts, hours, bytes and memory for a given number of images."""
+"""What a stage needs before it runs (hosts, hours, bytes, memory), and why a training run does not learn."""

@@ -1,9 +1,10 @@
-"""What a stage needs, before it runs.
+"""What a stage needs, before it runs; and why a run does not learn.
 
 python -m components.planning crawl --warcs 90000 --cores 640
 python -m components.planning dedup --images 1.3e9 --set windows=[]
 python -m components.planning pretrain --params params/pretrain/vitg.yaml --gpus 96 --gpu h100-80gb --set run.batch=32
 python -m components.planning distill --params params/distill/vitl.yaml --teacher params/pretrain/vitg.yaml --gpus 64
+python -m components.planning diagnose data/pretrain/vitt --manifest data/dedup/manifest
 """
 
 from __future__ import annotations
@@ -42,8 +43,13 @@ def main(argv: Sequence[str]) -> int:
     dedup.add_argument("--gpu-gigabytes", type=float, default=80, help="memory of one GPU (default: 80)")
     dedup.add_argument("--rates", type=Path, help="a JSON file of rates; written if missing, measured if left out")
     _add_training(commands)
+    why = commands.add_parser("diagnose", help="why a training run does not learn: known causes, with their evidence")
+    why.add_argument("run", type=Path, help="an exported model, a run's folder in scratch, or a checkpoint")
+    why.add_argument("--params", type=Path, help="the run's preset (default: by the folder's name)")
+    why.add_argument("--manifest", type=Path, help="the training set, to count how often images repeat")
     arguments = parser.parse_args(argv)
-    print({"crawl": _crawl, "dedup": _dedup, "pretrain": _training, "distill": _training}[arguments.command](arguments))
+    plans = {"crawl": _crawl, "dedup": _dedup, "pretrain": _training, "distill": _training, "diagnose": _diagnose}
+    print(plans[arguments.command](arguments))
     return 0
 
 
@@ -63,6 +69,13 @@ def _add_training(commands: Any) -> None:
         command.add_argument("--rate", type=float, help="images a second and GPU, as measured; goes before utilisation")
         command.add_argument("--price", type=float, help="of a GPU-hour")
         command.add_argument("--rates", type=Path, default=Path("params/rates/training.yaml"), help="kinds of GPUs")
+
+
+def _diagnose(arguments: argparse.Namespace) -> str:
+    from components.planning.diagnosis import told
+    from components.planning.records import load_record
+
+    return told(load_record(arguments.run, arguments.params, arguments.manifest))
 
 
 def _crawl(arguments: argparse.Namespace) -> str:
