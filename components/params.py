@@ -148,7 +148,7 @@ def fingerprint(*parts: Strict | Mapping[str, Any] | Sequence[Any] | str) -> str
 def results(params: Strict) -> dict[str, Any]:
     """The JSON values of all parameters that change what a run computes, by dotted name.
 
-    A parameter that says nothing of itself counts as one that does.
+    A parameter that does not say whether it changes results counts as one that does.
     """
     found: dict[str, Any] = {}
     plain = params.model_dump(mode="json")

@@ -27,7 +27,7 @@ DEFAULT_ROOT = "data"  # bytes stay inside the stages' outputs, which DVC tracks
 
 
 class ObjectUnreadable(VitrailError):
-    """One object cannot be read, which says nothing of the others: it is gone, denied, archived, or its disk fails."""
+    """One object cannot be read: it is gone, denied, archived, or its disk fails. Others may be fine."""
 
     def __init__(self, message: str, *, missing: bool = False, archived: bool = False) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ _OF_THIS_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errn
 
 
 def of_one_file(fault: OSError) -> bool:
-    """Whether ``fault`` speaks of the file that was read, and not of this process or of a disk that is full."""
+    """Whether ``fault`` is about the file that was read, not about this process or a full disk."""
     return fault.errno not in _OF_THIS_MACHINE
 
 
@@ -116,8 +116,8 @@ def inside_outputs(params: StorageParams) -> bool:
 def publish(params: StorageParams, folder: Path, names: Sequence[str], *below: str) -> str | None:
     """Put the finished files and folders ``names`` of an output ``folder`` on the store; returns their addresses.
 
-    ``below`` names the folder on the store and ends with a digest, so that versions never replace each other. Nothing
-    is done, and None returned, where the root is the default: the output itself is the place then.
+    ``below`` names the folder on the store and ends with a digest, so versions never replace each other. If the root
+    is the default, the bytes stay in the output: nothing is done, and None is returned.
     """
     if inside_outputs(params):
         return None

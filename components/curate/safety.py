@@ -57,7 +57,7 @@ class Finding:
 
 
 class SafetyModel(Protocol):
-    """A plug-in: a batch of images in, what was found in each of them out.
+    """A plug-in. It takes a batch of images and returns what it found in each of them.
 
     A score of the whole image is one finding without a box; a detector gives a finding a box, in the image's own
     pixels. Thresholds are applied by the caller.

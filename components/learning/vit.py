@@ -1,7 +1,7 @@
 """The vision transformer: one forward pass for crops of all sizes.
 
-``VisionTransformer(config)([global_crops, local_crops], [masks, None])`` returns one :class:`Features` a group, equal
-to rounding to those of separate passes.
+``VisionTransformer(config)([global_crops, local_crops], [masks, None])`` returns one :class:`Features` a group. Each
+equals, within rounding, that of a separate pass.
 """
 
 from __future__ import annotations

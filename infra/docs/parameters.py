@@ -32,7 +32,7 @@ FILES: tuple[tuple[str, str], ...] = (
     ("benchmark.yaml", "components.benchmark.stage:BenchmarkStageParams"),
     ("benchmarks.yaml", "components.evaluation.benchmarks:BenchmarksFile"),
     ("protocols/quick.yaml", "components.benchmark.protocol:ProtocolParams"),
-    ("gate.yaml", "components.benchmark.compare:GateParams"),
+    ("gate.yaml", "components.evaluation.gate:GateParams"),
     ("sscd/small.yaml", "components.descriptors.kinds:TrainedParams"),
     ("storage.yaml", "components.storage:StorageParams"),
     ("tracking.yaml", "components.tracking:TrackingParams"),
@@ -66,6 +66,7 @@ class _Place(NamedTuple):
     key: str  # before the names of the fields: "fetch."
     shown: str  # the same as it is shown, with kinds
     said: dict[str, str]  # the file's comments by key
+    siblings: dict[str, str]  # those of the other files of its folder: of sections that this one leaves out
     unions: dict[tuple[type[Strict], ...], str]  # sections of several kinds, and where they were shown in full
 
 
@@ -90,7 +91,10 @@ def rows(root: Path, name: str, where: str) -> list[Row]:
     module, _, cls = where.partition(":")
     path = root / "params" / name
     content = parse_yaml(read_text(path), str(path))
-    place = _Place("", "", comments.of_file(path), {})
+    said: dict[str, str] = {}
+    for sibling in sorted(path.parent.glob("*.yaml")) if "/" in name else ():  # they have the same keys
+        said |= {key: words for key, words in comments.of_file(sibling).items() if key not in said}
+    place = _Place("", "", comments.of_file(path), said, {})
     return list(_rows(getattr(importlib.import_module(module), cls), place, content or {}))
 
 
@@ -100,7 +104,7 @@ def _rows(model: type[Strict], place: _Place, content: Any) -> Iterator[Row]:
         key = f"{place.key}{field.alias or name}"
         shown = f"{place.shown}{field.alias or name}"
         value = content.get(field.alias or name, _NONE) if isinstance(content, dict) else _NONE
-        words = place.said.get(key) or beside.get(name) or _known(key)
+        words = place.said.get(key) or beside.get(name) or (value is _NONE and place.siblings.get(key)) or _known(key)
         default = _NONE if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
         inner = tuple(_models(field.annotation))
         if not inner:
