@@ -87,6 +87,8 @@ _TABLE = (
             "components.provenance.run", ("forget",)),
     Command("plan", "Say what a stage needs (GPUs, hours, bytes) before it runs.", MACHINE,
             "components.planning.run", actions=True),
+    Command("advise", "Write a preset for your images, machine and minutes, with a reason for each value.", MACHINE,
+            "components.planning.run", ("advise",)),
     Command("diagnose", "Say why a training run does not learn, with the evidence and the value to change.", MACHINE,
             "components.planning.run", ("diagnose",)),
     Command("status", "Show what is running in this checkout, and how far it is.", MACHINE, "components.status.run"),

@@ -5,6 +5,7 @@ python -m components.planning dedup --images 1.3e9 --set windows=[]
 python -m components.planning pretrain --params params/pretrain/vitg.yaml --gpus 96 --gpu h100-80gb --set run.batch=32
 python -m components.planning distill --params params/distill/vitl.yaml --teacher params/pretrain/vitg.yaml --gpus 64
 python -m components.planning diagnose data/pretrain/vitt --manifest data/dedup/manifest
+python -m components.planning advise --minutes 60 --out params/pretrain/mine.yaml
 """
 
 from __future__ import annotations
@@ -47,8 +48,16 @@ def main(argv: Sequence[str]) -> int:
     why.add_argument("run", type=Path, help="an exported model, a run's folder in scratch, or a checkpoint")
     why.add_argument("--params", type=Path, help="the run's preset (default: by the folder's name)")
     why.add_argument("--manifest", type=Path, help="the training set, to count how often images repeat")
+    advise = commands.add_parser("advise", help="write a preset for your images, machine and minutes, with reasons")
+    advise.add_argument("--manifest", type=Path, default=Path("data/dedup/manifest"), help="the training set")
+    advise.add_argument("--minutes", type=float, required=True, help="that training may take")
+    advise.add_argument("--gpu", help="a kind of GPU that --rates knows, such as a100-40gb (default: this CPU)")
+    advise.add_argument("--like", type=Path, help="a run made on this machine, whose rate is taken")
+    advise.add_argument("--rates", type=Path, default=Path("params/rates/training.yaml"), help="kinds of GPUs")
+    advise.add_argument("--out", type=Path, help="the preset to write, such as params/pretrain/mine.yaml; else printed")
     arguments = parser.parse_args(argv)
     plans = {"crawl": _crawl, "dedup": _dedup, "pretrain": _training, "distill": _training, "diagnose": _diagnose}
+    plans["advise"] = _advise
     print(plans[arguments.command](arguments))
     return 0
 
@@ -76,6 +85,32 @@ def _diagnose(arguments: argparse.Namespace) -> str:
     from components.planning.records import load_record
 
     return told(load_record(arguments.run, arguments.params, arguments.manifest))
+
+
+def _advise(arguments: argparse.Namespace) -> str:
+    from components.errors import VitrailError
+    from components.planning.advice import Facts, advise
+    from components.planning.facts import images_of, rate_of_cpu, rate_of_run
+    from components.planning.training_rates import TrainingRates, pick_gpu
+    from components.storage import atomic_file
+
+    if arguments.out is not None and arguments.out.exists():
+        raise VitrailError(f"{arguments.out}: there already; take another --out, or delete it")
+    images, side = images_of(arguments.manifest)
+    if arguments.like is not None:
+        flops, measured = rate_of_run(arguments.like, None)
+    elif arguments.gpu is not None:
+        none = dict.fromkeys(("memory", "tflops", "bandwidth"))
+        kind, gpu = pick_gpu(load_params(arguments.rates, TrainingRates), arguments.gpu, none, None)
+        flops, measured = 1e12 * gpu.teraflops * gpu.utilisation, f"one {kind} by {arguments.rates}"
+    else:
+        flops, measured = rate_of_cpu()
+    text, told = advise(Facts(images, side, arguments.minutes, flops, measured, arguments.gpu is not None))
+    if arguments.out is None:
+        return text + "\n".join(f"# {line}" for line in told)
+    with atomic_file(arguments.out, "w") as file:
+        file.write(text)
+    return "\n".join([*told, f"next: name {arguments.out.stem} under `pretrain` in params/pipeline.yaml"])
 
 
 def _crawl(arguments: argparse.Namespace) -> str:
