@@ -10,7 +10,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 include infra/local/telemetry-off.env
 export
 
-.PHONY: help install demo test check perf docs platform down clean
+.PHONY: help install demo test check perf docs audit sbom platform down clean
 help:      ## list the commands
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
@@ -42,6 +42,16 @@ perf: install  ## ratios measured on this machine, printed and written to perf/r
 docs: install  ## the documents as a site in site/, every link checked
 	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+audit: install  ## known weaknesses: of the code (bandit), of the packages in the lock (pip-audit, asks the network)
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[security]'
+	$(BIN)/python -m bandit -q -ll -c pyproject.toml -r components flows infra
+	$(BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip
+
+sbom: install  ## every package with version and licence, as CycloneDX: reports/sbom.json
+	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[security]'
+	mkdir -p reports
+	$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml --of JSON -o reports/sbom.json $(BIN)/python
 
 platform: install  ## start Prefect server, worker and MLflow as local processes, and deploy
 	$(BIN)/python -m infra.local.stack up

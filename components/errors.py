@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -37,8 +38,26 @@ _DISK = {
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only ever of the path that is written to
 
 
+_LOGIN = re.compile(r"(?<=://)[^\s/@?#]+@")
+_SIGNED = re.compile(
+    r"(?i)(?<=[?&])((?:x-(?:amz|goog)-(?:signature|credential|security-token)|signature|sig|awsaccesskeyid|(?:access_)?token"
+    r"|api_?key|password)=)[^&\s\"'#]+"
+)
+
+
+def redacted(text: str) -> str:
+    """``text`` without what gives access: logins in addresses, signatures and tokens of presigned ones."""
+    return _SIGNED.sub(r"\1***", _LOGIN.sub("", text))
+
+
 class VitrailError(Exception):
-    """A fault of input, parameters or surroundings. Its message is one line: what, where, what to do."""
+    """A fault of input, parameters or surroundings. Its message is one line: what, where, what to do.
+
+    Messages go to logs, to Prefect and to MLflow, so they are :func:`redacted`.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redacted(str(message)))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -16,8 +16,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.errors import VitrailError, named_faults
 from components.loopback import spare_loopback
@@ -48,6 +49,14 @@ class StorageParams(Strict):
     root: str = Field(min_length=1)  # a local path, or s3://bucket/prefix
     endpoint_url: str | None = None  # an S3-compatible server; None: AWS, or AWS_ENDPOINT_URL
     region: str | None = None
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _without_login(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).username is not None:
+            raise ValueError("holds a login; keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws")
+        return value
+
     checkpoints: str | None = Field(None, min_length=1)  # where copies of the training state go; None: nowhere
     max_attempts: int = Field(3, ge=1, le=1000)  # tries a request, with boto3's standard back-off
     connect_timeout: float = Field(10.0, gt=0, le=1_000_000)  # seconds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -13,9 +13,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from components.errors import VitrailError, nearest
+from flows.clusters import Cluster, Kubernetes, Slurm
 from flows.settings import PipelineParams, load_pipeline, load_platform
 from flows.stages import stage_name, stage_names
-from flows.tasks import as_flow_state, check, gate, reproduce
+from flows.tasks import as_flow_state, check, gate, on_cluster, reproduce
 from flows.workspace import workspace_for
 
 P = ParamSpec("P")
@@ -71,6 +72,26 @@ def checkpoint_name(preset: str, pipeline: PipelineParams) -> str:
             return f"{family} {preset}"
     known = [name for presets in families.values() for name in presets]
     raise VitrailError(f"params/pipeline.yaml reproduces no preset {preset!r}{nearest(preset, known)}; name it there")
+
+
+@_explained
+def run_on_cluster(preset: str, cluster: str, nodes: int, options: Sequence[str]) -> State[Any]:
+    """Train ``preset`` on ``nodes`` of a cluster, then take the result into DVC's graph as if it had been made here.
+
+    The check of the machine is the job's own: the nodes that train differ from the one that this runs on.
+    """
+    root = Path.cwd()
+    platform, pipeline = load_platform(root), load_pipeline(root)
+    if not (root / f"params/pretrain/{preset}.yaml").is_file():
+        raise VitrailError(f"params/pretrain/{preset}.yaml: no such preset")
+    if nodes < 1:
+        raise VitrailError(f"nodes: {nodes}; a job needs at least 1")
+    job: Cluster = Kubernetes(root, "infra/kubernetes/training", preset, nodes)
+    if cluster == "slurm":
+        job = Slurm(root, "infra/slurm/pretrain.sbatch", nodes, {"PRESET": preset}, options)
+    stage = stage_name("pretrain", preset)
+    state = on_cluster(stage, job, root, platform, preset in pipeline.pretrain, return_state=True)
+    return as_flow_state(state)
 
 
 @_explained

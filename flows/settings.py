@@ -25,6 +25,8 @@ class PlatformParams(Strict):
     start_timeout: float = Field(gt=0, le=1_000_000)  # seconds that a server gets to become healthy
     stop_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for servers and the worker
     stage_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for a cancelled stage
+    cluster_poll: float = Field(gt=0, le=1_000_000)  # seconds between two looks at a job of several nodes
+    cluster_grace: float = Field(gt=0, le=1_000_000)  # seconds that a cancelled job gets to be gone
     busy_retries: int = Field(ge=0, le=1_000_000)  # tries when another process holds DVC's lock
     busy_delay: float = Field(gt=0, le=1_000_000)  # seconds between those tries
 

@@ -21,6 +21,7 @@ from prefect.states import Completed, Failed
 
 from components.loopback import spare_loopback
 from flows.artifacts import ProgressArtifact, publish_outcome, publish_scores, tracking_link
+from flows.clusters import Cluster, follow
 from flows.process import run_streaming
 from flows.settings import PlatformParams
 from flows.stages import report_path
@@ -69,6 +70,29 @@ def gate(workspace: Path, platform: PlatformParams, only: str | None = None) -> 
     more = [] if only is None else ["--only", only]
     publish_scores(workspace / BENCHMARK / "scores.json", only)
     return _outcome("gate", *_run([sys.executable, *command, *more], workspace, platform))
+
+
+@task(name="cluster", task_run_name="{stage} on a cluster", cache_policy=NO_CACHE, persist_result=False)
+def on_cluster(stage: str, job: Cluster, workspace: Path, platform: PlatformParams, listed: bool) -> State[Any]:
+    """Run ``stage`` as a job of several nodes; where the pipeline lists it, ``dvc commit`` takes the result."""
+    logger, progress = get_run_logger(), ProgressArtifact(stage)
+    lines: list[str] = []
+
+    def take(line: str) -> None:
+        lines.append(line)
+        progress.line(line)
+        logger.info(line)
+
+    failed = follow(job, take, platform.cluster_poll, platform.cluster_grace)
+    progress.close(done=not failed)
+    if failed:
+        return Failed(message=f"{stage}: {failed}; {failure_message(lines, 1)}")
+    if listed:
+        code, said = _run([sys.executable, "-m", "dvc", "commit", "--force", stage], workspace, platform)
+        if code != 0:
+            return Failed(message=f"{stage}: trained, but not recorded: {failure_message(said, code)}")
+    publish_outcome(stage, workspace / report_path(stage), tracking_link(lines))
+    return Completed(message=f"{stage}: done")
 
 
 def reproduce(stages: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:

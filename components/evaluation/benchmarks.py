@@ -254,8 +254,9 @@ def _revisited(name: str, params: RevisitedParams) -> Benchmark:
 
 
 def _table(path: str, columns: list[str], where: str) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from components.tables.schemas import PARQUET_FAULTS
 
     try:
         known = pq.read_schema(path).names
@@ -265,7 +266,7 @@ def _table(path: str, columns: list[str], where: str) -> Any:
         table = pq.read_table(path, columns=columns, memory_map=True)
     except FileNotFoundError:
         raise VitrailError(f"{where}: no such file; check its path in params/benchmarks.yaml") from None
-    except pa.ArrowInvalid as fault:
+    except PARQUET_FAULTS as fault:
         raise VitrailError(f"{where}: not a readable Parquet file ({fault})") from None
     if not len(table):
         raise VitrailError(f"{where}: no rows")

@@ -134,8 +134,9 @@ def _folder(params: DenseFolderParams) -> tuple[list[Source], str]:
 
 
 def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from components.tables.schemas import PARQUET_FAULTS
 
     where = f"probe.dense.path: {params.path}"
     try:
@@ -146,7 +147,7 @@ def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
         table = pq.read_table(params.path, columns=[params.image, params.mask], memory_map=True)
     except FileNotFoundError:
         raise VitrailError(f"{where}: no such file") from None
-    except pa.ArrowInvalid as fault:
+    except PARQUET_FAULTS as fault:
         raise VitrailError(f"{where}: not a readable Parquet file ({fault})") from None
 
     def reader(column: str, row: int) -> Callable[[], Any]:

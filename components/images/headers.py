@@ -18,7 +18,7 @@ def jpeg_tables(data: bytes) -> dict[int, list[int]]:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(data), formats=["JPEG", "MPO"]) as image:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             return {number: list(table) for number, table in (getattr(image, "quantization", None) or {}).items()}
     except (OSError, SyntaxError, ValueError):
         return {}

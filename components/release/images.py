@@ -167,13 +167,14 @@ def _tables(folder: Path, rows: int, places: Places) -> list[Part]:
 
 
 def _parquet(path: Path, rows: int, places: Places) -> list[Part]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from components.tables.schemas import PARQUET_FAULTS
 
     try:
         with pq.ParquetFile(path) as file:
             schema, count = file.schema_arrow, int(file.metadata.num_rows)
-    except (pa.ArrowException, OSError) as fault:
+    except PARQUET_FAULTS as fault:
         raise VitrailError(f"{path}: no readable Parquet file ({' '.join(str(fault).split())[:100]})") from None
     if (schema.metadata or {}).get(b"vitrail.table") == b"manifest":
         whole = Part(0, "manifest", str(path), curated=str(places.curated))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from components.errors import VitrailError
 from components.storage import atomic_dir, atomic_file
-from components.tables.schemas import said
+from components.tables.schemas import PARQUET_FAULTS, said
 
 PART_ROWS = 65_536  # rows a part, unless its writer says otherwise: an index part is about 40 MB in memory
 GROUP_ROWS = 16_384  # rows a row group: the least that is read
@@ -67,7 +67,7 @@ def opened(path: Path, schema: pa.Schema) -> pq.ParquetFile:
         file = pq.ParquetFile(path)
     except FileNotFoundError:
         raise VitrailError(f"{path}: the {name} is not there; run the {said(schema, 'stage')} stage first") from None
-    except (pa.ArrowException, OSError) as fault:
+    except PARQUET_FAULTS as fault:
         words = " ".join(str(fault).split())[:120]
         raise VitrailError(f"{path}: not a readable {name}, cut short or damaged ({words}); {again}") from None
     found = file.schema_arrow
@@ -116,7 +116,7 @@ def iter_batches(
             while True:
                 try:
                     batch = next(batches, None)
-                except (pa.ArrowException, OSError) as fault:
+                except PARQUET_FAULTS as fault:
                     raise _damaged(path_of_part, schema, fault) from None
                 if batch is None:
                     break
@@ -155,7 +155,7 @@ def iter_matches(
         opened(file, schema).close()
         try:
             yield pq.read_table(file, columns=names, filters=only).select(names).cast(chosen)
-        except (pa.ArrowException, OSError) as fault:
+        except PARQUET_FAULTS as fault:
             raise _damaged(file, schema, fault) from None
 
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+# of a file that is no whole Parquet: what it calls its columns need not be UTF-8
+PARQUET_FAULTS = (pa.ArrowException, OSError, UnicodeDecodeError)
+
 
 def declared(name: str, version: int, stage: str, fields: list[tuple[str, pa.DataType]]) -> pa.Schema:
     """The schema of table ``name``, written by ``stage`` alone."""

@@ -42,6 +42,11 @@ def resolve(uri: str) -> str:
     """``uri`` with a relative SQLite path made absolute: later changes of folder must not move the store."""
     if not known_scheme(uri):
         raise VitrailError(f"MLFLOW_TRACKING_URI={uri}: expected sqlite:///FILE or http://HOST:PORT of a server")
+    if urlsplit(uri).username is not None:
+        raise VitrailError(
+            f"MLFLOW_TRACKING_URI={uri}: an address is shown in logs and links, so a login is not part of it; set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
     return f"sqlite:///{database(uri)}" if uri.startswith("sqlite") else uri
 
 

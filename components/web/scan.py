@@ -20,7 +20,7 @@ from components.errors import VitrailError
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file
-from components.tables.schemas import LINKS
+from components.tables.schemas import LINKS, PARQUET_FAULTS
 from components.web.charset import decode_text
 from components.web.content_type import PAGE_TYPES
 from components.web.link_table import RowWriter, first_position, storable
@@ -236,7 +236,7 @@ def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -
                         texts[name][number] if name else "" for name in (item.columns.alt, item.columns.licence)
                     )
                     links.add(ImageLink(url, alt, "vector" if is_vector(url) else ""), "", licence)
-    except (pa.ArrowException, OSError):
+    except PARQUET_FAULTS:
         counts["table-unreadable"] += 1  # what came before the damage is used
     result.counts = counts
 

@@ -126,11 +126,13 @@ def _why_not(root: str, name: str, with_images: bool) -> Left:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from components.tables.schemas import PARQUET_FAULTS
+
     if not name.lower().endswith(".parquet"):
         return "addresses"
     fields: list[pa.Field] = []
     if not is_remote(root):
-        with contextlib.suppress(pa.ArrowException, OSError):
+        with contextlib.suppress(*PARQUET_FAULTS):
             fields = list(pq.read_schema(os.path.join(root, name)))
     for field in fields:
         inner = (

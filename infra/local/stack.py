@@ -31,6 +31,7 @@ from components.tracking import TrackingParams
 from components.tracking.pages import look_at
 from flows.settings import PlatformParams, load_platform
 from infra.local.servers import Service, require_free, responds
+from infra.local.state import ARTIFACTS, MLFLOW_URL, PREFECT_URL
 
 _SERVICES = ("prefect", "mlflow", "worker")  # in the order of starting
 
@@ -59,6 +60,20 @@ class Stack:
         if load_params(self.root / "params/tracking.yaml", TrackingParams).uri.startswith("sqlite"):
             env.setdefault("MLFLOW_TRACKING_URI", self.params.mlflow_url)
         return env
+
+    def servers(self) -> dict[str, str]:
+        """What the servers alone get: where they keep what they know. Set the variables for PostgreSQL, or for S3.
+
+        An address may hold a password, so it is neither on a command line nor in what flow runs get.
+        """
+        env = self.environment()
+        env.setdefault(MLFLOW_URL, f"sqlite:///{self.root}/mlflow.db")
+        env.setdefault(ARTIFACTS, str(self.root / "mlartifacts"))
+        return env
+
+    def runs(self) -> dict[str, str]:
+        """What the worker gets, and with it every flow run."""
+        return {name: value for name, value in self.environment().items() if name not in (PREFECT_URL, MLFLOW_URL)}
 
     def exports(self) -> dict[str, str]:
         """The variables that another terminal needs; prefect.toml holds the first for the shipped port."""
@@ -89,9 +104,7 @@ class Stack:
                 require_free(here.host, port, key, name)
         address = ["--host", here.host, "--port"]
         self._start("prefect", [python, "-m", "prefect", "server", "start", *address, str(here.prefect_port)])
-        store = ["--backend-store-uri", f"sqlite:///{self.root}/mlflow.db", "--workers", "1"]
-        artifacts = ["--artifacts-destination", str(self.root / "mlartifacts")]
-        self._start("mlflow", [python, "-m", "mlflow", "server", *store, *artifacts, *address, str(here.mlflow_port)])
+        self._start("mlflow", [python, "-m", "mlflow", "server", "--workers", "1", *address, str(here.mlflow_port)])
         self._wait("prefect")
         self._ensure_pool()
         worker = ["worker", "start", "--pool", here.work_pool, "--type", "process", "--name", "local"]
@@ -122,7 +135,7 @@ class Stack:
     def _start(self, name: str, command: Sequence[str]) -> None:
         if self.services[name].process() is None:
             print(f"starting {name} (log: {self.services[name].log.relative_to(self.root)})", flush=True)
-            self.services[name].start(command, cwd=self.root, env=self.environment())
+            self.services[name].start(command, cwd=self.root, env=self.runs() if name == "worker" else self.servers())
 
     def _wait(self, name: str) -> None:
         self.services[name].wait(lambda: self.healthy(name), self.params.start_timeout)
@@ -141,9 +154,7 @@ class Stack:
 
     def _deploy(self) -> None:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-        done = subprocess.run(
-            command, cwd=self.root, env=self.environment(), capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(command, cwd=self.root, env=self.runs(), capture_output=True, text=True, check=False)
         (self.folder / "deploy.log").write_text(done.stdout + done.stderr)
         if done.returncode != 0:
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()] or ["no output"]
