@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from components import json_lines
 from components.loopback import spare_loopback
 
 _AGAIN = "and run the same command again: finished work is kept, nothing half-written counts"
@@ -117,6 +118,7 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     Servers on loopback are reached without a proxy from here on.
     """
     spare_loopback()
+    json_lines.begin()
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
     except VitrailError as fault:
@@ -131,6 +133,8 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         return 1
+    finally:
+        json_lines.end()
 
 
 def _fullest(path: str | Path | None) -> str:

@@ -19,6 +19,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from components.json_lines import plain
 from components.loopback import spare_loopback
 from flows.artifacts import ProgressArtifact, publish_outcome, publish_scores, tracking_link
 from flows.clusters import Cluster, follow
@@ -79,6 +80,7 @@ def on_cluster(stage: str, job: Cluster, workspace: Path, platform: PlatformPara
     lines: list[str] = []
 
     def take(line: str) -> None:
+        line = plain(line)
         lines.append(line)
         progress.line(line)
         logger.info(line)
@@ -140,6 +142,7 @@ def _run(
     lines: list[str] = []
 
     def take(line: str) -> None:
+        line = plain(line)
         lines.append(line)
         if on_line is not None:
             on_line(line)

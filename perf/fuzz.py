@@ -128,7 +128,7 @@ def fuzz(
     return found
 
 
-def main(argv: Sequence[str] = ()) -> int:
+def command(argv: Sequence[str]) -> int:
     """Fuzz and print a line a parser; exit code 1 when one is at fault."""
     parser = argparse.ArgumentParser(prog="python -m perf.fuzz", description="mutated inputs to every parser")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="in all, over the parsers")
@@ -153,4 +153,4 @@ def main(argv: Sequence[str] = ()) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run_cli(main))
+    raise SystemExit(run_cli(command))

@@ -152,7 +152,7 @@ def test_a_password_is_in_no_message_and_no_command_line(monkeypatch: pytest.Mon
 
     monkeypatch.setattr("infra.local.databases.subprocess.run", run)
     monkeypatch.setattr("infra.local.databases._tool", lambda name: name)
-    with pytest.raises(VitrailError, match="pg_dump on postgresql://me@") as fault:
+    with pytest.raises(VitrailError, match=r"pg_dump on postgresql://\[::1\]:5433/prefect") as fault:
         database.dump(Path("x"))
     assert seen["password"] == "s3cr@t"
     assert "s3cr" not in f"{fault.value}{seen['command']}"
