@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,14 @@ from infra.local.state import State, back_up, remove, restore, state_of
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that commits, and is closed: what is left open writes to the file when it is collected."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        yield connection
+        connection.commit()
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """Two databases in write-ahead mode, as both servers keep theirs, and two artifacts."""
@@ -24,7 +34,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "params/storage.yaml", tmp_path / "params/storage.yaml")
     (tmp_path / ".prefect").mkdir()
     for path in (tmp_path / ".prefect/prefect.db", tmp_path / "mlflow.db"):
-        with sqlite3.connect(path) as database:
+        with opened(path) as database:
             database.execute("PRAGMA journal_mode=WAL")
             database.execute("CREATE TABLE run (name TEXT)")
             database.execute("INSERT INTO run VALUES (?)", (path.name,))
@@ -39,7 +49,7 @@ def state(checkout: Path) -> State:
 
 
 def names(path: Path) -> list[str]:
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         return [row[0] for row in database.execute("SELECT name FROM run")]
 
 
@@ -58,7 +68,7 @@ def test_what_was_wiped_comes_back(checkout: Path) -> None:
 
 def test_a_copy_is_of_one_moment_while_a_server_writes(checkout: Path) -> None:
     path, stop = checkout / "mlflow.db", threading.Event()
-    with sqlite3.connect(path) as database:
+    with opened(path) as database:
         database.execute("CREATE TABLE pair (a INTEGER, b INTEGER)")
 
     def write() -> None:
@@ -80,13 +90,13 @@ def test_a_copy_is_of_one_moment_while_a_server_writes(checkout: Path) -> None:
         stop.set()
         thread.join()
     for number in range(5):
-        with sqlite3.connect(checkout / f"backups/{number}/mlflow.sqlite") as copy:
+        with opened(checkout / f"backups/{number}/mlflow.sqlite") as copy:
             assert copy.execute("SELECT sum(a) IS sum(b) FROM pair").fetchone() == (1,)
 
 
 def test_what_is_there_is_not_lost_unasked(checkout: Path) -> None:
     back_up(state(checkout), checkout / "backups/a")
-    with sqlite3.connect(checkout / "mlflow.db") as database:
+    with opened(checkout / "mlflow.db") as database:
         database.execute("INSERT INTO run VALUES ('later')")
     with pytest.raises(VitrailError, match=r"is not empty; give --replace"):
         restore(state(checkout), checkout / "backups/a")
