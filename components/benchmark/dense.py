@@ -19,6 +19,8 @@ from components.evaluation.intervals import Interval, resampled
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.matching import MatchingParams, match
 from components.evaluation.patch_tokens import PatchExtractor
+from components.evaluation.propagation import follow
+from components.evaluation.video_set import VideoSet
 
 Make = Callable[..., Figure]
 
@@ -48,6 +50,25 @@ def dense_figures(
     return found
 
 
+def video_figures(
+    contenders: Sequence[Contender], video: VideoSet, protocol: Protocol, confidence: float, device: str
+) -> list[Figure]:
+    """J, F and their mean over the objects of all videos, where the protocol has a section for it."""
+    params, found = protocol.params.propagation, []
+    for contender in contenders if params is not None else ():
+        if contender.patches is None or params is None:
+            continue
+        values = np.array(follow(contender.patches, video, params, device), np.float64).reshape(-1, 2)
+        if not len(values):
+            raise VitrailError(f"{video.name}: no video has an object in the mask of its first frame")
+        columns = {"region": values[:, 0], "boundary": values[:, 1], "region_boundary": values.mean(1)}
+        intervals = resampled(np.stack(list(columns.values()), 1), params.samples, params.seed, confidence)
+        make = _maker(contender, video.name, protocol)
+        for (method, column), value in zip(columns.items(), intervals, strict=True):
+            found.append(make("propagation", method, value, len(values), paired=_plain(column)))
+    return found
+
+
 def matching_figures(
     contenders: Sequence[Contender], benchmark: Benchmark, protocol: Protocol, confidence: float, device: str
 ) -> list[Figure]:
@@ -60,13 +81,12 @@ def matching_figures(
     return found
 
 
-def not_measured(pictures: DenseBenchmark, protocol: Protocol) -> str:
-    """One line where the protocol has no section for the set; else nothing."""
-    section = {"segmentation": "segmentation", "depth": "depth"}[pictures.truth.kind]
+def not_measured(name: str, section: str, protocol: Protocol) -> str:
+    """One line where the protocol has no such section for the set ``name``; else nothing."""
     if getattr(protocol.params, section) is not None:
         return ""
     return (
-        f"\n{pictures.name}: protocol {protocol.label} has no section `{section}`, so it is not scored; choose a "
+        f"\n{name}: protocol {protocol.label} has no section `{section}`, so it is not scored; choose a "
         "protocol that has one (dense512, say).\n"
     )
 

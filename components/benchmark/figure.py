@@ -9,6 +9,9 @@ from typing import Any
 NAMES = {
     "map": "mAP",
     "micro_ap": "micro-AP",
+    "region": "J",
+    "boundary": "F",
+    "region_boundary": "J&F",
     "linear_miou": "linear, mIoU",
     "linear_pixel_accuracy": "linear, right pixels",
     "knn_miou": "kNN, mIoU",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from components.benchmark.contenders import Contender
-from components.benchmark.dense import dense_figures, matching_figures
+from components.benchmark.dense import dense_figures, matching_figures, video_figures
 from components.benchmark.feature_cache import cached_features
 from components.benchmark.figure import Figure
 from components.benchmark.measured import Measured
@@ -23,6 +23,7 @@ from components.evaluation.features import Rows, square
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.patch_kmeans import fit_patch_kmeans
 from components.evaluation.robustness import RobustSet
+from components.evaluation.video_set import VideoSet
 from components.progress import track
 
 PATCHES = "patch k-means"
@@ -39,6 +40,14 @@ def measure_dense(
     """The figures of all contenders on one set of masks or depths."""
     found = dense_figures(contenders, pictures, protocol, params.intervals.confidence, device)
     return Measured(pictures.pictures, list(contenders), found, pictures)
+
+
+def measure_videos(
+    contenders: Sequence[Contender], video: VideoSet, params: BenchmarkStageParams, protocol: Protocol, device: str
+) -> Measured:
+    """The figures of all contenders on one set of videos."""
+    found = video_figures(contenders, video, protocol, params.intervals.confidence, device)
+    return Measured(video.pictures, list(contenders), found, own_digest=video.digest)
 
 
 def measure(

@@ -23,6 +23,7 @@ from components.evaluation.linear import LinearParams
 from components.evaluation.linear_grid import LinearGridParams
 from components.evaluation.logistic import LogisticParams
 from components.evaluation.matching import MatchingParams
+from components.evaluation.propagation import PropagationParams
 from components.evaluation.retrieval import RetrievalParams
 from components.params import NEUTRAL, Strict, fingerprint, load_params, results
 
@@ -59,6 +60,7 @@ class ProtocolParams(Strict):
     copies: CopyParams | None = None
     segmentation: SegmentationParams | None = None  # of sets with masks
     depth: DepthHeadParams | None = None  # of sets with depths
+    propagation: PropagationParams | None = None  # of masks through videos
     matching: MatchingParams | None = None  # of every set's held-out pictures
 
 

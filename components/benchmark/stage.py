@@ -16,7 +16,7 @@ from components import tracking
 from components.benchmark.contenders import gather
 from components.benchmark.dense import not_measured
 from components.benchmark.figure import figure_table
-from components.benchmark.measure import measure, measure_dense
+from components.benchmark.measure import measure, measure_dense, measure_videos
 from components.benchmark.measured import Measured
 from components.benchmark.outputs import Facts, draw_pictures, earlier, record, write
 from components.benchmark.own import LEAST, figures
@@ -35,6 +35,7 @@ from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_ben
 from components.evaluation.dense_layouts import load_dense
 from components.evaluation.robustness import RobustSet, load_robustness
 from components.evaluation.seeds import seed_images
+from components.evaluation.video_set import load_davis
 from components.images.decode import RGB
 from components.lock import hold
 from components.storage import atomic_dir, atomic_file
@@ -77,6 +78,8 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
             measured += measure(contenders, one, robust[one.name], params, protocol, device)
         dense = [load_dense(name, spec) for name, spec in inputs.benchmarks.dense.items()]
         measured += [measure_dense(contenders, pixels, params, protocol, device) for pixels in dense]
+        videos = [load_davis(name, spec) for name, spec in inputs.benchmarks.videos.items()]
+        measured += [measure_videos(contenders, video, params, protocol, device) for video in videos]
         found = inputs.benchmarks.revisited.items()
         measured += [measure_revisited(contenders, name, spec, protocol) for name, spec in found]
         majorities = {one.name: majority(one) for one in loaded}
@@ -115,7 +118,7 @@ def _table(
     confidence: float,
 ) -> str:
     """All tables below one another, in Markdown."""
-    labelled = [one for one in measured if one.pictures is None]
+    labelled = [one for one in measured if one.scores]
     found = [score for one in labelled for score in one.scores]
     table = markdown(found, [one.benchmark for one in labelled], majorities, inputs.protocol, confidence)
     table += few_shot_table({one.name: one.few for one in labelled}, confidence)
@@ -123,8 +126,13 @@ def _table(
     kept = [figure for one in measured for figure in one.ranked if figure.task == "corruptions"]
     table += figure_table(kept, "error by corruption", "the mean is over corruptions, not divided by another network's")
     note = f"{confidence:.0%} intervals: bootstrap over pictures"
-    table += figure_table([figure for one in measured for figure in one.dense], "segmentation, depth, matching", note)
-    table += "".join(not_measured(one.pictures, inputs.protocol) for one in measured if one.pictures is not None)
+    table += figure_table(
+        [figure for one in measured for figure in one.dense], "segmentation, depth, propagation, matching", note
+    )
+    sections = {one.name: one.pictures.truth.kind for one in measured if one.pictures is not None}
+    sections_of_videos = dict.fromkeys(inputs.benchmarks.videos, "propagation")
+    for name, section in (sections | sections_of_videos).items():
+        table += not_measured(name, section, inputs.protocol)
     return table + "".join("\n" + part for one in measured if (part := published_table(inputs.published, one.name)))
 
 

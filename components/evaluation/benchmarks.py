@@ -31,6 +31,7 @@ from components.evaluation.labelled_set import Benchmark, Column, Files, Images,
 from components.evaluation.revisited import load_ground_truth
 from components.evaluation.robustness import RobustnessParams, read_robustness
 from components.evaluation.selection import divide
+from components.evaluation.video_set import DavisParams, load_davis
 from components.input_paths import InputPath
 from components.params import Name, Seed, Strict, load_params
 
@@ -78,7 +79,7 @@ class QueryParams(Strict):
 
 
 ClassParams = ElpvParams | ParquetParams | FolderParams | ImageNetParams | TarParams | DatasetsParams
-AnyParams = ClassParams | RevisitedParams | QueryParams | RobustnessParams | DenseParams
+AnyParams = ClassParams | DavisParams | RevisitedParams | QueryParams | RobustnessParams | DenseParams
 BenchmarkParams = Annotated[AnyParams, Field(discriminator="kind")]
 Labels = npt.NDArray[np.int64]
 Sides = npt.NDArray[np.bool_]
@@ -103,6 +104,11 @@ class BenchmarksFile(Strict):
     def revisited(self) -> dict[str, RevisitedParams]:
         """Those of retrieval by a ground truth of their own."""
         return {name: one for name, one in self.benchmarks.items() if isinstance(one, RevisitedParams)}
+
+    @property
+    def videos(self) -> dict[str, DavisParams]:
+        """Those with masks in the frames of videos."""
+        return {name: one for name, one in self.benchmarks.items() if isinstance(one, DavisParams)}
 
     @property
     def robustness(self) -> dict[str, RobustnessParams]:
@@ -140,6 +146,7 @@ def load_benchmark(name: str, params: AnyParams) -> Benchmark:
         "queries": _queries,
         "revisited": _revisited,
         "robustness": read_robustness,
+        "davis": lambda name, given: load_davis(name, given).pictures,
     }
     if isinstance(params, DENSE):
         return load_dense(name, params).pictures

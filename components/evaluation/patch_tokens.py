@@ -30,7 +30,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class PatchExtractor:
-    """What turns squares, uint8 [B, S, S, 3], into tokens of patches, float32 [B, g * g, D]; S a multiple of patch."""
+    """What turns pictures, uint8 [B, H, W, 3], into tokens of patches, float32 [B, patches, D], row by row.
+
+    H and W are multiples of ``patch``.
+    """
 
     patch: int  # px
     tokens: Callable[[npt.NDArray[np.uint8], Reading], Rows]
@@ -62,11 +65,11 @@ def raw_patches() -> PatchExtractor:
 
 
 def cells(images: npt.NDArray[np.uint8], grid: int) -> Rows:
-    """[n, S, S, C] as the pixels of its patches, [n, grid * grid, D] in 0 ... 1."""
-    count, side, _, channels = images.shape
-    patch = side // grid
-    found = images.reshape(count, grid, patch, grid, patch, channels).transpose(0, 1, 3, 2, 4, 5)
-    return found.reshape(count, grid * grid, patch * patch * channels).astype(np.float32) / np.float32(255)
+    """[n, H, W, C] as the pixels of its square patches, ``grid`` of them down: [n, patches, D] in 0 ... 1."""
+    count, height, width, channels = images.shape
+    patch = height // grid
+    found = images.reshape(count, grid, patch, width // patch, patch, channels).transpose(0, 1, 3, 2, 4, 5)
+    return found.reshape(count, -1, patch * patch * channels).astype(np.float32) / np.float32(255)
 
 
 def block_numbers(depth: int, reading: Reading) -> list[int]:

@@ -92,7 +92,7 @@ def test_segmentation_depth_and_matching_stand_in_every_table(
     found = ["--checkpoints", str(workspace / "pretrain"), "--tracking", str(workspace / "tracking.yaml")]
     assert main(["run", *files, *out, *found]) == 0
     said = capsys.readouterr().out
-    assert "tissue: segmentation, depth, matching" in said
+    assert "tissue: segmentation, depth, propagation, matching" in said
     assert "segmentation, linear, mIoU" in said
     assert "depth, lin. 4, RMSE [m]" in said
     content = json.loads((workspace / "out/scores.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 from PIL import Image
 
 from components.benchmark.contenders import Contender
-from components.benchmark.oxford import NamedPictures, revisited, table
+from components.benchmark.oxford import NamedPictures, measure_revisited, revisited, table
+from components.benchmark.protocol import load_protocol
 from components.errors import VitrailError
+from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.evaluation.features import raw_pixels
 from components.evaluation.revisited import GroundTruth
+from components.params import parse_params
 
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["astronaut", "chelsea", "coffee", "rocket"]
 
 
@@ -47,6 +52,24 @@ def test_darker_copies_are_found_inside_their_boxes(photographs: Path) -> None:
     assert np.isnan(found["raw pixels"]["hard"].map)
     assert "| raw pixels | 100.0 | 100.0 |" in table(found, "quick v1")
     assert table(found, "quick v1").count("none") == 4
+
+
+def test_it_is_a_benchmark_by_one_entry_of_the_params(photographs: Path, tmp_path: Path) -> None:
+    gnd = [{"bbx": [20, 20, 80, 80], "easy": [i], "hard": [], "junk": []} for i in range(4)]
+    content = {"imlist": NAMES, "qimlist": [f"{name}_query" for name in NAMES], "gnd": gnd}
+    (tmp_path / "gnd.json").write_text(json.dumps(content))
+    entry = {"kind": "revisited", "gnd": str(tmp_path / "gnd.json"), "images": str(photographs)}
+    file = parse_params({"roxford5k": entry}, BenchmarksFile, "here")
+    assert load_benchmark("roxford5k", file.benchmarks["roxford5k"]).kept_out("test").sum() == 8
+    contender = Contender("raw pixels", "raw", raw_pixels(16), {})
+    protocol = load_protocol(ROOT / "params", "quick")
+    found = measure_revisited([contender], "roxford5k", file.revisited["roxford5k"], protocol)
+    figures = {(one.task, one.method): one.value for one in found.figures}
+    assert figures["easy", "map"] == figures["medium", "precision1"] == 100.0
+    assert not any(task == "hard" for task, _ in figures)
+    content["gnd"][0]["bbx"] = [0, 0, 60, 60]
+    (tmp_path / "gnd.json").write_text(json.dumps(content))
+    assert measure_revisited([contender], "roxford5k", file.revisited["roxford5k"], protocol).digest != found.digest
 
 
 def test_a_missing_picture_or_an_empty_box_is_named(photographs: Path) -> None:
