@@ -80,13 +80,14 @@ def propagate(
     device: torch.device | str = "cpu",
 ) -> list[npt.NDArray[np.int64]]:
     """Masks [H, W] of all ``frames``, the first of them ``first``; class numbers as there."""
+    first = np.asarray(first, np.int64)
     numbers = np.unique(first[first != IGNORE])
     tokens, grid = _tokens(extractor, frames[0], params.image_size, device)
     labels = _shares(first, numbers, grid, device)
     near = _near(grid, params.radius, device)
     kept: deque[tuple[Tensor, Tensor]] = deque(maxlen=params.frames or None)
     start = (tokens, labels)
-    found = [np.asarray(first, np.int64)]
+    found = [first]
     for frame in frames[1:]:
         tokens, _ = _tokens(extractor, frame, params.image_size, device)
         known = [start, *kept]

@@ -73,9 +73,11 @@ def test_objects_are_followed(davis: Path) -> None:
 def test_a_still_picture_keeps_its_mask() -> None:
     pictures, masks = frames(1)
     for ours in propagate(pixels(), pictures * 3, masks[0], PARAMS):
-        assert region_iou(ours == 1, masks[0] == 1) > 0.99
+        assert region_iou(ours == 1, masks[0] == 1) > 0.98  # corners are rounded
     only_first = PARAMS.model_copy(update={"frames": 0})
-    assert region_iou(propagate(pixels(), pictures * 3, masks[0], only_first)[2] == 2, masks[0] == 2) > 0.99
+    assert (
+        region_iou(propagate(pixels(), pictures * 3, masks[0], only_first)[2] == 2, masks[0] == 2) > 0.98
+    )  # corners are rounded
 
 
 def test_region_and_boundary_by_hand() -> None:
