@@ -33,7 +33,7 @@ def of_file(path: Path) -> dict[str, str]:
             at -= 1
         if at < 0:
             above = []  # the file's own comment, at its beginning
-        if words := " ".join([*above, beside.get(line, "")]).strip():
+        if words := " ".join([*above, beside.get(line, "")]).replace(" ; ", "; ").replace(":; ", ": ").strip("; "):
             found[key] = words
     return found
 
@@ -57,7 +57,8 @@ def _split(text: str) -> tuple[dict[int, str], dict[int, str]]:
         match = re.search(r"(?:^|\s)#\s?(.*)", bare)
         if match is None:
             continue
-        words = line[match.start(1) :].strip()
+        words = line[match.start(1) :]
+        words = f"; {words.strip()}" if words.startswith("  ") else words.strip()  # an item of a list in the comment
         (alone if not line[: match.start()].strip() else beside)[number] = words
     return beside, alone
 

@@ -185,19 +185,20 @@ def _range(metadata: Any) -> list[str]:
 
 
 def _plain(value: Any) -> str:
+    """``value`` as YAML would have it in one line."""
+    if isinstance(value, Strict):
+        return _plain(value.model_dump())
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key}: {_plain(one)}' for key, one in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_plain, value))}]"
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, Strict):
-        return "section"
-    if isinstance(value, list | tuple):
-        return f"`[{', '.join(map(_plain, value))}]`"
-    if isinstance(value, dict):
-        return "`{}`" if not value else f"`{{{', '.join(f'{k}: {_plain(v)}' for k, v in value.items())}}}`"
-    return f"`{_plain(value)}`"
+    return "section" if isinstance(value, Strict) else f"`{_plain(value)}`"
 
 
 def _cell(text: str) -> str:

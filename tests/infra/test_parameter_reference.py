@@ -50,6 +50,12 @@ def test_values_ranges_and_comments_are_those_of_file_and_model(rows: dict[str, 
     assert "PydanticUndefined" not in parameters.markdown(ROOT)
 
 
+def test_values_and_lists_in_comments_read_well(rows: dict[str, list[parameters.Row]]) -> None:
+    by_key = {row.key: row.cells() for row in rows["pipeline.yaml"]}
+    assert by_key["distill"][3] == "`{vitxt: {teacher: vitt}}`"
+    assert "s3:// addresses; s3://bucket/prefix: the same" in by_key["source"][4]
+
+
 def test_the_page_is_made_of_whole_tables(rows: dict[str, list[parameters.Row]]) -> None:
     lines = [line for line in parameters.markdown(ROOT).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}
