@@ -19,7 +19,7 @@ from components.curate.sandboxed_decode import Eye
 from components.dedup.extract import read_picture
 from components.errors import VitrailError
 from components.evaluation.benchmarks import QueryParams, load_benchmark
-from components.evaluation.dense import _decoded
+from components.evaluation.dense_files import numbers_of
 from components.images.decode import DecodeError, DecodeLimits, decode, decode_numbers, decode_probed, probe
 from components.images.sandbox import SandboxParams
 from components.learning.augment import AugmentParams, MultiCrop
@@ -70,7 +70,7 @@ def test_every_room_decodes_alike(tmp_path: Path) -> None:
             "curate": lambda data=data: eye.pixels(data)[0],
             "dedup": lambda place=place: read_picture(open_store(str(tmp_path)), place),
             "benchmark": lambda number=number: benchmark.images.rgb(number),
-            "dense probe": lambda data=data: _decoded(data, "here", decode),
+            "dense probe": lambda data=data: numbers_of(data, "here", decode),
             "training": lambda data=data: three(
                 crops._decode(data, [1000], [(1.0, 1.0)], Draws(np.random.default_rng(0)))[0]
             ),
