@@ -44,9 +44,11 @@ _PARTS: Mapping[str, Callable[[Path], str]] = {
 
 def _part(part: Callable[[Path], str], root: Path) -> str:
     """A section; outputs of another version of a stage do not keep the other sections from being shown."""
+    from components.images.decode import DecodeError
+
     try:
         return part(root)
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+    except (KeyError, TypeError, ValueError, AttributeError, DecodeError) as fault:
         return f"<p class=bad>These outputs have another form than this version writes ({text(repr(fault))}): run " \
                "<code>vitrail run</code>.</p>"  # fmt: skip
 

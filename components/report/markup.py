@@ -82,8 +82,9 @@ def picture(path: Path, caption: str) -> str:
         return ""
     from PIL import Image
 
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
+    from components.images.decode import DecodeLimits, decode
+
+    image = Image.fromarray(decode(path.read_bytes(), DecodeLimits()))
     image.thumbnail((WIDEST, 4 * WIDEST))
     out = io.BytesIO()
     image.save(out, "JPEG", quality=85)
