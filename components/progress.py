@@ -97,7 +97,9 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elapsed = time.monotonic() - self._start
-        print(f"{self.label}: {self._counted()} in {duration(elapsed)}{_after(note)}", file=self._out, flush=True)
+        line = f"{self.label}: {self._counted()} in {duration(elapsed)}{_after(note)}"
+        print(line, file=self._out, flush=True)
+        self._publish(line)
 
     def _terminal(self) -> Any:
         from tqdm import tqdm

@@ -108,6 +108,8 @@ def test_what_runs_is_published_for_other_terminals_and_taken_back_at_the_end(tm
         assert found is not None
         assert found[0].startswith("decode: 2/4 images, ")
         assert found[1] >= begun[1]
+        progress.close()
+        assert (published(file) or ("", 0.0))[0] == "decode: 2/4 images in 0 s"
     assert list(tmp_path.iterdir()) == []
     Progress("unseen", 1, out=io.StringIO())
     assert list(tmp_path.iterdir()) == []
