@@ -16,7 +16,7 @@ from components.errors import VitrailError, nearest
 from flows.clusters import Cluster, Kubernetes, Slurm
 from flows.settings import PipelineParams, load_pipeline, load_platform
 from flows.stages import stage_name, stage_names
-from flows.tasks import as_flow_state, check, gate, on_cluster, reproduce
+from flows.tasks import as_flow_state, check, command, gate, on_cluster, reproduce
 from flows.workspace import workspace_for
 
 P = ParamSpec("P")
@@ -106,3 +106,11 @@ def run_preset(family: str, preset: str, teacher: str | None = None) -> State[An
             return as_flow_state(fits)
     workspace = workspace_for(family, preset, root, teacher)
     return reproduce([stage_name(family, preset)], workspace, platform)
+
+
+@_explained
+def run_command(room: str, arguments: Sequence[str]) -> State[Any]:
+    """Run ``python -m components.ROOM`` with ``arguments`` in the current directory."""
+    root = Path.cwd()
+    action, *rest = arguments
+    return as_flow_state(command(room, action, rest, root, load_platform(root), return_state=True))

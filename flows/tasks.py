@@ -67,10 +67,17 @@ def reproduce_stage(stage: str, workspace: Path, platform: PlatformParams) -> St
 @task(name="gate", cache_policy=NO_CACHE, persist_result=False)
 def gate(workspace: Path, platform: PlatformParams, only: str | None = None) -> State[Any]:
     """Whether the benchmark's checkpoints reach what ``params/gate.yaml`` asks; fails with the rows that fall short."""
-    command = ["-m", "components.benchmark", "compare", BENCHMARK, "--gate", GATE]
+    words = ["-m", "components.benchmark", "compare", BENCHMARK, "--gate", GATE]
     more = [] if only is None else ["--only", only]
     publish_scores(workspace / BENCHMARK / "scores.json", only)
-    return _outcome("gate", *_run([sys.executable, *command, *more], workspace, platform))
+    return _outcome("gate", *_run([sys.executable, *words, *more], workspace, platform))
+
+
+@task(name="command", task_run_name="{room} {action}", cache_policy=NO_CACHE, persist_result=False)
+def command(room: str, action: str, arguments: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:
+    """``python -m components.ROOM ACTION ...``: work whose result no DVC stage keeps."""
+    words = [sys.executable, "-m", f"components.{room}", action, *arguments]
+    return _outcome(f"{room} {action}", *_run(words, workspace, platform))
 
 
 @task(name="cluster", task_run_name="{stage} on a cluster", cache_policy=NO_CACHE, persist_result=False)

@@ -15,7 +15,9 @@ from components.evaluation.patch_tokens import PatchExtractor, network_patches, 
 from components.learning.export import CARD, ModelCard
 from components.learning.vit import VisionTransformer
 from components.params import Seed, Strict, fingerprint
+from components.release.fetch import pinned
 from components.release.load import load_model
+from components.tracking.registry import is_registered
 
 
 class BaselineParams(Strict):
@@ -49,6 +51,9 @@ def find_checkpoints(sources: Sequence[str | Path]) -> list[str | Path]:
     found: list[str | Path] = []
     for source in sources:
         folder = Path(source)
+        if is_registered(source):
+            found.append(pinned(source))
+            continue
         if "://" in str(source) or "#sha256=" in str(source) or folder.is_file() or (folder / "config.json").is_file():
             found.append(source)
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from components.benchmark.contenders import Contender
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import FeatureParams, Rows, extract
-from components.learning.export import ModelCard
+from components.learning.export import ModelCard, weights_digest
 from components.learning.vit import VisionTransformer
 from components.params import fingerprint, results
 from components.storage import atomic_file
@@ -37,15 +36,6 @@ def cached_features(
             with atomic_file(paths[name]) as file:
                 np.save(file, rows)
     return {one.name: found[one.name] if one.name in found else made[one.name] for one in contenders}
-
-
-def weights_digest(model: VisionTransformer) -> str:
-    """SHA-256 (hex) over the names and bytes of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _key(

@@ -18,6 +18,7 @@ from components.benchmark.tables import flat
 from components.benchmark.training_curves import Point, plain
 from components.evaluation.labelled_set import Benchmark
 from components.images.decode import RGB
+from components.learning.export import weights_digest
 
 
 class Facts(NamedTuple):
@@ -51,6 +52,11 @@ def write(
             for one in measured
         },
         "scores": [score.plain() for score in found],
+        "models": {
+            contender.name: {"weights": weights_digest(contender.model)}
+            for contender in {one.name: one for each in measured for one in each.contenders}.values()
+            if contender.model is not None and contender.kind == "checkpoint"
+        },
         "few_shot": [
             {"model": name, "benchmark": one.benchmark.name, "task": task, "per_class": count, "fewest": shot.fewest}
             | {key: round(100 * value, 3) for key, value in shot.accuracy._asdict().items()}

@@ -1,6 +1,6 @@
 """One polite, bounded HTTP fetch: http(s) only, addresses checked when resolved, bytes and time capped, robots first.
 
-The connection goes to the very address that was checked (:mod:`components.crawl.addresses`); each redirect is a fetch
+The connection goes to the very address that was checked (:mod:`components.web.addresses`); each redirect is a fetch
 of its own with all checks again. HTTP/1.1 only: aiohttp, which lets the checked address be pinned, speaks no HTTP/2.
 """
 
@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from components.crawl.addresses import RefusedAddress, checked_resolver, is_refused_literal
 from components.crawl.hosts import Host, Hosts
 from components.images.decode import HEAD_BYTES, looks_like_image
 from components.params import Strict
+from components.web.addresses import RefusedAddress, checked_resolver, is_refused_literal
 from components.web.http_head import MAX_FIELDS, MAX_HEAD
 from components.web.opt_out import header_opts_out
 from components.web.policy import Policy, PolicyParams

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from components.context import StageContext
 from components.distill.method import Distillation, DistillParams, check_teacher, teacher_of
 from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
+from components.release.fetch import pinned
 from components.release.load import LoadedModel, load_model, weights_digests
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
@@ -46,6 +47,7 @@ def run(params: DistillParams, inputs: DistillInputs, outputs: Path, context: St
             is at work on its state or output.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
+    inputs = replace(inputs, teacher=pinned(inputs.teacher))
     teacher = load_model(inputs.teacher)
     check_teacher(params, teacher.card, inputs.teacher)
     world = start(params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +124,15 @@ def load_heads(folder: Path) -> tuple[ProjectionHead, ProjectionHead | None]:
         found.append(head.eval())
     assert found[0] is not None
     return found[0], found[1]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 (hex) over the names and bytes of all weights: the same whichever file they came from."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from components.release.images import Places
 
 NAMED = (
-    "a file or folder, s3://bucket/key or https://...#sha256=HEX: our exports, Meta's released files, training "
-    "checkpoints, Hugging Face folders, safetensors"
+    "a file or folder, s3://bucket/key, https://...#sha256=HEX or models:/name@alias: our exports, Meta's released "
+    "files, training checkpoints, Hugging Face folders, safetensors"
 )
 Subparsers = Any
 
@@ -26,14 +26,15 @@ Subparsers = Any
 def add_source_arguments(command: argparse.ArgumentParser) -> None:
     """Model, images, their size, and where the work runs."""
     command.add_argument("--model", required=True, help=NAMED)
-    _add_image_arguments(command)
+    add_image_arguments(command)
     command.add_argument("--workers", type=int, default=0, help="processes; 0: this one")
     command.add_argument("--part-rows", type=int, default=0, help="images a part; 0: 4096, or 512 with patches")
     add_arguments(command)
 
 
-def _add_image_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--images", required=True, help="image, folder, .tar, manifest or table (.parquet), s3://")
+def add_image_arguments(command: argparse.ArgumentParser, required: bool = True) -> None:
+    """Images, their size, and the device."""
+    command.add_argument("--images", required=required, help="image, folder, .tar, manifest or table (.parquet), s3://")
     command.add_argument("--size", help="px of the square that images are resized to, or native; default: the model's")
     command.add_argument("--crop-to-patch", action="store_true", help="cut sides down to multiples of the patch")
     command.add_argument("--batch", type=int, default=32, help="images a forward pass")
@@ -146,7 +147,7 @@ def add_classify_arguments(subparsers: Subparsers) -> None:
     predict = commands.add_parser("predict", help="classes and their scores as CSV")
     predict.add_argument("--classifier", type=Path, required=True, help="folder of `classify fit`")
     predict.add_argument("--model", help="the model, where it is no more where it was")
-    _add_image_arguments(predict)
+    add_image_arguments(predict)
     predict.add_argument("--out", type=Path, help="CSV file; default: standard output")
     predict.set_defaults(run=_predict)
 

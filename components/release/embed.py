@@ -18,6 +18,7 @@ from components.executor import ExecutorParams, map_shards
 from components.params import fingerprint
 from components.progress import Progress
 from components.release.features import FeatureSpec, Row, embed
+from components.release.fetch import pinned
 from components.release.images import Part, Places, digest_of, parts_of, read_part
 from components.release.load import LoadedModel, load_model, weights_digests
 from components.storage import StorageParams, atomic_dir
@@ -82,6 +83,7 @@ def embed_all(model: str, images: str, out: Path, params: EmbedParams) -> dict[s
     Raises:
         VitrailError: model or images are not there, sizes do not fit, or ``npy`` is asked for grids that differ.
     """
+    model = str(pinned(model))
     loaded = _model(model, "cpu")
     params.spec.side(loaded)
     card, spec = loaded.card, params.spec
@@ -121,7 +123,7 @@ def embed_one(model: str, image: Path, spec: FeatureSpec, device: str = "auto") 
     Raises:
         VitrailError: the image cannot be used.
     """
-    [row] = embed(_model(model, _device(device)), [(str(image), image)], spec)
+    [row] = embed(_model(str(pinned(model)), _device(device)), [(str(image), image)], spec)
     if row.error:
         raise VitrailError(f"{image}: {row.error}")
     facts: dict[str, Any] = {"key": row.key, "height": row.height, "width": row.width, "grid": list(row.grid)}

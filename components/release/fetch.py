@@ -1,4 +1,6 @@
-"""Where a model is named by value: a local path, ``s3://bucket/key`` or ``https://...#sha256=HEX``, as local files."""
+"""Where a model is named by value, as local files: a path, ``s3://bucket/key``, ``https://...#sha256=HEX``, or
+``models:/name@alias`` of the registry.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from pathlib import Path
 from components.errors import VitrailError
 from components.params import load_params
 from components.storage import StorageParams, atomic_file, is_remote, open_store
+from components.tracking.registry import WEIGHTS, Registry, is_registered
 
 CACHE = Path("scratch/models")  # pinned downloads, each under its digest
 STORAGE = Path("params/storage.yaml")
@@ -36,6 +39,11 @@ def local_copy(source: str | Path, cache: Path = CACHE, storage: StorageParams |
         VitrailError: not there, not reachable, or of another digest.
     """
     named = str(source)
+    if is_registered(named):
+        registry = Registry()
+        with registry.files(registry.version(named), WEIGHTS) as folder:
+            yield folder
+        return
     pin = _PIN.search(named)
     if pin is None and "#sha256=" in named:
         raise VitrailError(f"{named}: a pin is #sha256= and 64 hex digits")
@@ -43,7 +51,7 @@ def local_copy(source: str | Path, cache: Path = CACHE, storage: StorageParams |
     url = place.startswith(("http://", "https://"))
     if not url and not is_remote(place):
         if "://" in place:
-            raise VitrailError(f"{place}: give a path, s3://bucket/key or https://...#sha256=HEX")
+            raise VitrailError(f"{place}: give a path, s3://bucket/key, https://...#sha256=HEX or models:/name@alias")
         if not Path(place).exists():
             raise VitrailError(f"{place}: no such file or folder of a model")
         if digest is not None:
@@ -65,6 +73,17 @@ def local_copy(source: str | Path, cache: Path = CACHE, storage: StorageParams |
                 kept.unlink(missing_ok=True)
                 raise
         yield kept
+
+
+def pinned(source: str | Path) -> str | Path:
+    """``source``, or where it is an alias of the registry, the version that the alias means now.
+
+    What takes long, or is kept with its model's name, means one model though the alias may move.
+
+    Raises:
+        VitrailError: the registry cannot be reached, or has no such model.
+    """
+    return Registry().pinned(str(source)) if is_registered(source) else source
 
 
 def file_sha256(*paths: Path) -> str:

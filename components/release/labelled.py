@@ -24,6 +24,7 @@ from components.release.classify import (
 )
 from components.release.embed import EmbedParams, embed_all
 from components.release.features import FeatureSpec, Row, embed, pixels
+from components.release.fetch import pinned
 from components.release.images import Part, Places, parts_of, read_part, single
 from components.release.load import load_model
 from components.release.pictures import save_png, tiled
@@ -46,6 +47,7 @@ def fit_folder(
         VitrailError: no labels, fewer than two classes, or a class with one image.
     """
     column, most = shown
+    model = str(pinned(model))
     labels = _labels(images, column, embedding)
     features, rows = _features(model, images, out, embedding)
     chosen = [labels[row] for row in rows]
@@ -101,6 +103,20 @@ def _features(model: str, images: str, out: Path, embedding: EmbedParams) -> tup
     features = np.array(values.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(max(len(rows), 1), -1)
     shutil.rmtree(aside)
     return features, rows
+
+
+def labels_of(images: str, column: str, parts: Sequence[Part]) -> list[str] | None:
+    """The label of each image of the source, in its order, where it has labels: a column, or a subfolder a class."""
+    import pyarrow.parquet as pq
+
+    path = Path(images)
+    if path.suffix == ".parquet" and path.is_file():
+        if column not in pq.read_schema(path).names:
+            return None
+        return [str(label) for label in pq.read_table(path, columns=[column])[column].to_pylist()]
+    if any(part.kind != "files" for part in parts):
+        return None
+    return [key.partition("/")[0] if "/" in key else "" for part in parts for key in part.names]
 
 
 def _labels(images: str, column: str, embedding: EmbedParams) -> list[str]:

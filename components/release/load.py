@@ -42,9 +42,10 @@ def load_model(
     """The model that ``source`` names.
 
     Args:
-        source: a file or folder: a local path, ``s3://bucket/key``, or a URL with its digest behind it
-            (``https://...#sha256=HEX``). Our exports, Meta's released files, training checkpoints with heads,
-            Hugging Face's Dinov2 and Dinov2WithRegisters folders, safetensors in the names of any of them.
+        source: a file or folder: a local path, ``s3://bucket/key``, a URL with its digest behind it
+            (``https://...#sha256=HEX``), or a registered model (``models:/name@alias``). Our exports, Meta's released
+            files, training checkpoints with heads, Hugging Face's Dinov2 and Dinov2WithRegisters folders, safetensors
+            in the names of any of them.
         device: of the returned modules.
         heads: attention heads, where neither a config nor the known architectures tell.
         with_heads: load projection heads where there are some.

@@ -107,6 +107,15 @@ def tiled(rows: Sequence[Sequence[RGB]]) -> RGB:
     return page
 
 
+def shrunk(rgb: RGB, side: int) -> RGB:
+    """``rgb`` with a longer side of ``side`` px."""
+    import cv2
+
+    factor = side / max(rgb.shape[:2])
+    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def save_png(picture: RGB, out: Path) -> None:
     """Write ``picture`` [H, W, 3] uint8 to ``out``."""
     from PIL import Image

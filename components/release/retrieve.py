@@ -23,6 +23,7 @@ from components.release.embed import EmbedParams, embed_all
 from components.release.features import FeatureSpec, Picture, embed_array, pixels
 from components.release.images import Part, Places, parts_of, read_part, single
 from components.release.load import LoadedModel
+from components.release.pictures import shrunk
 from components.storage import StorageParams, atomic_file
 
 FACTS, VECTORS, KEYS, FEATURES = "index.json", "vectors.npy", "keys.parquet", "features"
@@ -171,12 +172,7 @@ def _vectors(out: Path, facts: dict[str, Any]) -> npt.NDArray[np.float32]:
 
 
 def _thumbnail(rgb: RGB) -> str:
-    import cv2
-
-    factor = THUMBNAIL / max(rgb.shape[:2])
-    size = (max(1, round(rgb.shape[1] * factor)), max(1, round(rgb.shape[0] * factor)))
-    small = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return base64.b64encode(encode_jpeg(small, 85)).decode()
+    return base64.b64encode(encode_jpeg(shrunk(rgb, THUMBNAIL), 85)).decode()
 
 
 def _figure(picture: str | None, name: str, note: str) -> str:

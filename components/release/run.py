@@ -12,13 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.command_name import prog
-from components.release import commands
+from components.release import commands, serve_commands
 
 FORMS = ("safetensors", "huggingface", "official", "onnx", "torch-export")
 
 
 def main(argv: Sequence[str]) -> int:
     """Parse ``argv`` and run the command it names; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    return int(arguments.run(arguments))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of all commands; ``run`` of what it parses carries the command out."""
     parser = argparse.ArgumentParser(prog=prog("components.release"), description="Models in and out, and their use.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     _import_arguments(subparsers.add_parser("import", help="take a model in as an export of ours"))
@@ -27,8 +33,9 @@ def main(argv: Sequence[str]) -> int:
     commands.add_picture_arguments(subparsers)
     commands.add_classify_arguments(subparsers)
     commands.add_retrieve_arguments(subparsers)
-    arguments = parser.parse_args(argv)
-    return int(arguments.run(arguments))
+    serve_commands.add_explore_arguments(subparsers)
+    serve_commands.add_serve_arguments(subparsers)
+    return parser
 
 
 def _import_arguments(command: argparse.ArgumentParser) -> None:

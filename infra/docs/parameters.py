@@ -33,6 +33,7 @@ FILES: tuple[tuple[str, str], ...] = (
     ("benchmarks.yaml", "components.evaluation.benchmarks:BenchmarksFile"),
     ("protocols/quick.yaml", "components.benchmark.protocol:ProtocolParams"),
     ("gate.yaml", "components.evaluation.gate:GateParams"),
+    ("serve.yaml", "components.release.serving:ServeParams"),
     ("sscd/small.yaml", "components.descriptors.kinds:TrainedParams"),
     ("storage.yaml", "components.storage:StorageParams"),
     ("tracking.yaml", "components.tracking:TrackingParams"),

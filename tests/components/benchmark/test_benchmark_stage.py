@@ -21,7 +21,7 @@ from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
 from components.evaluation.benchmarks import ElpvParams, load_benchmark
-from components.learning.export import ModelCard, export_model
+from components.learning.export import ModelCard, export_model, load_backbone, weights_digest
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import load_params
 
@@ -122,6 +122,9 @@ def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
     protocol = load_protocol(ROOT / "params", "demo", SMALL)
     assert content["protocol"] == {"name": "demo", "version": 1, "digest": protocol.digest}
     assert {score["protocol"] for score in scores} == {protocol.label}
+    assert set(content["models"]) == {name for name in MODELS if name.startswith(("pretrain", "distill"))}
+    vitxt, _ = load_backbone(compared / "distill/vitxt")
+    assert content["models"]["distill vitxt"]["weights"] == weights_digest(vitxt)
     assert {(row["model"], row["per_class"], row["fewest"]) for row in content["few_shot"]} == {
         (name, 5, 5) for name in MODELS
     }

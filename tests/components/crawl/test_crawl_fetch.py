@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from components.crawl.addresses import RefusedAddress, checked_resolver, is_global
 from components.crawl.fetch import Fetched, Fetcher, FetchParams, retry_after
+from components.web.addresses import RefusedAddress, checked_resolver, is_global
 from components.web.policy import PolicyParams
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
