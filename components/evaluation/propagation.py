@@ -35,8 +35,8 @@ class PropagationParams(Strict):
     image_size: int = Field(ge=16, le=8192)  # px of the shorter side
     frames: int = Field(7, ge=0, le=1000)  # frames before this one that labels come from, beside the first
     radius: int = Field(12, ge=1, le=10_000)  # patches, along either axis
-    neighbours: int = Field(5, ge=1, le=10_000)
-    temperature: float = Field(0.1, gt=0, le=10)
+    neighbours: int = Field(5, ge=1, le=10_000)  # patches whose labels are weighted; DINO (arXiv 2104.14294)
+    temperature: float = Field(0.1, gt=0, le=10)  # of the softmax over their cosines; DINO
     samples: int = Field(1000, ge=100, le=1_000_000)  # bootstrap resamples of the objects
     seed: Seed = 0
 
