@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -185,3 +187,33 @@ def test_a_kubernetes_job_is_followed_cancelled_and_not_started_twice(cluster: P
     failed = '{"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}}\n'
     said = follow(kubernetes, lambda _: (cluster / "job").write_text(failed) and None, every=0.01)
     assert said == "vitrail/vitrail-vitl-518: BackoffLimitExceeded"
+
+
+@pytest.mark.e2e
+def test_the_flow_trains_on_a_cluster_and_says_how_it_failed(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.testing.utilities import prefect_test_harness
+
+    from flows.pretrain import pretrain
+
+    monkeypatch.setenv("PATH", f"{cluster}/tools:{os.environ['PATH']}:{Path(sys.executable).parent}")
+    (cluster / "params").symlink_to(ROOT / "params")
+
+    def ends(state: str, line: str) -> None:
+        """The next job prints ``line`` and ends at once."""
+        more = f"echo '{line}' > \"$(cat $STATE/out)\"\necho {state} > $STATE/job\n"
+        (cluster / "tools/sbatch").write_text(f"#!/bin/bash\n{SLURM['sbatch']}\n{more}")
+
+    ends("FAILED", "error: rank 0: params/pretrain/vits.yaml needs a GPU")
+    monkeypatch.chdir(cluster)
+    with prefect_test_harness(server_startup_timeout=120):
+        state = pretrain("vits", cluster="slurm", nodes=2, return_state=True)
+        assert state.is_failed()
+        assert state.message == (
+            "pretrain@vits: 77: FAILED, exit code 1:0; error: rank 0: params/pretrain/vits.yaml needs a GPU"
+        )
+        ends("COMPLETED", "pretrain: 9/9 steps")
+        state = pretrain("vits", cluster="slurm", nodes=2, return_state=True)
+        assert (state.is_completed(), state.message) == (True, "pretrain@vits: done")
+        assert pretrain("vitz", cluster="slurm", return_state=True).message.startswith(
+            "error: params/pretrain/vitz.yaml"
+        )
