@@ -76,3 +76,16 @@ def test_the_pull_step_holds_no_path_of_any_machine() -> None:
     assert CONTENT["pull"] == [
         {"prefect.deployments.steps.set_working_directory": {"directory": "{{ $VITRAIL_ROOT }}"}}
     ]
+
+
+@pytest.mark.parametrize("cluster", ["slurm", "kubernetes"])
+def test_a_clusters_deployments_give_the_flow_what_it_takes(cluster: str) -> None:
+    content = yaml.safe_load((ROOT / f"infra/{cluster}/prefect.yaml").read_text())
+    assert content["pull"] == CONTENT["pull"]
+    for deployment in content["deployments"]:
+        given = deployment["parameters"]
+        inspect.signature(flow_of(deployment).fn).bind(**given)
+        assert (given["cluster"], deployment["work_pool"]["name"]) == (cluster, cluster)
+        assert given["preset"] == deployment["name"]
+        assert (ROOT / f"params/pretrain/{given['preset']}.yaml").is_file()
+        assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
