@@ -6,10 +6,10 @@ written manifest are compared again with the held-out images, in plain NumPy, on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,23 +19,30 @@ from pydantic import Field
 
 from components.dedup import decide
 from components.dedup.edges import EDGES, EdgeParts
-from components.dedup.extract import Pool, describe_pictures
+from components.dedup.extract import describe_pictures
+from components.dedup.files import JoinFiles
+from components.dedup.pool import INDEX_NAME, Pool
 from components.descriptors.kinds import Descriptor
 from components.errors import VitrailError
 from components.params import Seed, Strict
-from components.tables.parts import read_table
-from components.tables.schemas import DECISIONS, MANIFEST
+from components.tables.parts import parts
+from components.tables.schemas import DECISIONS, INDEX, MANIFEST
+
+if TYPE_CHECKING:
+    from components.dedup.params import GraphParams
 
 SAME = 0.99  # cosine, at least, of an image described twice: batches change the last bits
 ROUNDING = 1e-4  # cosine by which the comparison with held-out images may differ from the decision's
 BLOCK = 256  # images compared with held-out images at a time
 HELD = 4096  # held-out images at a time
+FAULTS = 5  # rows whose keys differ that are named
 
 
 class CheckParams(Strict):
     """How much of very large outputs the checks look at; what is drawn is drawn evenly."""
 
-    edges: int = Field(1_000_000, ge=1, le=10**12)  # edges
+    edges: int = Field(100_000, ge=1, le=10**12)  # edges
+    descriptors: int = Field(100_000, ge=1, le=10**12)  # descriptors whose norm is looked at
     described: int = Field(32, ge=0, le=10**12)  # images described again
     held_out: int = Field(
         10_000, ge=1, le=1_000_000
@@ -52,8 +59,12 @@ class HeldOut:
     threshold: float  # cosine over which an image is a copy of one
 
 
-def check_components(resolved: decide.Resolved, share: float, least: int, threshold: float, docs: Path) -> None:
-    """One component must not hold more than ``share`` of the pool, unless it is of ``least`` images or fewer.
+def check_components(
+    connection: Any, files: JoinFiles, counts: NDArray[np.uint32], graph: GraphParams, threshold: float, docs: Path
+) -> None:
+    """One component must not hold more than ``graph.largest_share`` of the pool, unless it is of few images.
+
+    ``counts`` [N] are their sizes, at the number of the smallest row.
 
     Raises:
         VitrailError: one does, or they are no partition; ``docs`` has the page by then.
@@ -61,20 +72,25 @@ def check_components(resolved: decide.Resolved, share: float, least: int, thresh
     from components.quality import validate
     from components.quality.suites import components_suite
 
-    count = len(resolved.labels)
-    allowed = max(least, int(share * count))
-    own = np.flatnonzero(resolved.labels == np.arange(count))
-    sizes = np.bincount(resolved.labels, minlength=count)[own]
-    partition = pa.table({"component": own, "size": sizes, "kept": resolved.representative[own]})
+    count, largest = len(counts), int(counts.max())
+    allowed = max(graph.largest_least, int(graph.largest_share * count))
+    (represented,) = connection.execute(
+        f"""SELECT count(*) FROM read_parquet('{files.state}') WHERE kept = "row" """
+    ).fetchone()
+    facts = {"images": int(counts.sum(dtype=np.int64)), "components": int(np.count_nonzero(counts))}
+    table = pa.table(
+        {name: [value] for name, value in (facts | {"largest": largest, "represented": represented}).items()}
+    )
     try:
-        validate(partition, components_suite(count, allowed), docs)
+        validate(table, components_suite(count, allowed), docs)
     except VitrailError:
-        if sizes.max() <= allowed:
+        if largest <= allowed:
             raise
         raise VitrailError(
-            f"dedup: one component holds {sizes.max():,} of {count:,} images ({sizes.max() / count:.0%}, "
-            f"graph.largest_share allows {share:.0%} and graph.largest_least {least:,}); raise graph.threshold, now "
-            f"{threshold:.4f}: descriptors and edges are kept for the next run. See {docs / 'components/index.html'}"
+            f"dedup: one component holds {largest:,} of {count:,} images ({largest / count:.0%}, "
+            f"graph.largest_share allows {graph.largest_share:.0%} and graph.largest_least {graph.largest_least:,}); "
+            f"raise graph.threshold, now {threshold:.4f}: descriptors and edges are kept for the next run. See "
+            f"{docs / 'components/index.html'}"
         ) from None
 
 
@@ -92,16 +108,16 @@ def check_edges(edges: EdgeParts, images: int, floor: float, params: CheckParams
 
 def check_descriptors(
     pool: Pool,
-    described: Sequence[str],
+    described: Iterable[list[str]],
     rows: NDArray[Any],
     descriptor: Descriptor,
     params: CheckParams,
     docs: Path,
 ) -> None:
-    """The suite over the whole images' descriptors ``rows`` [N, d], aligned with the index.
+    """The suite over whole images' descriptors ``rows`` [N, d], aligned with the index: ``params.descriptors`` of them.
 
-    ``described``: the keys of the images that were read for them, in their order. Images drawn at random are read and
-    described again.
+    ``described``: the keys of the images that were read for them, in their order, chunk by chunk; all of them are
+    compared with the index. Images drawn at random are read and described again.
 
     Raises:
         VitrailError: a rule is broken.
@@ -109,18 +125,49 @@ def check_descriptors(
     from components.quality import validate
     from components.quality.suites import descriptor_table, descriptors_suite
 
-    drawn = np.random.default_rng(params.seed).permutation(len(pool))[: params.described]
+    generator = np.random.default_rng(params.seed)
+    drawn = np.unique(generator.integers(0, len(pool), params.described)) if params.described else np.zeros(0, np.int64)
     store = pool.store()
     again = describe_pictures(descriptor, (pool.rgb(int(row), store) for row in drawn))[:, 0].astype(np.float32)
     cosine = np.einsum("nd,nd->n", again, np.asarray(rows[drawn], np.float32))
-    table = descriptor_table(rows, described, pool.keys, strangers={*drawn[cosine < SAME].tolist()})
+    step = max(1, -(-len(pool) // params.descriptors))
+    looked_at = np.unique(np.r_[np.arange(0, len(pool), step), drawn])
+    keys, expected, wrong = _keys_at(pool, described, looked_at)
+    places = np.union1d(looked_at, wrong)
+    strangers = np.flatnonzero(np.isin(places, drawn[cosine < SAME]))
+    keys, expected = [*keys.values()], [*expected.values()]
+    table = descriptor_table(np.asarray(rows[places]), keys, expected, strangers={*strangers.tolist()})
     validate(table, descriptors_suite(rows.shape[1], tolerance=1e-3), docs)
 
 
+def _keys_at(
+    pool: Pool, described: Iterable[list[str]], places: NDArray[np.int64]
+) -> tuple[dict[int, str], dict[int, str], NDArray[np.int64]]:
+    """Keys as described and as in the index at ``places`` and at the first rows where they differ; and those rows."""
+    ours: dict[int, str] = {}
+    theirs: dict[int, str] = {}
+    wrong: list[int] = []
+    keys = (key for chunk in described for key in chunk)
+    start = 0
+    for table in pool.batches(["key"]):
+        expected = table["key"].to_pylist()
+        found = [next(keys, "") for _ in expected]
+        low, high = np.searchsorted(places, [start, start + len(expected)])
+        wanted = {*(places[low:high] - start).tolist()}
+        if found != expected and len(wrong) < FAULTS:
+            differ = [i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b][:FAULTS]
+            wanted |= {*differ}
+            wrong += [start + i for i in differ]
+        for i in sorted(wanted):
+            ours[start + i], theirs[start + i] = found[i], expected[i]
+        start += len(expected)
+    return ours, theirs, np.asarray(wrong, np.int64)
+
+
 def check_manifest(
-    folder: Path, pool: Pool, rows: NDArray[Any], held_out: HeldOut, params: CheckParams, docs: Path
+    connection: Any, folder: Path, pool: Pool, rows: NDArray[Any], held_out: HeldOut, checks: tuple[CheckParams, Path]
 ) -> None:
-    """The suites over manifest and decisions as written to ``folder``.
+    """The suites over manifest and decisions as written to ``folder``, counted over all rows; pages go to the path.
 
     ``rows`` [N, R, d] describe the pool. Digests are compared of every image, descriptors of those that are drawn.
 
@@ -128,30 +175,24 @@ def check_manifest(
         VitrailError: a rule is broken; an image of the manifest is over the threshold to a held-out image, or has the
             bytes of one.
     """
-    from components.quality import validate
+    from components.quality import validate_files
     from components.quality.suites import decisions_suite, manifest_suite
 
-    manifest = read_table(folder / "manifest", MANIFEST)
-    decisions = read_table(folder / "decisions", DECISIONS)
-    place = {key: row for row, key in enumerate(pool.keys)}
-    chosen = np.array([place[key] for key in manifest["key"].to_pylist() if key in place], np.int64)
-    same = _with_digests(pool.rows, chosen, held_out.digests)
-    if len(chosen) > params.held_out:
-        chosen = np.sort(np.random.default_rng(params.seed).choice(chosen, params.held_out, replace=False))
-    near = chosen[nearest_held_out(rows, chosen, held_out.rows) > held_out.threshold + ROUNDING]
-    keys = pool.keys
-    validate(manifest, manifest_suite(pool.rows, {keys[row] for row in [*near.tolist(), *same.tolist()]}), docs)
-    validate(decisions, decisions_suite(pool.rows, decide.REASONS), docs)
-
-
-def _with_digests(rows: pa.Table, chosen: NDArray[np.int64], digests: Sequence[str]) -> NDArray[np.int64]:
-    """Those of the ``chosen`` rows of the index whose bytes, as crawled or as stored, have one of the ``digests``."""
-    import pyarrow.compute as pc
-
-    known = pa.array(digests, pa.string())
-    table = rows.take(pa.array(chosen, pa.int64()))
-    same = pc.or_(pc.is_in(table["sha256"], known), pc.is_in(table["stored_sha256"], known))
-    return np.asarray(chosen[same.to_numpy().astype(bool)])
+    params, docs = checks
+    manifest = parts(folder / "manifest", MANIFEST)
+    # Drawn from what was written, by the keys; not from what the decisions were made of.
+    drawn = connection.execute(
+        f"SELECT key FROM read_parquet($files) ORDER BY hash(key || '{params.seed}') LIMIT {params.held_out}",
+        {"files": [str(path) for path in manifest]},
+    ).fetchall()
+    place = pool.rows_of([key for (key,) in drawn]) if len(held_out.rows) else {}
+    chosen = np.array([*place.values()], np.int64)
+    near = nearest_held_out(rows, chosen, held_out.rows) > held_out.threshold + ROUNDING
+    copies = [key for key, over in zip(place, near.tolist(), strict=True) if over]
+    index = parts(pool.curated / INDEX_NAME, INDEX)
+    validate_files(connection, manifest, manifest_suite(index, copies, held_out.digests), docs)
+    decisions = parts(folder / "decisions", DECISIONS)
+    validate_files(connection, decisions, decisions_suite(index, len(pool), decide.REASONS), docs)
 
 
 def nearest_held_out(rows: NDArray[Any], chosen: NDArray[np.int64], held_out: NDArray[Any]) -> NDArray[np.float32]:

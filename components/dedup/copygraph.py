@@ -21,19 +21,6 @@ from components.params import fingerprint
 from components.progress import track
 
 
-def ranges(shards: Sequence[str], at_least: int) -> list[tuple[int, int]]:
-    """Row ranges of whole input shards, each of ``at_least`` rows but the last; ``shards`` names every row's shard.
-
-    Rows of a shard need not be neighbours: a range ends where one name follows another.
-    """
-    found, start = [], 0
-    for row in range(1, len(shards) + 1):
-        if row == len(shards) or (row - start >= at_least and shards[row] != shards[row - 1]):
-            found.append((start, row))
-            start = row
-    return found
-
-
 class GraphSearch(NamedTuple):
     """Which edges are searched, and how."""
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.extract import Pool, check_described, describe, describe_pictures
+from components.dedup.extract import check_described, describe, describe_pictures
 from components.dedup.fit import learning_pictures
 from components.dedup.params import DedupParams
+from components.dedup.pool import Pool
 from components.dedup.scratch import described_digest, scratch_folder
 from components.descriptors.kinds import Descriptor, DescriptorParams, TrainedParams, adopt, learn, load_descriptor
 from components.descriptors.rows import Rows
@@ -45,8 +46,7 @@ def describe_pool(
 
     Both are in a folder of that ``kind`` below ``parent``.
     """
-    images = [pool.rows[name].to_pylist() for name in ("key", "stored_sha256")]
-    folder = scratch_folder(parent, kind, described_digest(given, views, params.chunk, images, pool.storage))
+    folder = scratch_folder(parent, kind, described_digest(given, views, params.chunk, pool.digest, pool.storage))
     weights = folder / "weights.safetensors"
     if not isinstance(given, SscdParams) and not weights.exists():
         if isinstance(given, TrainedParams) and given.weights:

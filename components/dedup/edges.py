@@ -103,7 +103,7 @@ class EdgeParts:
     def __iter__(self) -> Iterator[Edges]:
         for path in self.parts:
             try:
-                file = pq.ParquetFile(path)
+                file = pq.ParquetFile(path, pre_buffer=False)
             except (pa.ArrowInvalid, OSError) as fault:
                 raise VitrailError(f"{path}: not a readable part of the edges ({fault}); run dedup again") from None
             found = file.schema_arrow.metadata or {}

@@ -16,77 +16,35 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from components.dedup.pool import PLACE, Pool
 from components.descriptors.kinds import Descriptor, DescriptorParams, load_descriptor
 from components.descriptors.rows import Rows
 from components.descriptors.views import RGB, WHOLE, Views, reduce, squash
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
-from components.images.shards import Shards
 from components.progress import track
-from components.storage import StorageParams, Store, atomic_file
-from components.tables.parts import read_table
-from components.tables.schemas import INDEX
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The kept rows of a curated set, in index order, and where their bytes are."""
-
-    curated: Path
-    storage: StorageParams
-    rows: pa.Table  # tables.INDEX
-
-    @staticmethod
-    def load(curated: Path, storage: StorageParams) -> Pool:
-        """Read index and shards of ``curated``.
-
-        Raises:
-            VitrailError: a table is missing, nothing was kept, or a kept row names a shard that is not there.
-        """
-        index = read_table(curated / "index", INDEX)
-        rows = index.filter(pc.equal(index["status"], "kept")).combine_chunks()
-        if not len(rows):
-            raise VitrailError(f"{curated / 'index'}: no kept image; see its reasons, and curate again")
-        known = Shards.load(curated).shards
-        for shard in pc.unique(rows["shard"]).to_pylist():
-            if shard not in known:
-                raise VitrailError(
-                    f"{curated}: index and shards do not match: no {shard!r} in shards.json; curate again"
-                )
-        return Pool(curated, storage, rows)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def keys(self) -> list[str]:
-        """Keys in index order."""
-        keys: list[str] = self.rows["key"].to_pylist()
-        return keys
-
-    def store(self) -> Store:
-        """The store of the shards."""
-        return Shards.load(self.curated).store(self.curated, self.storage)
-
-    def rgb(self, row: int, store: Store | None = None) -> RGB:
-        """Image ``row`` as uint8 [H, W, 3]."""
-        place = self.rows.slice(row, 1).to_pylist()[0]
-        return read_picture(store or self.store(), place)
+from components.storage import Store, atomic_file
 
 
 @dataclass(frozen=True)
 class _Chunk:
     """What a worker needs to read a range of rows; small, for it travels between processes."""
 
-    curated: Path
-    storage: StorageParams
+    pool: Pool
+    rows: NDArray[np.int64] | slice  # which; a slice where they follow each other
     start: int  # the first one's number
-    places: list[dict[str, Any]]
     out: Path
+
+    def places(self) -> list[dict[str, Any]]:
+        """Key, shard, offset and length of each."""
+        rows = self.rows
+        table = (
+            self.pool.slice(rows.start, rows.stop, PLACE) if isinstance(rows, slice) else self.pool.take(rows, PLACE)
+        )
+        found: list[dict[str, Any]] = table.to_pylist()
+        return found
 
 
 class Thumbnails(Sequence[RGB]):
@@ -134,7 +92,7 @@ def thumbnails(
     pool: Pool, rows: NDArray[np.int64], side: int, work: Path, executor: ExecutorParams, chunk: int
 ) -> Thumbnails:
     """Squashed thumbnails [side, side, 3] of the pool's ``rows``."""
-    parts = [work / f"thumbnail-{side}-{start:09d}.npy" for start in range(0, len(rows), chunk)]
+    parts = [work / f"thumbnail-{side}-{start:012d}.npy" for start in range(0, len(rows), chunk)]
     label = "copy descriptor: thumbnails"
     _finish(partial(_thumbnail_chunk, side), _Chunks(pool, rows, chunk, parts), executor, label)
     return Thumbnails(parts)
@@ -158,17 +116,18 @@ def describe(
     """
     descriptor = load_descriptor(params, weights, pool.storage)
     path = work / "descriptors.npy"
-    parts = [work / f"described-{start:09d}.txt" for start in range(0, len(pool), chunk)]
+    parts = [work / f"described-{start:012d}.txt" for start in range(0, len(pool), chunk)]
     _allocate(path, (len(pool), len(views), descriptor.dim), parts)
     function = partial(_descriptor_chunk, params, weights, views, path)
-    chunks = _Chunks(pool, np.arange(len(pool)), chunk, parts)
+    chunks = _Chunks(pool, None, chunk, parts)
     _finish(function, chunks, executor, "descriptors of the pool")
     return Rows(path)
 
 
-def described_keys(work: Path) -> list[str]:
-    """The keys of the images that :func:`describe` read, in the order of its rows."""
-    return [key for part in sorted(work.glob("described-*.txt")) for key in part.read_text().split()]
+def described_keys(work: Path) -> Iterator[list[str]]:
+    """The keys of the images that :func:`describe` read, in the order of its rows, chunk by chunk."""
+    for part in sorted(work.glob("described-*.txt")):
+        yield part.read_text().split()
 
 
 def gathered(rows: NDArray[Any], which: NDArray[np.int64], path: Path, block: int = 1 << 16) -> NDArray[Any]:
@@ -228,7 +187,7 @@ class _Chunks:
     """The chunks of ``rows``, each made when it is asked for: of a large pool they are many."""
 
     pool: Pool
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64] | None  # None: all
     each: int
     outs: Sequence[Path]
 
@@ -236,10 +195,13 @@ class _Chunks:
         return [number for number, out in enumerate(self.outs) if not out.exists()]
 
     def make(self, number: int) -> _Chunk:
-        start = number * self.each
-        table = self.pool.rows.select(["key", "shard", "offset", "length"])
-        places = table.take(pa.array(self.rows[start : start + self.each])).to_pylist()
-        return _Chunk(self.pool.curated, self.pool.storage, start, places, self.outs[number])
+        start, stop = number * self.each, (number + 1) * self.each
+        if self.rows is None:
+            stop = min(stop, len(self.pool))
+            return _Chunk(self.pool.narrowed(start, stop), slice(start, stop), start, self.outs[number])
+        rows = self.rows[start:stop]
+        pool = self.pool.narrowed(int(rows.min()), int(rows.max()) + 1)
+        return _Chunk(pool, rows, start, self.outs[number])
 
 
 def _finish(function: Callable[[_Chunk], Path], chunks: _Chunks, executor: ExecutorParams, label: str) -> None:
@@ -250,16 +212,16 @@ def _finish(function: Callable[[_Chunk], Path], chunks: _Chunks, executor: Execu
 
 
 def _thumbnail_chunk(side: int, chunk: _Chunk) -> Path:
-    made = np.stack([squash(picture, side) for picture in _pictures(chunk)])
+    made = np.stack([squash(picture, side) for picture in _pictures(chunk, chunk.places())])
     with atomic_file(chunk.out) as file:
         np.save(file, made, allow_pickle=False)
     return chunk.out
 
 
 def _descriptor_chunk(params: DescriptorParams, weights: Path, views: Views, path: Path, chunk: _Chunk) -> Path:
-    descriptor = load_descriptor(params, weights, chunk.storage)
-    rows = describe_pictures(descriptor, _pictures(chunk), views)
-    places = chunk.places
+    descriptor = load_descriptor(params, weights, chunk.pool.storage)
+    places = chunk.places()
+    rows = describe_pictures(descriptor, _pictures(chunk, places), views)
     check_described(rows, lambda i: f"image {places[i]['key']} ({places[i]['shard']} at {places[i]['offset']})")
     _put(path, chunk.start, rows)
     with atomic_file(chunk.out, "w") as file:
@@ -290,9 +252,9 @@ def _put(path: Path, start: int, rows: NDArray[np.float16]) -> None:
         os.fsync(file.fileno())
 
 
-def _pictures(chunk: _Chunk) -> Iterator[RGB]:
-    store = Shards.load(chunk.curated).store(chunk.curated, chunk.storage)
-    for place in chunk.places:
+def _pictures(chunk: _Chunk, places: list[dict[str, Any]]) -> Iterator[RGB]:
+    store = chunk.pool.store()
+    for place in places:
         yield read_picture(store, place)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.extract import Decoded, Pool, describe_pictures, thumbnails
+from components.dedup.extract import Decoded, describe_pictures, thumbnails
+from components.dedup.pool import Pool
 from components.descriptors.kinds import LearnedParams, TrainedParams, learn, learning_limit, thumbnail_side
 from components.descriptors.sscd import SscdParams, load_sscd
 from components.descriptors.views import RGB
@@ -31,7 +32,7 @@ def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParam
     if out.exists():
         raise VitrailError(f"{out}: there already; take another --out, or delete it to train anew")
     pool = Pool.load(curated, storage)
-    digest = fingerprint(params, pool.rows["stored_sha256"].to_pylist())[:16]
+    digest = fingerprint(params, pool.digest)[:16]
     work = out.parent / f".{out.name}.work" / digest
     pictures = learning_pictures(params, pool, work, ExecutorParams(workers=workers), chunk)
     learn(params, pictures, work / out.name)

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from components.dedup.disjoint import DisjointSet
 from components.dedup.edges import Edges
+from components.dedup.graph import STRIDE, component_counts
 from components.params import Strict
 
 
@@ -44,12 +45,14 @@ def cut_giants(
 
     A component that is small enough stays as it is, whatever happens to others.
     """
-    found = np.bincount(labels, minlength=1)
+    found = component_counts(labels)
     giants = np.flatnonzero(found > params.over)
     if not len(giants):
         return labels, []
     labels = np.array(labels)
-    rows = np.flatnonzero(np.isin(labels, giants))  # all that is looked at from here on
+    spans = range(0, len(labels), STRIDE)
+    inside = [start + np.flatnonzero(found[labels[start : start + STRIDE]] > params.over) for start in spans]
+    rows = np.concatenate(inside)  # all that is looked at from here on
     began_as = labels[rows]
     last = dict.fromkeys(giants.tolist(), threshold)
     local, at = began_as.copy(), threshold

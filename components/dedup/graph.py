@@ -1,8 +1,7 @@
 """The copy graph: edges between images whose descriptors are close, and its connected components.
 
 The DINOv2 paper (appendix A): k = 64 nearest neighbours by cosine, edges above a threshold, connected components by a
-scalable disjoint set, one image kept a component. Which one is not stated there; here it is deterministic, and
-:func:`representatives` says by what.
+scalable disjoint set, one image kept a component. Which one is not stated there; here ``graph.keep`` says by what.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from components.neighbours import NeighbourParams, Neighbours
 
 Keep = Literal["quality", "largest", "sharpest", "oldest"]
 BLOCK = 1 << 13  # images whose neighbours are held in memory at a time
+STRIDE = 1 << 16  # rows of an array of all images that are worked on at a time
 REACH = 2048  # descriptors looked at for an image's neighbours, at most: FAISS' limit on a GPU
 
 
@@ -88,31 +88,25 @@ def components(
     return sets.labels()
 
 
-def representatives(labels: NDArray[np.integer[Any]], scores: NDArray[Any], digests: NDArray[Any]) -> NDArray[np.int64]:
-    """For every row [N] the row kept for its component: the largest score, then the smallest content hash.
-
-    ``scores`` [N]: what ``graph.keep`` says (:func:`components.dedup.keep.scores`).
-    """
-    order = np.lexsort((digests, -scores, labels))
-    first = np.ones(len(order), bool)
-    first[1:] = labels[order][1:] != labels[order][:-1]
-    kept = np.empty(len(labels), np.int64)
-    kept[order] = order[first][np.cumsum(first) - 1]
-    return kept
+def component_counts(labels: NDArray[np.integer[Any]]) -> NDArray[np.uint32]:
+    """How many rows each component has [N], at the number of its smallest row; 0 elsewhere. 4 bytes a row."""
+    counts = np.zeros(len(labels), np.uint32)
+    for start in range(0, len(labels), STRIDE):
+        np.add.at(counts, labels[start : start + STRIDE], 1)
+    return counts
 
 
-def component_sizes(labels: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """The sizes of all components, largest first."""
-    sizes: NDArray[np.int64] = np.sort(np.bincount(labels, minlength=1))[::-1]
-    return sizes[sizes > 0].astype(np.int64)
-
-
-def size_histogram(labels: NDArray[np.integer[Any]]) -> dict[str, int]:
+def size_histogram(counts: NDArray[np.uint32]) -> dict[str, int]:
     """How many components there are of size 1, 2, 3-4, 5-8, ... as ``{"1": n, "2": n, "3-4": n}``."""
-    sizes = component_sizes(labels)
-    histogram: dict[str, int] = {}
-    low = high = 1
-    while len(sizes) and low <= sizes[0]:
-        histogram[str(low) if low == high else f"{low}-{high}"] = int(((sizes >= low) & (sizes <= high)).sum())
-        low, high = high + 1, high * 2
-    return histogram
+    found = np.zeros(34, np.int64)
+    for start in range(0, len(counts), STRIDE):
+        sizes = counts[start : start + STRIDE]
+        sizes = sizes[sizes > 0]
+        found += np.bincount(np.ceil(np.log2(sizes)).astype(np.int64), minlength=len(found))
+    last = int(np.flatnonzero(found).max(initial=-1))
+    return {_span(power): int(found[power]) for power in range(last + 1)}
+
+
+def _span(power: int) -> str:
+    low, high = 2**power // 2 + 1, 2**power
+    return str(high) if low >= high else f"{low}-{high}"

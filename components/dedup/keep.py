@@ -1,61 +1,99 @@
-"""Which image of a component is kept: a score for every image, the largest score wins."""
+"""Which image of a component is kept, by ``graph.keep``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.dedup import quality
-from components.dedup.extract import Pool, decode_picture
+from components.dedup.extract import decode_picture
+from components.dedup.files import JoinFiles, RowWriter, firsts, rows_between
 from components.dedup.graph import Keep
-from components.dedup.quality import ranks
+from components.dedup.params import DedupParams
+from components.dedup.pool import PLACE, Pool
+from components.dedup.quality import Quality, ranks
 from components.descriptors.views import RGB, reduce
-from components.executor import ExecutorParams, map_shards
-from components.images.shards import Shards
+from components.executor import map_shards
 from components.progress import track
-from components.storage import StorageParams
+from components.tables.database import stream
 
 SIDE = 256  # pixels of the short side that sharpness is measured at, so that size as such does not count
 
 
-def scores(
-    keep: Keep, pool: Pool, labels: NDArray[np.integer[Any]], executor: ExecutorParams, chunk: int
-) -> NDArray[np.float64]:
-    """A score [N] for every row of ``pool`` by ``keep``; ``labels`` [N] are the components, for only they compete.
+def measure(params: DedupParams, pool: Pool, files: JoinFiles) -> None:
+    """Write ``files.measured`` where ``graph.keep`` must look at pictures: those of ``files.members``."""
+    keep = params.graph.keep
+    if keep not in ("quality", "sharpest"):
+        return
+    count = pq.read_metadata(files.members).num_rows
+    jobs = -(-count // params.chunk)
+    done = map_shards(partial(_measured, keep), _jobs(pool, files.members, params.chunk, jobs), params.executor)
+    with RowWriter(files.measured, ("row", "component", *(_field(n) for n in range(len(Quality._fields))))) as writer:
+        for rows, groups, values in track(done, f"{keep} of duplicates", jobs, unit="chunks"):
+            fields = {_field(number): column for number, column in enumerate(values.T)}
+            writer.write(row=rows, component=groups, **fields)
+
+
+def best(keep: Keep, connection: Any, files: JoinFiles) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Blocks of components of two and more, by their smallest row, and the row that is kept of each.
 
     * quality: what size, format and pixels say of edits and losses (:mod:`components.dedup.quality`);
     * largest: the area in pixels;
-    * oldest: the place in the order of the crawl, by source file and offset, for WARC file names begin with their date;
+    * oldest: the first in the order of the crawl, by source file and offset, for WARC file names begin with their date;
     * sharpest: the variance of the Laplacian of the gray picture at :data:`SIDE` pixels.
 
-    For quality and sharpest, images with a duplicate are read from the shards.
+    Of equal ones the smallest content hash, then the smallest row.
     """
-    rows = pool.rows
-    if keep == "oldest":
-        order = np.lexsort((rows["source_offset"].to_numpy(), np.array(rows["source"].to_pylist())))
-        place = np.empty(len(order))
-        place[order] = np.arange(len(order))
-        return -place
-    if keep == "largest":
-        return np.asarray(rows["width"].to_numpy().astype(np.float64) * rows["height"].to_numpy())
-    competing = np.flatnonzero(np.bincount(labels, minlength=len(labels))[labels] > 1)
-    found = np.zeros(len(labels))
-    jobs = [*_jobs(pool, competing, chunk)]
-    measure = partial(_measured_chunk, keep, pool.curated, pool.storage)
-    done = track(map_shards(measure, jobs, executor), f"{keep} of duplicates", len(jobs), unit="chunks")
-    measured = np.concatenate([*done]) if jobs else np.empty((0, 1))
     if keep == "quality":
-        _, groups = np.unique(labels[competing], return_inverse=True)
-        found[competing] = ranks(measured, groups) if len(competing) else 0
-    else:
-        found[competing] = measured[:, 0]
-    return found
+        yield from _best_quality(connection, files)
+        return
+    order = {
+        "largest": "width::BIGINT * height DESC, stored_sha256",
+        "oldest": "source, source_offset",
+        "sharpest": f"{_field(0)} DESC, stored_sha256",
+    }[keep]
+    members = files.measured if keep == "sharpest" else files.members
+    query = f"""SELECT m.component, m."row" FROM read_parquet('{members}') AS m
+        JOIN read_parquet('{files.rows}') AS r ON m."row" = r."row" ORDER BY m.component, {order}, m."row" """
+    for batch in firsts(stream(connection, query), "component"):
+        yield batch["component"].to_numpy(), batch["row"].to_numpy()
+
+
+def _best_quality(connection: Any, files: JoinFiles) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Whole components at a time, in the order of their numbers."""
+    query = f"""SELECT m.*, r.stored_sha256 FROM read_parquet('{files.measured}') AS m
+        JOIN read_parquet('{files.rows}') AS r ON m."row" = r."row" ORDER BY m.component, r.stored_sha256, m."row" """
+    held: list[pa.Table] = []
+    for batch in stream(connection, query):
+        held.append(pa.Table.from_batches([batch]))
+        table = pa.concat_tables(held)
+        component = table["component"].to_numpy()
+        whole = int(np.searchsorted(component, component[-1]))  # the last one may go on
+        held = [table.slice(whole)]
+        if whole:
+            yield _best_of(table.slice(0, whole))
+    if held and len(held[0]):
+        yield _best_of(held[0])
+
+
+def _best_of(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    measured = np.stack([table[_field(n)].to_numpy() for n in range(len(Quality._fields))], 1)
+    components, groups = np.unique(table["component"].to_numpy(), return_inverse=True)
+    score = ranks(measured, groups)
+    order = np.lexsort((-score, groups))
+    first = np.r_[True, groups[order][1:] != groups[order][:-1]]
+    return components, table["row"].to_numpy()[order[first]]
+
+
+def _field(number: int) -> str:
+    return f"field{number}"
 
 
 def sharpness(rgb: RGB) -> float:
@@ -66,25 +104,22 @@ def sharpness(rgb: RGB) -> float:
     return float(cv2.Laplacian(gray, cv2.CV_32F).var())
 
 
-@dataclass(frozen=True)
-class _Job:
-    rows: NDArray[np.int64]
-    places: list[dict[str, Any]]
+Job = tuple[Pool, NDArray[np.int64], NDArray[np.int64]]  # rows [n] and components [n]
 
 
-def _jobs(pool: Pool, rows: NDArray[np.int64], chunk: int) -> Iterator[_Job]:
-    places = pool.rows.select(["key", "shard", "offset", "length"])
-    for start in range(0, len(rows), chunk):
-        part = rows[start : start + chunk]
-        yield _Job(part, places.take(part).to_pylist())
+def _jobs(pool: Pool, members: Path, chunk: int, count: int) -> Iterator[Job]:
+    for number in range(count):
+        table = rows_between(members, number * chunk, (number + 1) * chunk)
+        rows = table["row"].to_numpy()
+        yield pool.narrowed(int(rows[0]), int(rows[-1]) + 1), rows, table["component"].to_numpy()
 
 
-def _measured_chunk(keep: Keep, curated: Path, storage: StorageParams, job: _Job) -> NDArray[np.float64]:
-    """What ``keep`` asks to know of the job's images [n, fields]."""
-    store = Shards.load(curated).store(curated, storage)
-    found = []
-    for place in job.places:
+def _measured(keep: Keep, job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Rows, components and what ``keep`` asks to know [n, fields] of a job's images."""
+    pool, rows, components = job
+    store, found = pool.store(), []
+    for place in pool.take(rows, PLACE).to_pylist():
         data = store.read(place["shard"], place["offset"], place["length"])
         rgb = decode_picture(data, store, place)
         found.append([*quality.measure(data, rgb)] if keep == "quality" else [sharpness(rgb)])
-    return np.asarray(found, np.float64)
+    return rows, components, np.asarray(found, np.float64)

@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from components.dedup import pictures
 from components.dedup.calibrate import Calibration
-from components.dedup.decide import Resolved, Selection
-from components.dedup.extract import Pool
-from components.dedup.graph import component_sizes, size_histogram
-from components.dedup.reference import LeakMatches
+from components.dedup.described import Described
+from components.dedup.edges import EdgeParts
+from components.dedup.extract import described_keys
+from components.dedup.files import JoinFiles
+from components.dedup.graph import size_histogram
+from components.dedup.pool import Pool
 from components.dedup.resolve import CopyGraph
 from components.dedup.retrieve import QuerySetSummary
 from components.dedup.thresholds import Thresholds
@@ -30,43 +34,14 @@ from components.tracking import Run
 PAGE = 12  # groups on a page of pictures
 
 
-def manifest(pool: Pool, decisions: list[dict[str, object]], selection: Selection) -> pa.Table:
-    """Rows of ``tables.MANIFEST``: those of the pool that are selected."""
-    found = selection.retrieved
-    selected = [row for row, decision in enumerate(decisions) if decision["status"] == "selected"]
-    table = pool.rows.select(["key", "shard", "offset", "length", "width", "height"]).take(
-        pa.array(selected, pa.int64())
-    )
-    weights = [1.0 if found is None else float(found.times[row]) for row in selected]
-    sources: dict[int, list[str]] = {row: [] for row in selected}
-    for name, rows in found.sources.items() if found is not None else ():
-        for row in rows.tolist():
-            sources[row].append(name)
-    return (
-        table.append_column("weight", pa.array(weights, pa.float32()))
-        .append_column("reason", pa.array([decisions[row]["reason"] for row in selected], pa.string()))
-        .append_column("sources", pa.array([sources[row] for row in selected], pa.list_(pa.string())))
-    )
-
-
-def report(
-    decisions: list[dict[str, object]], graph: CopyGraph, at: Thresholds, summaries: list[QuerySetSummary]
-) -> dict[str, Any]:
-    """Entries of reports/dedup.json that follow from the decisions."""
-    labels = graph.resolved.labels
-    sizes = component_sizes(labels)
-    reasons: dict[str, int] = {}
-    for row in decisions:
-        reasons[str(row["reason"])] = reasons.get(str(row["reason"]), 0) + 1
+def report(graph: CopyGraph, counts: NDArray[np.uint32], at: Thresholds) -> dict[str, Any]:
+    """Entries of reports/dedup.json on the graph; ``counts`` [N] are the components' sizes."""
     return {
-        "images": len(decisions),
-        "selected": sum(row["status"] == "selected" for row in decisions),
-        "reasons": dict(sorted(reasons.items())),
-        "components": len(sizes),
-        "largest_component": int(sizes[0]),
-        "component_sizes": size_histogram(labels),
+        "images": len(counts),
+        "components": int(np.count_nonzero(counts)),
+        "largest_component": int(counts.max()),
+        "component_sizes": size_histogram(counts),
         "giants": [cut._asdict() for cut in graph.cuts],
-        "retrieval": [line._asdict() for line in summaries],
         "threshold_self": round(at.within, 4),
         "threshold_relative": round(at.relative, 4),
         "calibration": _measured(at),
@@ -79,6 +54,11 @@ def _measured(at: Thresholds) -> dict[str, Any]:
     return {"thresholds": "by the pool itself" if at.automatic else "given"}
 
 
+def decided(reasons: Mapping[str, int], selected: int, summaries: list[QuerySetSummary]) -> dict[str, Any]:
+    """Entries of the report on the decisions: how many rows have each reason, and how many are selected."""
+    return {"selected": selected, "reasons": reasons, "retrieval": [line._asdict() for line in summaries]}
+
+
 def blind_spots(kind: str, flip: bool) -> dict[str, Any]:
     """Entries of the report that say which edited copies the descriptor in use does not find."""
     seldom = seldom_found(kind, flip)
@@ -88,33 +68,70 @@ def blind_spots(kind: str, flip: bool) -> dict[str, Any]:
 
 
 def draw(
-    folder: Path, pool: Pool, graph: CopyGraph, sets: Mapping[str, Benchmark], against: Literal["test", "all"]
+    connection: Any,
+    folder: Path,
+    pool: Pool,
+    files: JoinFiles,
+    benchmarks: tuple[Mapping[str, Benchmark], Literal["test", "all"]],
 ) -> dict[str, RGB]:
-    """The pages of duplicate groups and of held-out matches, written to ``folder``; by their names in MLflow."""
+    """The pages of duplicate groups and of held-out matches, written to ``folder``; by their names in MLflow.
+
+    ``benchmarks``: the sets, and which of their images are held out (``relative.against``).
+    """
     from components.images.decode import encode_jpeg
 
-    shown = {"duplicates": _duplicates(pool, graph.resolved), "held-out": _held_out(pool, graph.leaks, sets, against)}
+    shown = {
+        "duplicates": _duplicates(connection, pool, files),
+        "held-out": _held_out(connection, pool, files, *benchmarks),
+    }
     for name, page in shown.items():
         pictures.save(page, folder / f"{name}.jpg", encode_jpeg)
     return shown
 
 
-def _duplicates(pool: Pool, resolved: Resolved) -> RGB:
+def _duplicates(connection: Any, pool: Pool, files: JoinFiles) -> RGB:
     store = pool.store()
-    groups = pictures.duplicate_groups(resolved.labels, resolved.representative, PAGE)
-    return pictures.page([[pool.rgb(row, store) for row in group[:8]] for group in groups])
+    groups = groups_of(connection, files.state, PAGE, 8)
+    return pictures.page([[pool.rgb(row, store) for row in group] for _, group in groups])
 
 
-def _held_out(pool: Pool, leaks: LeakMatches, sets: Mapping[str, Benchmark], against: Literal["test", "all"]) -> RGB:
+def groups_of(connection: Any, state: Path, limit: int, wide: int) -> list[tuple[int, list[int]]]:
+    """Size and up to ``wide`` rows of up to ``limit`` components of two and more, evenly spread over sizes.
+
+    The kept row comes first.
+    """
+    counted = f"SELECT component, count(*) AS size FROM read_parquet('{state}') GROUP BY component HAVING count(*) > 1"
+    (total,) = connection.execute(f"SELECT count(*) FROM ({counted})").fetchone()
+    places = sorted({round(i) for i in np.linspace(0, total - 1, min(limit, total))})
+    chosen = connection.execute(
+        f"""SELECT component, size FROM (SELECT *, row_number() OVER (ORDER BY size DESC, component) - 1 AS place
+            FROM ({counted})) WHERE place IN (SELECT unnest($places)) ORDER BY size DESC, component""",
+        {"places": places},
+    ).fetchall()
+    found = []
+    for component, size in chosen:
+        rows = connection.execute(
+            f"""SELECT "row" FROM read_parquet('{state}') WHERE component = $component
+                ORDER BY "row" <> kept, "row" LIMIT {wide}""",
+            {"component": component},
+        ).fetchall()
+        found.append((size, [row for (row,) in rows]))
+    return found
+
+
+def _held_out(
+    connection: Any, pool: Pool, files: JoinFiles, sets: Mapping[str, Benchmark], against: Literal["test", "all"]
+) -> RGB:
     store = pool.store()
     references = [(b, int(i)) for b in sets.values() for i in np.flatnonzero(b.kept_out(against))]
     # The least alike first: exact copies are no news, these are where the threshold decides.
-    caught = np.flatnonzero(leaks.leaks)
-    caught = caught[np.argsort(leaks.similarity[caught], kind="stable")][: PAGE * 4]
+    caught = connection.execute(
+        f"""SELECT "row", reference FROM read_parquet('{files.leaks}') ORDER BY similarity, "row" LIMIT {PAGE * 4}"""
+    ).fetchall()
     pairs = []
-    for row in caught:
-        benchmark, number = references[int(leaks.reference[row])]
-        pairs.append([pool.rgb(int(row), store), benchmark.images.rgb(number)])
+    for row, reference in caught:
+        benchmark, number = references[reference]
+        pairs.append([pool.rgb(row, store), benchmark.images.rgb(number)])
     return pictures.page([[picture for pair in pairs[i : i + 4] for picture in pair] for i in range(0, len(pairs), 4)])
 
 
@@ -136,6 +153,23 @@ def record(recording: Run, report: Mapping[str, Any], out: Path, docs: Path) -> 
     recording.log_artifacts(docs, "gx")
 
 
+def take_files(folder: Path, described: Described, files: JoinFiles, edges: EdgeParts) -> None:
+    """What was made on the way and is never written again, in ``folder`` as well."""
+    for table in (files.manifest, files.decisions):
+        (folder / table.name).mkdir()
+        for part in table.iterdir():
+            take(part, folder / table.name / part.name)
+    take(described.rows.path, folder / "descriptors.npy")
+    save_keys(folder / "keys.parquet", described_keys(described.folder))
+    take(files.to_held_out, folder / "to-held-out.npy")
+    (folder / "edges").mkdir()
+    for part in edges.parts:
+        take(part, folder / "edges" / part.name)
+    take_index(described.folder / "index", folder / "index")
+    if (weights := described.folder / "weights.safetensors").exists():
+        take(weights, folder / "descriptor.safetensors")
+
+
 def take(finished: Path, path: Path) -> None:
     """``finished`` at ``path`` as well, not copied where both are on one file system; it is never written again."""
     try:
@@ -152,12 +186,12 @@ def take_index(finished: Path, folder: Path) -> None:
             take(finished / name, folder / name)
 
 
-def save_keys(path: Path, keys: list[str]) -> None:
-    """The keys of the images that were described, in the order of the descriptors."""
-    import pyarrow.parquet as pq
-
-    with atomic_file(path) as file:
-        pq.write_table(pa.table({"key": pa.array(keys, pa.string())}), file)
+def save_keys(path: Path, keys: Iterable[list[str]]) -> None:
+    """The keys of the images that were described, in the order of the descriptors, chunk by chunk."""
+    schema = pa.schema([("key", pa.string())])
+    with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for chunk in keys:
+            writer.write_table(pa.table([pa.array(chunk, pa.string())], schema=schema))
 
 
 def save_json(path: Path, content: object) -> None:

@@ -19,6 +19,7 @@ from components.descriptors.views import Views
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
 from components.params import Cosine, Share, Strict
+from components.tables.database import MemoryParams
 
 
 class GraphParams(Strict):
@@ -62,6 +63,7 @@ class DedupParams(Strict):
     chunk: int = Field(512, ge=1, le=1_000_000)  # images a unit of work
     least_kept: Share = 0.5  # of the images; a run that leaves less says which values dropped the others
     checks: CheckParams = CheckParams()
+    memory: MemoryParams = MemoryParams()  # of the joins that decisions and manifest are made by
 
     def blamed(self, at_self: float, at_relative: float) -> dict[str, str]:
         """Reason to drop an image -> the value that decided, for the thresholds in use."""

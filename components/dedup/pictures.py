@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from components.dedup.calibrate import Calibration
 from components.descriptors.views import RGB, squash
@@ -65,16 +63,6 @@ def page(groups: Sequence[Sequence[RGB]], *, side: int = 96, columns: int = 8) -
             top, left = line * side, column * side
             sheet[top : top + side - 2, left : left + side - 2] = squash(picture, side - 2)
     return sheet
-
-
-def duplicate_groups(labels: npt.NDArray[np.integer[Any]], kept: npt.NDArray[np.int64], limit: int) -> list[list[int]]:
-    """Rows of up to ``limit`` components of two and more, evenly spread over sizes, the kept row first."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.flatnonzero(np.r_[True, labels[order][1:] != labels[order][:-1]])
-    groups = [group for group in np.split(order, starts[1:]) if len(group) > 1]
-    groups.sort(key=lambda group: (-len(group), int(group[0])))
-    chosen = [groups[i] for i in sorted({round(i) for i in np.linspace(0, len(groups) - 1, min(limit, len(groups)))})]
-    return [[int(kept[g[0]]), *(int(row) for row in g if row != kept[row])] for g in chosen]
 
 
 def save(picture: RGB, path: Path, encode: Callable[[RGB, int], bytes]) -> None:

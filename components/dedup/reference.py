@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
+from components.dedup.files import JoinFiles, RowWriter
+from components.dedup.graph import STRIDE
+from components.dedup.pool import Pool
 from components.descriptors.rows import Rows
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import NeighbourParams, Neighbours
 from components.params import Cosine, Strict
 from components.progress import track
+from components.storage import atomic_file
+
+if TYPE_CHECKING:
+    from components.dedup.described import HeldOutImages
 
 CANDIDATES = 64  # scored exactly for the nearest held-out image, where an index proposes them
 
@@ -36,28 +44,13 @@ class RelativeParams(Strict):
     against: Literal["test", "all"] = "test"
 
 
-class LeakMatches(NamedTuple):
-    """Per row of the pool [N]: its nearest held-out image, and whether that is over the threshold: a leak."""
+class Nearest(NamedTuple):
+    """Per row of a range of the pool [n]: its nearest held-out image."""
 
     reference: NDArray[np.int64]  # row among the held-out images; -1: none was found
     similarity: NDArray[np.float32]
-    leaks: NDArray[np.bool_]
     view: NDArray[np.int16]  # of the pool's image that the similarity is of
     match_view: NDArray[np.int16]  # of the held-out image
-    identical: NDArray[np.bool_]  # whether the bytes are the held-out image's: no descriptor was asked
-
-    @staticmethod
-    def none(count: int) -> LeakMatches:
-        """Of a pool of ``count`` images where nothing is held out."""
-        view = np.full(count, -1, np.int16)
-        return LeakMatches(
-            np.full(count, -1),
-            np.full(count, -np.inf, np.float32),
-            np.zeros(count, bool),
-            view,
-            view.copy(),
-            np.zeros(count, bool),
-        )
 
 
 class HeldOut(NamedTuple):
@@ -98,8 +91,8 @@ def one_ended(rows: int, threshold: float, params: NeighbourParams) -> Neighbour
     )
 
 
-def match_held_out(pool: NDArray[Any], held_out: HeldOut, threshold: float) -> LeakMatches:
-    """For each image of ``pool`` [N, R, d], the nearest of ``held_out``; -1 at cosine -1 where an index found none.
+def nearest_held_out(pool: NDArray[Any], held_out: HeldOut) -> Nearest:
+    """For each image of ``pool`` [n, R, d], the nearest of ``held_out``; -1 at cosine -1 where an index found none.
 
     Either may be the crop: whole pool images are compared with all views of held-out images, and the other way round.
     """
@@ -115,74 +108,89 @@ def match_held_out(pool: NDArray[Any], held_out: HeldOut, threshold: float) -> L
     similarity = np.maximum(np.where(by_view, of_views[rows, best], of_whole), -1)
     view, match_view = np.where(by_view, best, 0), np.where(by_view, 0, match_view)
     view[reference < 0] = match_view[reference < 0] = -1
-    over = similarity > threshold
-    return LeakMatches(
-        reference, similarity, over, view.astype(np.int16), match_view.astype(np.int16), np.zeros(count, bool)
-    )
+    return Nearest(reference, similarity, view.astype(np.int16), match_view.astype(np.int16))
 
 
-def match_parts(
+def find_leaks(
+    pool: Pool,
     rows: Rows,
     parts: Sequence[tuple[int, int]],
-    held_out: Rows,
-    threshold: float,
-    params: NeighbourParams,
-    executor: ExecutorParams,
-) -> LeakMatches:
-    """:func:`match_held_out` for descriptors in files, range of rows by range of rows over the executor."""
-    if not len(held_out.open()):  # only queries are named: nothing to keep out
-        return LeakMatches.none(len(rows.open()))
-    match = partial(_match_part, rows, held_out, threshold, params)
-    found = [*track(map_shards(match, parts, executor), "held-out images", len(parts), unit="parts")]
+    held_out: HeldOutImages,
+    how: LeakSearch,
+    files: JoinFiles,
+) -> None:
+    """Write the pool's leaks to ``files.leaks``, and every row's cosine to its nearest held-out image beside it.
+
+    A row with the bytes of a held-out image, as crawled or as stored (a blurred face changes them), leaks that image at
+    cosine 1 whatever a descriptor says: one that is blind to a picture lets no held-out image pass.
+    """
+    similarity = np.lib.format.open_memmap(files.to_held_out, "w+", np.float32, (len(pool),))
+    at = files.folder / "held-out.npy"
+    with atomic_file(at) as file:  # always anew: a benchmark's pictures may change under their keys
+        np.save(file, held_out.rows, allow_pickle=False)
+    match = partial(_match_part, rows, Rows(at), how)
+    found = map_shards(match, parts, how.executor) if len(held_out.rows) else (None for _ in parts)
+    with RowWriter(files.leaks, LEAKS) as writer:
+        done = track(found, "held-out images", len(parts), unit="parts")
+        for (start, stop), nearest in zip(parts, done, strict=True):
+            for begin in range(start, stop, STRIDE):
+                end = min(begin + STRIDE, stop)
+                near = nothing_near(begin, end)
+                if nearest is not None:
+                    near = Nearest(*(column[begin - start : end - start] for column in nearest))
+                same = identical_rows(pool.slice(begin, end, ["stored_sha256", "sha256"]), held_out.digests)
+                similarity[begin:end] = np.where(same >= 0, np.float32(1), near.similarity)
+                leaks = np.flatnonzero((same >= 0) | (near.similarity > how.threshold))
+                own = same[leaks] >= 0
+                writer.write(
+                    row=begin + leaks,
+                    reference=np.where(own, same[leaks], near.reference[leaks]),
+                    similarity=similarity[begin:end][leaks],
+                    view=np.where(own, 0, near.view[leaks]),
+                    match_view=np.where(own, 0, near.match_view[leaks]),
+                    identical=own,
+                )
+    similarity.flush()
     _indexed.cache_clear()
-    return LeakMatches(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+LEAKS = ("row", "reference", "similarity", "view", "match_view", "identical")
+
+
+class LeakSearch(NamedTuple):
+    """How held-out images are looked for."""
+
+    threshold: float  # cosine over which an image leaks
+    neighbours: NeighbourParams
+    executor: ExecutorParams
+
+
+def nothing_near(start: int, stop: int) -> Nearest:
+    """Of rows ``start`` to ``stop``, where nothing is held out."""
+    count = stop - start
+    view = np.full(count, -1, np.int16)
+    return Nearest(np.full(count, -1), np.full(count, -np.inf, np.float32), view, view)
 
 
 def identical_rows(table: pa.Table, held_out: Sequence[str]) -> NDArray[np.int64]:
-    """Per row of ``table`` (``tables.INDEX``) the held-out image with the same bytes, -1 where none has them.
+    """Per row of ``table`` (columns ``sha256``, ``stored_sha256``) the held-out image with the same bytes; -1: none.
 
-    ``held_out`` [M] are SHA-256 digests (hex). Bytes count as crawled and as stored, for a blurred face changes them.
+    ``held_out`` [M] are SHA-256 digests (hex).
     """
-    place = {digest: number for number, digest in reversed(list(enumerate(held_out)))}
+    known = pa.array(held_out, pa.string())
     found = np.full(len(table), -1, np.int64)
     for column in ("stored_sha256", "sha256"):
-        rows = np.array([place.get(digest, -1) for digest in table[column].to_pylist()], np.int64).reshape(len(table))
+        places = pc.index_in(table[column].combine_chunks(), known)
+        rows = places.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         found = np.where(rows >= 0, rows, found)
     return found
 
 
-def with_identical(matches: LeakMatches, identical: NDArray[np.int64]) -> LeakMatches:
-    """``matches``, where a row with the bytes of held-out image ``identical`` [N] (-1: none) leaks that, at cosine 1.
-
-    So what a descriptor says of it does not matter: one that is blind to a picture lets no held-out image pass.
-    """
-    same = identical >= 0
-    return LeakMatches(
-        np.where(same, identical, matches.reference),
-        np.where(same, np.float32(1), matches.similarity),
-        matches.leaks | same,
-        np.where(same, np.int16(0), matches.view),
-        np.where(same, np.int16(0), matches.match_view),
-        same,
-    )
-
-
-def _match_part(
-    rows: Rows, held_out: Rows, threshold: float, params: NeighbourParams, part: tuple[int, int]
-) -> LeakMatches:
-    return match_held_out(rows.open()[slice(*part)], _indexed(held_out, threshold, params), threshold)
+def _match_part(rows: Rows, held_out: Rows, how: LeakSearch, part: tuple[int, int]) -> Nearest:
+    return nearest_held_out(rows.open()[slice(*part)], _indexed(held_out, how.threshold, how.neighbours))
 
 
 @lru_cache(maxsize=1)
 def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldOut:
     """The indexes, once a process."""
     return held_out_index(held_out.open(), threshold, params)
-
-
-def leaking_components(labels: NDArray[np.integer[Any]], leaks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Per row [N]: the first row of its component that ``leaks`` [N], or -1 where none does."""
-    found = np.full(len(labels), len(labels), np.int64)
-    rows = np.flatnonzero(leaks)
-    np.minimum.at(found, labels[rows], rows)
-    found = found[labels]
-    return np.where(found == len(labels), -1, found)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from components.dedup.edges import EdgeParts
-from components.dedup.extract import Pool
+from components.dedup.pool import Pool
 from components.dedup.review import Reviewed, sweep_thresholds, write_review
 from components.dedup.sweep import sweep, table, write_csv
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.params import parse_params
 from components.storage import StorageParams
-from components.tables.parts import read_table
+from components.tables.database import database
+from components.tables.parts import iter_batches
 from components.tables.schemas import DECISIONS
 
 
@@ -36,10 +38,8 @@ def revisit(
     """
     from components.dedup.params import DedupParams
 
-    decisions = read_table(dedup / "decisions", DECISIONS)
     pool = Pool.load(curated, storage)
-    if decisions["key"].to_pylist() != pool.keys:
-        raise VitrailError(f"{dedup} was made from another pool than {curated}; run the dedup stage again")
+    check_same_pool(pool, dedup)
     force = json.loads((dedup / "thresholds.json").read_text())
     if thresholds and min(thresholds) < force["floor"]:
         raise VitrailError(
@@ -48,18 +48,37 @@ def revisit(
         )
     in_force = force["self"], force["relative"]
     params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
-    to_held_out = np.load(dedup / "to-held-out.npy", allow_pickle=False)
+    labels = np.empty(len(pool), np.uint32 if len(pool) < 2**32 else np.int64)
+    start = 0
+    for batch in iter_batches(dedup / "decisions", DECISIONS, ["component"]):
+        labels[start : start + len(batch)] = batch["component"].to_numpy()
+        start += len(batch)
     outcomes = sweep(
         len(pool),
         EdgeParts.of(dedup / "edges"),
-        to_held_out,
+        np.load(dedup / "to-held-out.npy", mmap_mode="r", allow_pickle=False),
         thresholds or sweep_thresholds(force["floor"], in_force),
-        decisions["component"].to_numpy(),
+        labels,
         params.graph.giants,
         params.relative.within,
     )
     write_csv(outcomes, out.with_suffix(".csv"))
     sets = {name: load_benchmark(name, given) for name, given in benchmarks.benchmarks.items()}
-    reviewed = Reviewed(pool, decisions.to_pylist(), sets, params.described_views())
-    write_review(out, reviewed, outcomes, in_force, limit)
+    reviewed = Reviewed(curated, storage, dedup / "decisions", sets, params.described_views())
+    with database(params.memory, out.parent) as connection:
+        write_review(connection, out, reviewed, outcomes, in_force, limit)
     return f"{table(outcomes)}\n-> {out}, {out.with_suffix('.csv')}"
+
+
+def check_same_pool(pool: Pool, dedup: Path) -> None:
+    """Compare the keys that ``dedup`` decided on with those of the ``pool``, part by part.
+
+    Raises:
+        VitrailError: they differ.
+    """
+    ours = (key for table in pool.batches(["key"]) for key in table["key"].to_pylist())
+    theirs = (
+        key for batch in iter_batches(dedup / "decisions", DECISIONS, ["key"]) for key in batch["key"].to_pylist()
+    )
+    if any(a != b for a, b in zip_longest(ours, theirs)):
+        raise VitrailError(f"{dedup} was made from another pool than {pool.curated}; run the dedup stage again")

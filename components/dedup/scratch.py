@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def described_digest(
     params: DescriptorParams,
     views: Views,
     chunk: int,
-    images: Sequence[Sequence[str]],
+    images: str,
     storage: StorageParams,
 ) -> str:
     """What descriptors depend on: their parameters, the bytes of the weights that these name, and the pool's images.
@@ -50,7 +49,7 @@ def described_digest(
         params: of the descriptor; a file that they name counts by its bytes, for it may be replaced under its name.
         views: that are described.
         chunk: images a unit of work, which the files are laid out by.
-        images: key and content hash of every image, in order.
+        images: digest of key and content hash of every image, in order.
         storage: where weights on S3 are.
     """
     weights = None

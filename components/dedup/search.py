@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.dedup.extract import Pool, check_described, describe_pictures
+from components.dedup.extract import check_described, describe_pictures
+from components.dedup.pool import Pool
+from components.dedup.revisit import check_same_pool
 from components.descriptors.kinds import load_descriptor
 from components.descriptors.rows import Rows
 from components.errors import VitrailError
@@ -43,10 +45,8 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
         raise VitrailError(f"{image}: {fault.strerror}; give the path of a picture") from None
     except DecodeError as fault:
         raise VitrailError(f"{image}: not a readable picture ({fault.reason})") from None
-    decisions = read_table(dedup / "decisions", DECISIONS)
     pool = Pool.load(curated, storage)
-    if decisions["key"].to_pylist() != pool.keys:
-        raise VitrailError(f"{dedup} was made from another pool than {curated}; run the dedup stage again")
+    check_same_pool(pool, dedup)
     params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
     descriptor = load_descriptor(params.descriptor, dedup / "descriptor.safetensors", storage)
     query = describe_pictures(descriptor, [picture], params.described_views())
@@ -61,9 +61,11 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
     candidates = _proposed(index, rows, query[0], k, params.neighbours) if index.is_dir() else np.arange(len(rows))
     scores, found = nearest(rows, query[0], k, candidates)
     threshold = json.loads((dedup / "thresholds.json").read_text())["self"]
+    images = pool.take(np.array(found, np.int64), FACTS).to_pylist()
+    reasons = _reasons(dedup / "decisions", [image["key"] for image in images])
     lines = [
         COLUMNS,
-        *(_line(pool.rows, decisions, row, score, threshold) for score, row in zip(scores, found, strict=True)),
+        *(_line(image, reasons[image["key"]], score, threshold) for score, image in zip(scores, images, strict=True)),
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     padded = ([*(f"{cell:{w}}" for cell, w in zip(line, widths, strict=False)), *line[5:]] for line in lines)
@@ -98,12 +100,20 @@ def _proposed(
     return np.unique(found[found >= 0] // rows.shape[1])
 
 
-def _line(pool: pa.Table, decisions: pa.Table, row: int, score: float, threshold: float) -> tuple[str, ...]:
-    (image,) = pool.slice(row, 1).to_pylist()
+FACTS = ("key", "url", "page", "alt", "source", "source_offset")
+
+
+def _reasons(decisions: Path, keys: list[str]) -> dict[str, str]:
+    """What was decided about a few images."""
+    table = read_table(decisions, DECISIONS, pc.field("key").isin(keys), ["key", "reason"])
+    return dict(zip(table["key"].to_pylist(), table["reason"].to_pylist(), strict=True))
+
+
+def _line(image: dict[str, Any], reason: str, score: float, threshold: float) -> tuple[str, ...]:
     source = image["source"] if image["source_offset"] < 0 else f"{image['source']} at {image['source_offset']}"
     given = image["key"], image["url"], image["page"], json.dumps(image["alt"], ensure_ascii=False), source
     copy = "yes" if score > threshold else "no"
-    return f"{score:6.3f}", copy, decisions["reason"][row].as_py(), *map(_printable, given)
+    return f"{score:6.3f}", copy, reason, *map(_printable, given)
 
 
 def _printable(text: str) -> str:

@@ -3,53 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from components.dedup.balance import balance
-from components.dedup.decide import Selection
+from components.dedup.decide import BALANCED, Selection
 from components.dedup.described import describe_pool, describe_set
-from components.dedup.extract import Pool, gathered
+from components.dedup.extract import gathered
+from components.dedup.files import JoinFiles, RowWriter, batches
 from components.dedup.params import DedupParams
-from components.dedup.retrieve import QuerySetSummary, Retrieved, retrieve
+from components.dedup.pool import Pool
+from components.dedup.retrieve import QuerySetSummary, retrieve
+from components.descriptors.rows import Rows
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
 
+Sets = Mapping[str, tuple[Benchmark, NDArray[np.float16]]]
+
 
 def select(
-    params: DedupParams,
-    pool: Pool,
-    survives: NDArray[np.bool_],
-    rows: NDArray[np.float16],
-    sets: Mapping[str, tuple[Benchmark, NDArray[np.float16]]],
-    work: Path,
+    params: DedupParams, pool: Pool, rows: Rows, sets: Sets, files: JoinFiles
 ) -> tuple[Selection, list[QuerySetSummary]]:
-    """The selection of the rows that ``survives`` [N] says, and what each set of queries brought.
+    """Choose among the rows that survive, into ``files.found``; and what each set of queries brought.
 
-    ``rows`` [N, d] describe the pool's images; ``sets`` are the benchmarks with their descriptors [n, R, d].
+    ``rows`` describe the pool's images; ``sets`` are the benchmarks with their descriptors [n, R, d].
     """
-    survivors = np.flatnonzero(survives)
+    if params.balance is None and params.retrieval is None:
+        return Selection(), []
+    survivors = survivors_of(files)
     if not len(survivors):
         return Selection(), []
     if params.balance is not None:
-        sampled = np.zeros(len(rows), bool)
-        chosen = balance(gathered(rows, survivors, work / "survivors.npy"), params.balance, params.neighbours.device)
-        sampled[survivors[chosen]] = True
-        return Selection(sampled=sampled), []
-    if params.retrieval is None:
-        return Selection(), []
-    return _by_queries(params, pool, survivors, rows, sets, work)
+        points = gathered(rows.open()[:, 0], survivors, files.folder / "survivors.npy")
+        chosen = balance(points, params.balance, params.neighbours.device)
+        with RowWriter(files.found) as writer:
+            writer.write(row=survivors[chosen])
+        return Selection(BALANCED), []
+    return _by_queries(params, pool, survivors, rows, sets, files)
+
+
+def survivors_of(files: JoinFiles) -> NDArray[np.int64]:
+    """The rows that survive, in order, memory-mapped."""
+    path = files.folder / "survivors-rows.bin"
+    with open(path, "wb") as file:
+        for block in batches(files.state, ["row", "component", "kept", "leak"]):
+            file.write(block["row"][(block["leak"] < 0) & (block["kept"] == block["row"])].tobytes())
+    if not path.stat().st_size:
+        return np.zeros(0, np.int64)
+    return np.asarray(np.memmap(path, np.int64, "r"))
 
 
 def _by_queries(
-    params: DedupParams,
-    pool: Pool,
-    survivors: NDArray[np.int64],
-    rows: NDArray[np.float16],
-    sets: Mapping[str, tuple[Benchmark, NDArray[np.float16]]],
-    work: Path,
+    params: DedupParams, pool: Pool, survivors: NDArray[np.int64], rows: Rows, sets: Sets, files: JoinFiles
 ) -> tuple[Selection, list[QuerySetSummary]]:
     how = params.retrieval
     assert how is not None
@@ -57,32 +64,55 @@ def _by_queries(
     if how.descriptor is None:
         embedded = {name: sets[name][1][chosen, 0] for name, chosen in training.items()}
     else:
-        other = describe_pool(how.descriptor, params, pool, work, "retrieval")
-        rows = other.rows.open()[:, 0]
+        other = describe_pool(how.descriptor, params, pool, files.folder, "retrieval")
+        rows = other.rows
         embedded = {
             name: describe_set(other.descriptor, sets[name][0], which=chosen)[:, 0] for name, chosen in training.items()
         }
-    found, summaries = retrieve(gathered(rows, survivors, work / "survivors.npy"), embedded, how, params.neighbours)
-    sources = {name: survivors[brought] for name, brought in found.sources.items()}
-    times, query = np.zeros(len(pool), np.int64), np.full(len(pool), -1, np.int64)
-    similarity = np.full(len(pool), np.nan, np.float32)
-    times[survivors], query[survivors], similarity[survivors] = found.times, found.query, found.similarity
+    points = gathered(rows.open()[:, 0], survivors, files.folder / "survivors.npy")
+    found, summaries = retrieve(points, embedded, how, params.neighbours)
     keys = [sets[name][0].keys[i] for name, chosen in training.items() for i in chosen]
     reasons = [f"retrieved:{name}" for name, chosen in training.items() for _ in chosen]
-    for name, prefix in how.as_is.items():
-        taken = survivors[_starts(name, prefix, pool)[survivors]]
-        sources[name] = np.union1d(sources.get(name, taken[:0]), taken).astype(np.int64)
-        fresh = taken[times[taken] == 0]  # what a query found as well stays with the query that explains it
-        times[fresh], query[fresh] = 1, len(keys)
-        summaries.append(QuerySetSummary(f"{name} as is", 0, len(taken), len(taken)))
-        keys.append("")
-        reasons.append(f"as-is:{name}")
-    return Selection(Retrieved(times, query, similarity, sources), keys, reasons), summaries
+    as_is = {name: _starting(name, prefix, pool, survivors) for name, prefix in how.as_is.items()}
+    with RowWriter(files.found, ("row", "times", "query", "similarity")) as writer:
+        brought = np.flatnonzero(found.times)
+        writer.write(
+            row=survivors[brought],
+            times=found.times[brought],
+            query=found.query[brought],
+            similarity=found.similarity[brought],
+        )
+        taken = found.times > 0
+        for name, places in as_is.items():
+            fresh = places[~taken[places]]  # what a query found as well stays with the query that explains it
+            taken[fresh] = True
+            count, number = len(fresh), len(keys)
+            writer.write(
+                row=survivors[fresh],
+                times=np.ones(count, np.int64),
+                query=np.full(count, number),
+                similarity=np.full(count, np.nan, np.float32),
+            )
+            keys.append("")
+            reasons.append(f"as-is:{name}")
+            summaries.append(QuerySetSummary(f"{name} as is", 0, len(places), len(places)))
+    with RowWriter(files.brought, ("row", "name", "place")) as writer:
+        for number, name in enumerate(dict.fromkeys([*found.sources, *as_is])):
+            places = np.union1d(found.sources.get(name, survivors[:0]), as_is.get(name, survivors[:0])).astype(np.int64)
+            writer.write(row=survivors[places], name=np.full(len(places), name), place=np.full(len(places), number))
+    return Selection("retrieved", keys, reasons), summaries
 
 
-def _starts(name: str, prefix: str, pool: Pool) -> NDArray[np.bool_]:
-    """Which images' source begins with ``prefix`` [N], for ``retrieval.as_is.name``."""
-    starts = np.array([source.startswith(prefix) for source in pool.rows["source"].to_pylist()])
-    if not starts.any():
-        raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see index.parquet")
-    return starts
+def _starting(name: str, prefix: str, pool: Pool, survivors: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places among the ``survivors`` whose source begins with ``prefix``, for ``retrieval.as_is.name``."""
+    found, start, any_at_all = [], 0, False
+    for table in pool.batches(["source"]):
+        begins = pc.starts_with(table["source"], prefix).to_numpy()
+        any_at_all = any_at_all or bool(begins.any())
+        low, high = np.searchsorted(survivors, [start, start + len(table)])
+        places = np.arange(low, high)
+        found.append(places[begins[survivors[low:high] - start]])
+        start += len(table)
+    if not any_at_all:
+        raise VitrailError(f"retrieval.as_is.{name}: no image's source begins with {prefix!r}; see the index")
+    return np.concatenate(found)

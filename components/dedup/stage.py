@@ -17,17 +17,14 @@ import numpy as np
 
 from components.context import StageContext
 from components.dedup import outputs as made
-from components.dedup.checks import (
-    HeldOut,
-    check_components,
-    check_descriptors,
-    check_edges,
-    check_manifest,
-)
-from components.dedup.decide import REASONS, decisions
+from components.dedup.checks import HeldOut, check_components, check_descriptors, check_edges, check_manifest
+from components.dedup.decide import REASONS, decide
 from components.dedup.described import describe_pool, describe_set, held_out_images
-from components.dedup.extract import Pool, described_keys
+from components.dedup.extract import described_keys
+from components.dedup.files import JoinFiles, fresh_folder
+from components.dedup.graph import component_counts
 from components.dedup.params import DedupParams
+from components.dedup.pool import Pool
 from components.dedup.recall import measure_recall
 from components.dedup.resolve import copy_graph
 from components.dedup.review import Reviewed, sweep_thresholds, write_review
@@ -35,7 +32,6 @@ from components.dedup.scratch import FORMAT
 from components.dedup.select import select
 from components.dedup.sweep import sweep
 from components.dedup.thresholds import Thresholds, thresholds
-from components.descriptors.sscd import SscdParams
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.executor import kept_workers
@@ -43,8 +39,7 @@ from components.leftover import too_little
 from components.lock import hold
 from components.params import fingerprint
 from components.storage import atomic_dir, publish
-from components.tables.parts import write_table
-from components.tables.schemas import DECISIONS, MANIFEST
+from components.tables.database import database
 from components.tracking import run as tracked
 
 ADVISED = {  # cosines to begin with, between copies and with held-out images
@@ -75,8 +70,8 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
     pool = Pool.load(inputs.curated, context.storage)
     sets = {name: load_benchmark(name, given) for name, given in inputs.benchmarks.benchmarks.items()}
     digest = fingerprint(
-        params.model_dump(mode="json", exclude={"executor", "least_kept"}),
-        pool.rows["stored_sha256"].to_pylist(),
+        params.model_dump(mode="json", exclude={"executor", "memory", "least_kept"}),
+        pool.digest,
         {name: benchmark.digest for name, benchmark in sets.items()},
         [FORMAT],
     )
@@ -89,19 +84,22 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         of_sets = {name: describe_set(described.descriptor, one, views) for name, one in sets.items()}
         at = thresholds(params, pool, described, sets, of_sets)
         held_out = held_out_images(params, sets, of_sets, described.descriptor.dim)
-        graph = copy_graph(params, pool, described, held_out, at, work)
+        files = JoinFiles(fresh_folder(work / "joins"))
+        pool.write_rows(files.rows)
+        graph = copy_graph(params, pool, described, held_out, at, files)
         docs = (context.report or outputs).parent / "gx/dedup"
-        # Before anything is chosen of what chained.
-        check_components(graph.resolved, params.graph.largest_share, params.graph.largest_least, at.within, docs)
-        benchmarks = {name: (one, of_sets[name]) for name, one in sets.items()}
-        selection, summaries = select(params, pool, graph.resolved.survives, rows[:, 0], benchmarks, work)
-        decided = decisions(pool.keys, graph.resolved, graph.leaks, held_out.keys, graph.deciding, selection)
-        report = made.report(decided, graph, at, summaries) | {"held_out_images": len(held_out.keys)}
+        counts = component_counts(graph.labels)
+        report = made.report(graph, counts, at) | {"held_out_images": len(held_out.keys)}
+        with database(params.memory, work) as connection:  # before anything is chosen of what chained
+            check_components(connection, files, counts, params.graph, at.within, docs)
+        del counts
+        selection, summaries = select(params, pool, described.rows, {n: (sets[n], of_sets[n]) for n in sets}, files)
+        with database(params.memory, work) as connection:
+            report |= made.decided(*decide(connection, files, held_out.keys, selection), summaries)
         report |= made.blind_spots(params.descriptor.kind, params.views.flip)
         report |= measure_recall(described.rows, graph.edges, params.graph.k, at.within, params.neighbours).report()
-        manifest = made.manifest(pool, decided, selection)
         said = _said(params, report, at)
-        if not len(manifest):
+        if not report["selected"]:
             raise VitrailError(f"{inputs.curated}: nothing is left; {said or report['reasons']}")
         if said:
             print(f"warning: {said}", file=sys.stderr, flush=True)
@@ -111,37 +109,29 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         outcomes = sweep(
             len(pool),
             graph.edges,
-            graph.leaks.similarity,
+            np.load(files.to_held_out, mmap_mode="r", allow_pickle=False),
             sweep_thresholds(at.floor, (at.within, at.relative)),
-            graph.resolved.labels,
+            graph.labels,
             params.graph.giants,
             params.relative.within,
         )
-        with atomic_dir(outputs) as folder:
-            write_table(folder / "manifest", manifest, MANIFEST)
-            write_table(folder / "decisions", decided, DECISIONS)
+        with atomic_dir(outputs) as folder, database(params.memory, work) as connection:
+            made.take_files(folder, described, files, graph.edges)
             kept_out = HeldOut(held_out.rows, held_out.digests, at.relative)
-            check_manifest(folder, pool, rows, kept_out, params.checks, docs)
-            made.take(described.rows.path, folder / "descriptors.npy")
-            made.save_keys(folder / "keys.parquet", keys)
-            np.save(folder / "to-held-out.npy", graph.leaks.similarity, allow_pickle=False)
-            (folder / "edges").mkdir()
-            for part in graph.edges.parts:
-                made.take(part, folder / "edges" / part.name)
-            made.take_index(described.folder / "index", folder / "index")
+            check_manifest(connection, folder, pool, rows, kept_out, (params.checks, docs))
             made.save_json(folder / "params.json", params.model_dump(mode="json"))
-            if not isinstance(params.descriptor, SscdParams):
-                shutil.copyfile(described.folder / "weights.safetensors", folder / "descriptor.safetensors")
             made.save_json(folder / "calibration.json", report["calibration"])
             in_force = {"self": at.within, "relative": at.relative, "floor": at.floor}
             made.save_json(folder / "thresholds.json", in_force)
-            made.save_json(folder / "sources.json", [line._asdict() for line in summaries])
+            made.save_json(folder / "sources.json", report["retrieval"])
             shown = made.draw_calibration(at.calibration, folder)
-            shown |= made.draw(folder, pool, graph, sets, params.relative.against)
+            shown |= made.draw(connection, folder, pool, files, (sets, params.relative.against))
             for name, page in shown.items():
                 recording.log_image(page, name)
-            reviewed = Reviewed(pool, decided, sets, views)
-            write_review(folder / "review.html", reviewed, outcomes, (at.within, at.relative), 2 * made.PAGE)
+            reviewed = Reviewed(inputs.curated, context.storage, folder / "decisions", sets, views)
+            write_review(
+                connection, folder / "review.html", reviewed, outcomes, (at.within, at.relative), 2 * made.PAGE
+            )
         publish(context.storage, outputs, ("manifest", "decisions"), "dedup", digest[:16])
         report["seconds"] = round(time.monotonic() - began, 1)
         if context.report is not None:

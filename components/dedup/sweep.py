@@ -10,11 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.decide import spread_leaks
 from components.dedup.edges import Edges
 from components.dedup.giants import GiantParams, cut_giants
-from components.dedup.graph import component_sizes, components
-from components.dedup.reference import leaking_components
+from components.dedup.graph import STRIDE, component_counts, components
 from components.storage import atomic_file
 
 
@@ -54,20 +52,39 @@ def sweep(
     for threshold in sorted(thresholds):
         tied = components(count, edges, threshold)
         cut = tied if giants is None else cut_giants(tied, edges, threshold, giants)[0]
-        sizes = component_sizes(cut)
-        leaks = np.asarray(to_held_out, np.float32) > threshold
-        dropped = spread_leaks(labels, leaking_components(labels if within == "self" else tied, leaks)) >= 0
+        counts = component_counts(cut)
+        del cut
+        leaks, dropped = _dropped(labels, labels if within == "self" else tied, to_held_out, threshold)
         found.append(
             Outcome(
                 float(threshold),
-                int(count - len(sizes)),
-                int((sizes > 1).sum()),
-                int(sizes[0]) if len(sizes) else 0,
-                int(leaks.sum()),
-                int(dropped.sum()),
+                int(count - np.count_nonzero(counts)),
+                int(np.count_nonzero(counts > 1)),
+                int(counts.max(initial=0)),
+                leaks,
+                dropped,
             )
         )
     return found
+
+
+def _dropped(
+    labels: NDArray[np.integer[Any]],
+    tied: NDArray[np.integer[Any]],
+    to_held_out: NDArray[np.floating],
+    threshold: float,
+) -> tuple[int, int]:
+    """How many rows leak at ``threshold``, and go with them: of their components of ``tied``, then ``labels``."""
+    spans = [slice(start, start + STRIDE) for start in range(0, len(labels), STRIDE)]
+    leaking, going = np.zeros(len(labels), bool), np.zeros(len(labels), bool)  # by component
+    leaks = 0
+    for span in spans:
+        over = np.asarray(to_held_out[span], np.float32) > threshold
+        leaks += int(over.sum())
+        leaking[tied[span][over]] = True
+    for span in spans:
+        going[labels[span][leaking[tied[span]]]] = True
+    return leaks, sum(int(np.count_nonzero(leaking[tied[span]] | going[labels[span]])) for span in spans)
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

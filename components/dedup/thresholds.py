@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from components.dedup.automatic import Automatic, automatic
 from components.dedup.calibrate import Calibration, calibrate, copy_similarities, nearest_differing
 from components.dedup.described import Described
-from components.dedup.extract import Pool
 from components.dedup.params import DedupParams
+from components.dedup.pool import Pool
 from components.evaluation.benchmarks import Benchmark
 
 

@@ -64,6 +64,7 @@ def plan(work: Workload, params: DedupParams, rates: Rates) -> str:
         "descriptors, fp16": costs.descriptor_bytes(pool.rows, dim),
         "index and its pieces while merging": 2 * costs.index_bytes(pool) if pool.lists else 0.0,
         "edges": costs.edge_bytes(count),
+        "decisions, manifest and their joins": costs.join_disk_bytes(count),
     }
     memory = _memory(pool, count, dim, params)
     seconds = _seconds(pool, work, params, on)
@@ -80,8 +81,6 @@ def plan(work: Workload, params: DedupParams, rates: Rates) -> str:
         f"for {int(work.held_out):,} held-out images (--held-out) and {int(work.queries):,} queries (--queries); "
         f"{SURVIVE:.0%} of the pool survives, as the paper's",
     ]
-    if memory["tables of all images"] > on.memory:
-        lines.append("tables of all images are held whole, in one process: more memory than these machines have in all")
     if not work.described:
         lines.append("describing is left out: give --images-per-second of your descriptor and machines")
     return "\n".join(lines)
@@ -110,7 +109,7 @@ def _memory(pool: Join, count: int, dim: int, params: DedupParams) -> dict[str, 
         "training the lists": costs.training_bytes(pool) + costs.centre_bytes(pool),
         "search, a process": costs.index_bytes(pool) + costs.centre_bytes(pool),
         "components and representatives": costs.label_bytes(count),
-        "tables of all images": costs.table_bytes(count) + costs.label_bytes(count),
+        "joins (memory.megabytes)": params.memory.megabytes * 1e6,
     }
     if params.retrieval is not None and not isinstance(params.retrieval.how, SampleParams):
         found["clusters of what survives"] = costs.kmeans_bytes(survivors, params.retrieval.how.clusters, dim)

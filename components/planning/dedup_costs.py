@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from components.planning.dedup_rates import RESCORED, Rates
 
 EDGES_PER_IMAGE = 2.0  # over the floor; on LVD-142M's scale one image in two is a copy (1.3e9 -> 744M)
-EDGE_BYTES = 20  # two row numbers and a cosine, before compression
+EDGE_BYTES = 24  # two row numbers, a cosine and two numbers of views, before compression
 ITERATIONS = 10  # of the k-means that trains the lists
 GRAPH_LINKS = 272  # bytes a node of an HNSW32 graph: 64 links at the lowest level, few above
 GRAPH_WALK = 512  # centres that a walk to the nearest one compares: efSearch 16, some 32 links each
 GRAPH_STEPS = 16  # and for each list more
 GRAPH_PRICE = 160  # centres in a product that a list found through the graph must cost less than (neighbours/index.py)
-# Bytes an image of the tables that dedup holds whole, measured on the demo's images (tracemalloc; Arrow's own count):
-INDEX_ROW, KEY, DIGEST, DECISION = 436, 77, 377, 336
+# Bytes an image of the files that decisions and manifest are joined from, and of these two, by `perf dedup_joins`
+JOIN_FILES, DECIDED = 65, 27
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def training_bytes(join: Join) -> float:
     return 4.0 * join.train * join.dim
 
 
-def table_bytes(images: int) -> float:
-    """Index table, keys, content hashes and decisions, which the stage holds for all images."""
-    return float(images * (INDEX_ROW + KEY + DIGEST + DECISION))
+def join_disk_bytes(images: int) -> float:
+    """The files that decisions and manifest are joined from, and these two; what a join spills comes on top."""
+    return float(images * (JOIN_FILES + DECIDED))
 
 
 def label_bytes(images: int) -> float:
-    """Parents of the disjoint set (4 bytes to 2^32), labels, kept rows, culprits and scores of 8."""
-    return images * (4.0 if images < 1 << 32 else 8.0) + 32.0 * images
+    """Components, the leak and the kept row of each, and one array more for a while: 4 bytes each, 8 from 2^32."""
+    return images * (16.0 if images < 1 << 32 else 32.0)
 
 
 def kmeans_bytes(rows: int, clusters: int, dim: int) -> float:

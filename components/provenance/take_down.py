@@ -279,7 +279,7 @@ def _without(old: Path, new: Path, schema: pa.Schema, column: str, gone: pa.Arra
 def _save_rows_of_table(old: Path, new: Path, stays: Any) -> None:
     """The rows of a Parquet file that stay, a batch in memory at a time."""
     at = 0
-    with pq.ParquetFile(old) as file, pq.ParquetWriter(new, file.schema_arrow) as writer:
+    with pq.ParquetFile(old, pre_buffer=False) as file, pq.ParquetWriter(new, file.schema_arrow) as writer:
         for batch in file.iter_batches(BLOCK):
             writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
             at += len(batch)

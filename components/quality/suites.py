@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -147,12 +148,11 @@ def images_suite(
     return Suite("images", "key", rules, {"pixels": pixels}, {"pixels": "width::BIGINT * height"})
 
 
-def manifest_suite(index: pa.Table, held_out: Collection[str] = ()) -> Suite:
-    """The suite of ``tables.MANIFEST`` over its ``index``; ``held_out`` are keys that copy a benchmark's test image."""
-    kept = index.select(["key", "status", "shard", "offset", "length"]).to_pandas()
-    kept = kept[kept["status"] == "kept"]
-    places = dict(zip(kept["key"], zip(kept["shard"], kept["offset"], kept["length"], strict=True), strict=True))
-    forbidden = frozenset(held_out)
+def manifest_suite(index: Sequence[Path], copies: Collection[str] = (), digests: Collection[str] = ()) -> Suite:
+    """The suite of ``tables.MANIFEST`` over the parts of its ``index``.
+
+    ``copies`` are keys that copy a benchmark's held-out image, ``digests`` the SHA-256 of such images' files.
+    """
     rules = [
         has_columns(set(MANIFEST.names) - {"sources"}, "the manifest has the columns of its schema"),
         has_rows("the manifest selects at least one image"),
@@ -164,29 +164,27 @@ def manifest_suite(index: pa.Table, held_out: Collection[str] = ()) -> Suite:
         between("weight", "weights are positive and finite", 0.0, float(np.finfo(np.float32).max), strict=True),
         matches("reason", r"^.+$", "every row says why it was selected"),
     ]
-    computed: dict[str, Callable[[pd.DataFrame], Any]] = {
-        "indexed": lambda t: t["key"].isin(places.keys()),
-        "same_place": lambda t: [
-            places.get(key, place) == place
-            for key, *rest in zip(t["key"], t["shard"], t["offset"], t["length"], strict=True)
-            for place in [tuple(rest)]
-        ],
-        "training": lambda t: ~t["key"].isin(forbidden),
+    kept = "(SELECT * FROM read_parquet($index) WHERE status = 'kept') AS i"
+    same = 't.shard = i.shard AND t."offset" = i."offset" AND t.length = i.length'
+    forbidden = "i.key IN (SELECT unnest($copies)) OR i.sha256 IN (SELECT unnest($digests))"
+    forbidden += " OR i.stored_sha256 IN (SELECT unnest($digests))"
+    queries = {
+        "indexed": f"SELECT t.key FROM {{table}} AS t ANTI JOIN {kept} ON t.key = i.key",
+        "same_place": f"SELECT t.key FROM {{table}} AS t JOIN {kept} ON t.key = i.key WHERE NOT ({same})",
+        "training": f"SELECT t.key FROM {{table}} AS t JOIN {kept} ON t.key = i.key WHERE {forbidden}",
     }
-    return Suite("manifest", "key", rules, computed)
+    values = {"index": [str(path) for path in index], "copies": [*copies], "digests": [*digests]}
+    return Suite("manifest", "key", rules, queries=queries, values=values)
 
 
-def decisions_suite(index: pa.Table, reasons: Collection[str] | None = None) -> Suite:
-    """The suite of ``tables.DECISIONS``: exactly the kept rows of ``index``, each decided once."""
-    import pyarrow.compute as pc
-
-    kept = index.filter(pc.equal(index["status"], "kept"))["key"].to_pylist()
+def decisions_suite(index: Sequence[Path], images: int, reasons: Collection[str] | None = None) -> Suite:
+    """The suite of ``tables.DECISIONS``: exactly the ``images`` kept rows of the parts of ``index``, each once."""
     rules = [
         has_columns(DECISIONS.names, "the decisions have the columns of their schema"),
         Rule(
-            f"every kept row of the index ({len(kept):,}) is decided",
-            "expect_table_row_count_to_equal",
-            {"value": len(kept)},
+            f"every kept row of the index ({images:,}) is decided",
+            "expect_column_values_to_be_in_set",
+            {"column": "decided", "value_set": [True]},
         ),
         unique("key", "every key is decided once"),
         holds("indexed", "only kept rows of the index are decided"),
@@ -196,8 +194,12 @@ def decisions_suite(index: pa.Table, reasons: Collection[str] | None = None) -> 
     ]
     if reasons is not None:
         rules.append(one_of("reason", reasons, "dropped rows give a known reason", DROPPED))
-    known = frozenset(kept)
-    return Suite("decisions", "key", rules, {"indexed": lambda t: t["key"].isin(known)})
+    kept = "(SELECT key FROM read_parquet($index) WHERE status = 'kept') AS i"
+    queries = {
+        "decided": f"SELECT i.key FROM {kept} ANTI JOIN {{table}} AS t ON t.key = i.key",
+        "indexed": f"SELECT t.key FROM {{table}} AS t ANTI JOIN {kept} ON t.key = i.key",
+    }
+    return Suite("decisions", "key", rules, queries=queries, values={"index": [str(path) for path in index]})
 
 
 def edges_suite(images: int, floor: float) -> Suite:
@@ -218,24 +220,15 @@ def edges_suite(images: int, floor: float) -> Suite:
 
 
 def components_suite(images: int, largest: int) -> Suite:
-    """The suite of a table of components (component, size, kept): they partition the pool, none over ``largest``."""
+    """The suite of one row (images, components, largest, represented): a partition, no part over ``largest``."""
     rules = [
-        has_rows("there is at least one component"),
-        unique("component", "every component appears once"),
-        Rule(
-            "the components hold every image once",
-            "expect_column_sum_to_be_between",
-            {
-                "column": "size",
-                "min_value": images,
-                "max_value": images,
-            },
-        ),
-        between("size", "no component holds more than its largest share", 1, largest),
-        present("kept", "every component has a representative"),
-        unique("kept", "no image represents two components"),
+        between("components", "there is at least one component", 1),
+        between("images", "the components hold every image once", images, images),
+        between("largest", "no component holds more than its largest share", 1, largest),
+        holds("whole", "every component has a representative of its own"),
     ]
-    return Suite("components", "component", rules)
+    computed: dict[str, Callable[[pd.DataFrame], Any]] = {"whole": lambda t: t["represented"] == t["components"]}
+    return Suite("components", "images", rules, computed)
 
 
 def descriptors_suite(dim: int, *, tolerance: float = 5e-3) -> Suite:

@@ -172,7 +172,7 @@ def _parquet(path: Path, rows: int, places: Places) -> list[Part]:
     from components.tables.schemas import PARQUET_FAULTS
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             schema, count = file.schema_arrow, int(file.metadata.num_rows)
     except PARQUET_FAULTS as fault:
         raise VitrailError(f"{path}: no readable Parquet file ({' '.join(str(fault).split())[:100]})") from None
@@ -209,7 +209,7 @@ def _table_rows(part: Part) -> Iterator[tuple[str, bytes | VitrailError]]:
     image, key = part.columns
     wanted = [image, key] if key else [image]
     at = 0
-    with pq.ParquetFile(part.root) as file:
+    with pq.ParquetFile(part.root, pre_buffer=False) as file:
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if at + count > part.start and at < part.stop:

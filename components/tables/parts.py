@@ -64,7 +64,7 @@ def opened(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     """
     name, again = said(schema, "table"), _again(schema)
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, pre_buffer=False)  # or it would keep all compressed bytes that it has read
     except FileNotFoundError:
         raise VitrailError(f"{path}: the {name} is not there; run the {said(schema, 'stage')} stage first") from None
     except PARQUET_FAULTS as fault:

@@ -65,7 +65,7 @@ class RowWriter:
 
 def iter_rows(path: Path) -> Iterator[dict[str, object]]:
     """Rows of a Parquet file, a batch in memory at a time."""
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(_BATCH):
             yield from batch.to_pylist()
 
@@ -73,7 +73,7 @@ def iter_rows(path: Path) -> Iterator[dict[str, object]]:
 def link_batches(tables: Sequence[Path]) -> Iterator[pa.RecordBatch]:
     """All rows of ``tables`` (:data:`LINKS`), in their order, a batch in memory at a time."""
     for table in tables:
-        with pq.ParquetFile(table) as part:
+        with pq.ParquetFile(table, pre_buffer=False) as part:
             for batch in part.iter_batches(16 * _BATCH, columns=LINKS.names):
                 yield batch.select(LINKS.names)
 

@@ -218,7 +218,7 @@ def _scan_table(item: ScanItem, path: Path, links: _Links, result: ScanResult) -
     wanted = [name for name in (item.columns.url, item.columns.alt, item.columns.licence) if name]
     counts = {"rows": 0, "links-skipped": 0, "table-unreadable": 0}
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             held = set(file.schema_arrow.names)
             if missing := [name for name in wanted if name not in held]:
                 raise VitrailError(

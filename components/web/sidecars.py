@@ -121,7 +121,7 @@ def _rows(name: str, data: bytes) -> Iterator[Mapping[str, Any]]:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(io.BytesIO(data)) as file:
+            with pq.ParquetFile(io.BytesIO(data), pre_buffer=False) as file:
                 wanted = [c for c in ("file_name", "url", *_ALT, *_LICENCE) if c in file.schema_arrow.names]
                 for batch in file.iter_batches(8192, columns=wanted):
                     yield from batch.to_pylist()

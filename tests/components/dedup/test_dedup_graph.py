@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,17 +12,17 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from components.dedup.checks import every_nth
-from components.dedup.copygraph import GraphSearch, ranges, search_edges
+from components.dedup.copygraph import GraphSearch, search_edges
 from components.dedup.disjoint import DisjointSet
 from components.dedup.edges import EdgeParts, Edges, part_path, write_part
 from components.dedup.giants import GiantParams, cut_giants
 from components.dedup.graph import (
-    component_sizes,
+    component_counts,
     components,
     neighbour_edges,
-    representatives,
     size_histogram,
 )
+from components.dedup.pool import ranges
 from components.dedup.sweep import sweep, table, write_csv
 from components.descriptors.rows import Rows
 from components.errors import VitrailError
@@ -65,18 +67,12 @@ def test_edges_leave_out_the_row_itself_and_reach_as_far_as_the_set() -> None:
     assert len(set(components(7, edges, 1.5).tolist())) == 7
 
 
-def test_the_largest_then_the_smallest_hash_is_kept() -> None:
-    labels = np.array([0, 0, 0, 3, 3, 5])
-    areas = np.array([10, 20, 20, 7, 7, 1], np.int32)
-    digests = np.array(["a", "c", "b", "z", "y", "q"])
-    assert representatives(labels, areas, digests).tolist() == [2, 2, 2, 4, 4, 5]
-
-
 def test_sizes_and_histogram() -> None:
     labels = np.array([0, 0, 0, 3, 3, 5])
-    assert component_sizes(labels).tolist() == [3, 2, 1]
-    assert size_histogram(labels) == {"1": 1, "2": 1, "3-4": 1}
-    assert sum(size_histogram(np.zeros(100, np.int64)).values()) == 1
+    counts = component_counts(labels)
+    assert counts.tolist() == [3, 0, 0, 2, 0, 1]
+    assert size_histogram(counts) == {"1": 1, "2": 1, "3-4": 1}
+    assert size_histogram(component_counts(np.zeros(100, np.int64)))["65-128"] == 1
 
 
 @settings(max_examples=40, deadline=None)
@@ -132,11 +128,23 @@ def test_edges_on_disk_come_back_and_other_files_are_refused(tmp_path: Path) -> 
 
 
 def test_ranges_are_whole_shards_of_a_least_size() -> None:
+    class Pool:
+        def __init__(self, shards: list[str], each: int) -> None:
+            self.shards, self.each = shards, each
+
+        def __len__(self) -> int:
+            return len(self.shards)
+
+        def batches(self, columns: list[str]) -> list[pa.Table]:
+            starts = range(0, len(self.shards), self.each)
+            return [pa.table({"shard": self.shards[start : start + self.each]}) for start in starts]
+
     shards = ["a"] * 3 + ["b"] * 2 + ["c"] * 4 + ["d"]
-    assert ranges(shards, 1) == [(0, 3), (3, 5), (5, 9), (9, 10)]
-    assert ranges(shards, 4) == [(0, 5), (5, 9), (9, 10)]
-    assert ranges(shards, 99) == [(0, 10)]
-    assert ranges([], 5) == []
+    for each in (1, 2, 3, 99):
+        pool: Any = Pool(shards, each)
+        assert ranges(pool, 1) == [(0, 3), (3, 5), (5, 9), (9, 10)]
+        assert ranges(pool, 4) == [(0, 5), (5, 9), (9, 10)]
+        assert ranges(pool, 99) == [(0, 10)]
 
 
 @pytest.mark.parametrize("flat_up_to", [10_000, 100])

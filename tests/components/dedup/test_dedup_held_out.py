@@ -16,7 +16,7 @@ from PIL import Image, PngImagePlugin
 
 from components.dedup import stage
 from components.dedup.decide import HELD_OUT, IDENTICAL
-from components.dedup.reference import LeakMatches, identical_rows
+from components.dedup.reference import identical_rows, nothing_near
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.params import parse_params
@@ -129,13 +129,12 @@ def test_a_descriptor_that_sees_nothing_lets_no_identical_file_pass(
     tmp_path: Path, benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     curated = pool(tmp_path / "curate")
-    count = EACH * len(KINDS) + 6
-    monkeypatch.setattr("components.dedup.resolve.match_parts", lambda *_: LeakMatches.none(count))
+    monkeypatch.setattr("components.dedup.reference._match_part", lambda *given: nothing_near(*given[-1]))
     monkeypatch.setattr("components.dedup.checks.nearest_held_out", lambda rows, chosen, _: np.zeros(len(chosen)))
     only(monkeypatch, "manifest")
     assert run(tmp_path, curated, benchmarks, plain())["selected"] == 6
     # The manifest's own check does not believe the decisions.
-    monkeypatch.setattr("components.dedup.resolve.identical_rows", lambda table, _: np.full(len(table), -1))
+    monkeypatch.setattr("components.dedup.reference.identical_rows", lambda table, _: np.full(len(table), -1))
     with pytest.raises(VitrailError, match=r"no image copies a held-out image.*15 of 21 rows"):
         run(tmp_path, curated, benchmarks, plain())
 

@@ -10,20 +10,9 @@ from hypothesis import strategies as st
 
 from components.dedup import retrieve as retrieval
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
-from components.dedup.decide import (
-    HELD_OUT,
-    NOT_RETRIEVED,
-    SELF_DUPLICATE,
-    Selection,
-    deciding_edges,
-    decisions,
-    resolve,
-)
-from components.dedup.edges import Edges
 from components.dedup.extract import check_described, describe_pictures, gathered
-from components.dedup.graph import components
-from components.dedup.reference import LeakMatches, held_out_index, leaking_components, match_held_out, one_ended
-from components.dedup.retrieve import ClusterParams, RetrievalParams, Retrieved, SampleParams, retrieve
+from components.dedup.reference import held_out_index, nearest_held_out, one_ended
+from components.dedup.retrieve import ClusterParams, RetrievalParams, SampleParams, retrieve
 from components.descriptors.kinds import (
     DiscriminantDescriptorParams,
     SscdParams,
@@ -190,11 +179,11 @@ def test_leaks_are_looked_for_in_the_views_of_both_sides() -> None:
     east, north, up = np.eye(3, dtype=np.float32)
     pool = np.stack([[east, east], [north, up], [up, east]])  # whole, window
     held = np.stack([[up, north]])
-    matches = match_held_out(pool, held_out_index(held, 0.5, N), 0.5)
+    found = nearest_held_out(pool, held_out_index(held, 0.5, N))
     # row 1: its whole equals the held-out image's window, its window the held-out whole; row 2 the whole
-    assert matches.leaks.tolist() == [False, True, True]
-    assert matches.reference.tolist() == [0, 0, 0]
-    assert [*zip(matches.view, matches.match_view, strict=True)][1:] == [(0, 1), (0, 0)]
+    assert (found.similarity > 0.5).tolist() == [False, True, True]
+    assert found.reference.tolist() == [0, 0, 0]
+    assert [*zip(found.view, found.match_view, strict=True)][1:] == [(0, 1), (0, 0)]
 
 
 def test_many_held_out_images_are_searched_by_an_index_set_for_one_end() -> None:
@@ -202,98 +191,19 @@ def test_many_held_out_images_are_searched_by_an_index_set_for_one_end() -> None
     held = unit(rng.normal(size=(4000, 2, 16)))
     pool = unit(rng.normal(size=(300, 2, 16)))
     pool[:100, 0] = unit(held[:100, 0] + 0.05 * rng.normal(size=(100, 16)))
-    exact = match_held_out(pool, held_out_index(held, 0.9, N), 0.9)
+    exact = nearest_held_out(pool, held_out_index(held, 0.9, N))
     params = NeighbourParams(exact_held_out=1000, flat_up_to=1000, pq_bytes=4)
-    found = match_held_out(pool, held_out_index(held, 0.9, params), 0.9)
-    assert exact.leaks[:100].mean() > 0.9
-    assert (found.leaks & exact.leaks).sum() >= 0.95 * exact.leaks.sum()
-    assert not (found.leaks & ~exact.leaks).any()  # similarities are exact, so nothing touches that should not
+    found = nearest_held_out(pool, held_out_index(held, 0.9, params))
+    leaks, wanted = found.similarity > 0.9, exact.similarity > 0.9
+    assert wanted[:100].mean() > 0.9
+    assert (leaks & wanted).sum() >= 0.95 * wanted.sum()
+    assert not (leaks & ~wanted).any()  # similarities are exact, so nothing leaks that should not
     both = found.reference == exact.reference
     np.testing.assert_allclose(found.similarity[both], exact.similarity[both], atol=1e-5)
     set_for = one_ended(5000, 0.45, params)
     assert set_for.edge_cosine == 0.45
     assert 1 - (1 - set_for.edge_recall) ** 0.5 == pytest.approx(0.95)
     assert one_ended(1000, 0.45, params).factory == "Flat"
-
-
-def test_a_component_that_leaks_is_dropped_whole() -> None:
-    labels = np.array([0, 0, 2, 2, 4])
-    leak = leaking_components(labels, np.array([False, True, False, False, False]))
-    assert leak.tolist() == [1, 1, -1, -1, -1]
-    resolved = resolve(labels, leak, np.ones(5, np.int64), np.array(list("abcde")))
-    assert resolved.survives.tolist() == [False, False, True, False, True]
-    # tied to a leak in another way (within: relative): the component goes, whichever row of it was tied
-    resolved = resolve(labels, np.array([-1, -1, -1, 4, 4]), np.ones(5, np.int64), np.array(list("abcde")))
-    assert resolved.survives.tolist() == [True, False, False, False, False]
-
-
-def test_every_row_gets_a_reason() -> None:
-    labels = np.array([0, 0, 2, 2, 4])
-    resolved = resolve(labels, np.array([1, 1, -1, -1, -1]), np.ones(5, np.int64), np.array(list("abcde")))
-    leaks = LeakMatches(
-        np.zeros(5, np.int64),
-        np.full(5, 0.9, np.float32),
-        np.array([False, True, False, False, False]),
-        np.full(5, 3, np.int16),
-        np.zeros(5, np.int16),
-        np.zeros(5, bool),
-    )
-    edges = Edges(
-        np.array([0, 2]), np.array([1, 3]), np.array([0.8, 0.7], np.float32), np.array([0, 5]), np.array([2, 0])
-    )
-    deciding = deciding_edges(resolved, labels, [edges], 0.6, 0.6)
-    found = Retrieved(np.array([0, 0, 2, 0, 0]), np.array([-1, -1, 0, -1, -1]), np.full(5, 0.7, np.float32))
-    table = decisions("abcde", resolved, leaks, ["b/0"], deciding, Selection(found, ["b/7"], ["retrieved:b"]))
-    assert [r["reason"] for r in table] == [HELD_OUT, HELD_OUT, "retrieved:b", SELF_DUPLICATE, NOT_RETRIEVED]
-    assert [r["match"] for r in table] == ["b", "b/0", "b/7", "c", ""]
-    assert [r["representative"] for r in table] == ["", "", "c", "c", "e"]
-    # The cosine that decided, and the views that it is of: an edge's, a held-out match's, a query's.
-    np.testing.assert_allclose([r["similarity"] for r in table], [0.8, 0.9, 0.7, 0.7, np.nan], atol=1e-6)
-    assert [(r["view"], r["match_view"]) for r in table] == [(0, 2), (3, 0), (0, 0), (0, 5), (-1, -1)]
-    everything = decisions("abcde", resolved, leaks, ["b/0"], deciding, Selection())
-    assert [r["reason"] for r in everything] == [HELD_OUT, HELD_OUT, "pool", SELF_DUPLICATE, "pool"]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(2, 30), st.integers(1, 80), st.integers(1, 20), st.booleans(), st.integers(0, 999))
-def test_each_copy_goes_by_an_edge_of_its_own_that_ties_it(
-    count: int, number: int, block: int, relative: bool, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, count, (2, number))
-    drawn = Edges(
-        a[a != b],
-        b[a != b],
-        rng.integers(40, 100, number)[a != b].astype(np.float32) / 100,
-        rng.integers(0, 9, number)[a != b].astype(np.int16),
-        np.zeros((a != b).sum(), np.int16),
-    ).canonical()
-    blocks = [drawn.where(slice(start, start + block)) for start in range(0, len(drawn.a), block)]
-    at_self, at_tied = 0.7, 0.5 if relative else 0.7
-    labels, tied = (components(count, blocks, at) for at in (at_self, at_tied))
-    leak = leaking_components(tied, rng.random(count) < 0.1)
-    digests = np.array([f"{value:04d}" for value in rng.permutation(count)])
-    resolved = resolve(labels, leak, np.ones(count), digests)
-    deciding = deciding_edges(resolved, tied, blocks, at_self, at_tied)
-    for row in range(count):
-        target = resolved.leak[row] if resolved.leak[row] >= 0 else resolved.representative[row]
-        ends = {}
-        for x, y, cosine, of_x, of_y in zip(*(column.tolist() for column in drawn), strict=True):
-            if row not in (x, y):
-                continue
-            other, views = (y, (of_x, of_y)) if x == row else (x, (of_y, of_x))
-            ties = (labels[other] == labels[row] and np.float32(cosine) > np.float32(at_self)) or (
-                resolved.leak[row] >= 0 and tied[other] == tied[row] and np.float32(cosine) > np.float32(at_tied)
-            )
-            if ties:
-                ends[other] = (cosine, views)
-        if target == row:
-            assert deciding.other[row] == -1
-            assert np.isnan(deciding.similarity[row])
-            continue
-        other = target if target in ends else min(ends, key=lambda end: (-ends[end][0], end))
-        assert deciding.other[row] == other
-        assert (deciding.similarity[row], (deciding.view[row], deciding.other_view[row])) == ends[other]
 
 
 def sampled(how: SampleParams, least: float = -1.0) -> RetrievalParams:

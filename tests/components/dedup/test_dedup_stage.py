@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.context import StageContext
-from components.dedup import described, stage
+from components.dedup import described, keep, reference, stage
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
 from components.dedup.edges import EdgeParts
-from components.dedup.extract import Pool, describe_pictures
-from components.dedup.keep import scores
+from components.dedup.extract import describe_pictures
+from components.dedup.files import JoinFiles, RowWriter
 from components.dedup.params import DedupParams
-from components.dedup.reference import LeakMatches
+from components.dedup.pool import Pool
 from components.dedup.review import Reviewed, write_review
 from components.dedup.revisit import revisit
 from components.dedup.run import main
@@ -36,11 +36,11 @@ from components.descriptors.sscd import SscdParams
 from components.descriptors.views import WHOLE, Views
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
-from components.executor import ExecutorParams
 from components.images.decode import encode_jpeg
 from components.images.shards import Shards
 from components.params import load_params, parse_params
 from components.storage import StorageParams
+from components.tables.database import MemoryParams, database
 from components.tables.parts import read_table, write_table
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import Run, TrackingParams
@@ -169,16 +169,25 @@ def only(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
     """Let Great Expectations look at one table only: each suite takes it about a second."""
     from components import quality
 
-    honest = quality.validate
+    honest, on_disk = quality.validate, quality.validate_files
     monkeypatch.setattr(quality, "validate", lambda t, suite, out: suite.table == table and honest(t, suite, out))
+    monkeypatch.setattr(
+        quality,
+        "validate_files",
+        lambda c, files, suite, out: suite.table == table and on_disk(c, files, suite, out),
+    )
 
 
 @pytest.fixture
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without Great Expectations."""
-    monkeypatch.setattr(
-        "components.quality.validate", lambda _, suite, out: (out / suite.table).mkdir(parents=True, exist_ok=True)
-    )
+
+    def look_away(*given: Any) -> None:
+        *_, suite, out = given
+        (out / suite.table).mkdir(parents=True, exist_ok=True)
+
+    monkeypatch.setattr("components.quality.validate", look_away)
+    monkeypatch.setattr("components.quality.validate_files", look_away)
 
 
 def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: DedupParams) -> dict[str, object]:
@@ -379,7 +388,7 @@ def test_checks_do_not_believe_the_decisions(
     curated = curate(tmp_path / "curate", {name: pictures[name] for name in ("plain00", "plain01", "test100")})
     with monkeypatch.context() as patch:
         only(patch, "manifest")
-        patch.setattr("components.dedup.resolve.match_parts", lambda *_: LeakMatches.none(3))
+        patch.setattr("components.dedup.reference._match_part", lambda *_: reference.nothing_near(0, 3))
         key = hashlib.sha256(b"test100").hexdigest()[:20]
         with pytest.raises(VitrailError, match=rf"no image copies a held-out image.*1 of 3 rows \(key {key}"):
             run(tmp_path, curated, benchmarks, plain())
@@ -393,7 +402,7 @@ def test_checks_do_not_believe_the_decisions(
 
     for module, name, instead in (
         (described, "describe", swapped),
-        (stage, "described_keys", lambda _: ["x", "y", "z"]),
+        (stage, "described_keys", lambda _: [["x", "y"], ["z"]]),
     ):
         with monkeypatch.context() as patch:
             only(patch, "descriptors")
@@ -441,17 +450,17 @@ def test_an_even_sample_instead_of_queries(
         run(tmp_path, curated, benchmarks, params(balance={"images": 7, "levels": [level]}))
 
 
-def test_names_from_the_crawl_are_escaped_in_the_page(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile
-) -> None:
+def test_names_from_the_crawl_are_escaped_in_the_page(tmp_path: Path, pictures: dict[str, bytes]) -> None:
     curated = curate(tmp_path / "curate", {"<script>x": pictures["plain00"], "b": pictures["plain01"]})
     decisions = [
-        {"key": key, "component": 0, "representative": key, "reason": "pool", "match": "", "similarity": 1.0}
-        | {"view": 0, "match_view": 0}
+        {"key": key, "status": "selected", "component": 0, "representative": key, "reason": "pool", "match": ""}
+        | {"similarity": 1.0, "view": 0, "match_view": 0}
         for key in read_table(curated / "index", INDEX)["key"].to_pylist()
     ]
-    reviewed = Reviewed(Pool.load(curated, STORAGE), decisions, {}, WHOLE)
-    write_review(tmp_path / "p.html", reviewed, [], (0.6, 0.5), 3)
+    write_table(tmp_path / "decisions", decisions, DECISIONS)
+    reviewed = Reviewed(curated, STORAGE, tmp_path / "decisions", {}, WHOLE)
+    with database(MemoryParams(), tmp_path) as connection:
+        write_review(connection, tmp_path / "p.html", reviewed, [], (0.6, 0.5), 3)
     page = (tmp_path / "p.html").read_text()
     assert "&lt;script&gt;x.jpg" in page
     assert "<script" not in page
@@ -460,18 +469,36 @@ def test_names_from_the_crawl_are_escaped_in_the_page(
 def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
     import cv2
 
-    sharp = picture(1)
-    soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 3), np.uint8)
-    curated = curate(tmp_path / "c", {"soft": encode_jpeg(soft, 95), "sharp": encode_jpeg(sharp, 95), "crop": b"-"})
-    pool, labels, executor = Pool.load(curated, STORAGE), np.array([0, 0, 2]), ExecutorParams()
-    found = scores("sharpest", pool, labels, executor, 1)
-    assert found[1] > found[0] > found[2] == 0  # what competes with nothing is not even read
-    assert scores("largest", pool, labels, executor, 1).tolist() == [96 * 96, 96 * 96, 80 * 80]
-    table = pool.rows.set_column(pool.rows.schema.get_field_index("source"), "source", pa.array(["b", "a", "a"]))
-    table = table.set_column(table.schema.get_field_index("source_offset"), "source_offset", pa.array([0, 7, 3]))
-    assert scores("oldest", Pool(curated, STORAGE, table), labels, executor, 1).tolist() == [-2, -1, 0]
+    sharp = np.random.default_rng(1).integers(0, 256, (96, 96, 3)).astype(np.uint8)
+    soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 2), np.uint8)
+    made = {"soft": encode_jpeg(soft, 95), "sharp": encode_jpeg(sharp, 95), "crop": encode_jpeg(soft[:80, :80], 95)}
+    curated = curate(tmp_path / "c", made | {"alone": b"-"})  # what competes with nothing is not even read
+    index = read_table(curated / "index", INDEX)
+    sources = {"source": pa.array(["b", "a", "a", "a"]), "source_offset": pa.array([0, 7, 3, 1])}
+    for name, column in sources.items():
+        index = index.set_column(index.schema.get_field_index(name), name, column)
+    write_table(curated / "index", index, INDEX)
+    pool, files = Pool.load(curated, STORAGE), JoinFiles(tmp_path / "joins")
+    files.folder.mkdir()
+    pool.write_rows(files.rows)
+    smallest = min(range(2), key=lambda row: index["stored_sha256"][row].as_py())
+    for rows, name, kept in (
+        ([0, 1, 2], "quality", 1),
+        ([0, 1, 2], "sharpest", 1),
+        ([0, 1, 2], "largest", smallest),  # of equal ones by the hash
+        ([0, 1, 2], "oldest", 2),
+    ):
+        with RowWriter(files.members) as writer:
+            writer.write(row=np.array(rows), component=np.zeros(len(rows), np.int64))
+        given = plain(graph={"keep": name}, chunk=2)
+        keep.measure(given, pool, files)
+        with database(MemoryParams(), tmp_path) as connection:
+            ((components, best),) = keep.best(given.graph.keep, connection, files)
+        assert (components.tolist(), best.tolist()) == ([0], [kept]), name
+    with RowWriter(files.members) as writer:
+        writer.write(row=np.array([0, 3]), component=np.zeros(2, np.int64))
     with pytest.raises(VitrailError, match=r"0.tar at \d+: index and shards do not match: no image for key"):
-        scores("sharpest", pool, np.zeros(3, np.int64), executor, 1)
+        keep.measure(plain(graph={"keep": "sharpest"}), pool, files)
 
 
 def test_finished_chunks_are_kept(
@@ -621,7 +648,7 @@ def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file
     shutil.rmtree(tmp_path / "dedup")
     assert run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))["reasons"] == report["reasons"]
 
-    images, weights = [["k"], ["sha"]], tmp_path / "w.safetensors"
+    images, weights = "digest", tmp_path / "w.safetensors"
     given = parse_params({"kind": "trained", "weights": str(weights)}, TrainedParams, "test")
     found = []
     for data in (b"one", b"two", b"one"):

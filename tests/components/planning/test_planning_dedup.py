@@ -34,11 +34,11 @@ def test_bytes_by_hand() -> None:
     assert costs.centre_bytes(JOIN) == 2.048e6
     assert costs.centre_bytes(GRAPH) == 2.32e6
     assert costs.training_bytes(JOIN) == 131.072e6
-    assert costs.label_bytes(1_300_000_000) == 46.8e9  # of it 5.2 GB the disjoint set
-    assert costs.label_bytes(5_000_000_000) == 200e9
-    assert costs.table_bytes(1000) == 1_226_000
+    assert costs.label_bytes(1_300_000_000) == 20.8e9  # of it 5.2 GB the disjoint set
+    assert costs.label_bytes(5_000_000_000) == 160e9
+    assert costs.join_disk_bytes(1000) == 92_000
     assert costs.kmeans_bytes(1_000_000, 1000, 512) == 2.048e9 + 2.048e6 + 28e6
-    assert costs.edge_bytes(1_000_000) == 40e6
+    assert costs.edge_bytes(1_000_000) == 48e6
 
 
 def test_seconds_by_hand() -> None:
@@ -112,7 +112,8 @@ def test_the_plan_has_every_step() -> None:
         "expected recall of edges at cosine 0.6",
         "0.950",
         "on GPUs: IVF1048576,PQ32, 2,048 lists",
-        "tables of all images",
+        "joins (memory.megabytes)",
+        "decisions, manifest and their joins",
         "clusters of what survives",
         "relative dedup",
         "retrieval: clusters",

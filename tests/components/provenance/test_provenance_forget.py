@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -33,6 +34,7 @@ from components.provenance.run import main
 from components.provenance.take_down import Copies, Outputs, Wanted, forget, told
 from components.provenance.trace import trace
 from components.storage import StorageParams, open_store
+from components.tables.database import MemoryParams, database
 from components.tables.parts import parts, read_table, write_table
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import TrackingParams
@@ -208,13 +210,18 @@ def sound() -> None:
 
 
 def suites() -> None:
-    from components.quality import validate
+    from components.quality import validate_files
     from components.quality.suites import decisions_suite, index_suite, manifest_suite
 
-    index = read_table(OUTPUTS.curated / "index", INDEX)
-    validate(index, index_suite(stage.REASONS), Path("gx"))
-    validate(read_table(OUTPUTS.dedup / "manifest", MANIFEST), manifest_suite(index), Path("gx"))
-    validate(read_table(OUTPUTS.dedup / "decisions", DECISIONS), decisions_suite(index), Path("gx"))
+    index = parts(OUTPUTS.curated / "index", INDEX)
+    kept = read_table(OUTPUTS.curated / "index", INDEX, pc.field("status") == "kept", ["key"]).num_rows
+    with database(MemoryParams(), Path("gx")) as connection:
+        validate_files(connection, index, index_suite(stage.REASONS), Path("gx"))
+        for name, schema, suite in (
+            ("manifest", MANIFEST, manifest_suite(index)),
+            ("decisions", DECISIONS, decisions_suite(index, kept)),
+        ):
+            validate_files(connection, parts(OUTPUTS.dedup / name, schema), suite, Path("gx"))
 
 
 def test_a_kept_image_is_traced_from_its_pages_to_its_manifest(checkout: Path) -> None:

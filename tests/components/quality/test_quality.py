@@ -24,7 +24,7 @@ from components.quality.suites import (
     manifest_suite,
 )
 from components.tables.database import MemoryParams, database
-from components.tables.parts import write_part
+from components.tables.parts import parts, write_part, write_table
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 
 REASONS = ["duplicate", "nsfw", "restricted"]
@@ -53,6 +53,19 @@ def dropped(number: int, **changes: Any) -> dict[str, Any]:
 
 def index(*rows: dict[str, Any]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=INDEX)
+
+
+def checked(table: pa.Table, schema: pa.Schema, checks: Suite, folder: Path) -> dict[str, Any]:
+    """What is found of a table on disk."""
+    write_table(folder / "checked", table, schema)
+    with database(MemoryParams(), folder) as connection:
+        return validate_files(connection, parts(folder / "checked", schema), checks, folder / "docs")
+
+
+def on_disk(folder: Path, *rows: dict[str, Any]) -> list[Path]:
+    """The parts of an index."""
+    write_table(folder / "index", index(*rows), INDEX)
+    return parts(folder / "index", INDEX)
 
 
 def suite() -> Suite:
@@ -156,22 +169,23 @@ MANIFEST_FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"key": key(5), "weight": 0.0}, "positive"),
     ({"key": key(6), "weight": None}, "has a weight"),
     ({"key": key(7), "reason": ""}, "why it was selected"),
-    ({"key": key(3)}, "held-out"),
+    ({"key": key(3)}, "held-out"),  # copies one
+    ({"key": key(8)}, "held-out"),  # has the bytes of one
 ]
 
 
 def test_each_fault_of_a_manifest_is_named(tmp_path: Path) -> None:
-    over = index(row(0), row(1), dropped(2), *[row(i) for i in range(3, 8)])
+    over = on_disk(tmp_path, row(0), row(1), dropped(2), *[row(i) for i in range(3, 9)])
     good = [
         {"key": key(i), "offset": 512 * i, "shard": "00000.tar", "length": 100, "width": 300, "height": 200}
-        for i in range(8)
+        for i in range(9)
     ]
-    checks = manifest_suite(over, held_out=[key(3)])
-    assert validate(manifest(good[0], good[1]), checks, tmp_path / "docs")["success"]
+    checks = manifest_suite(over, [key(3)], [row(8)["sha256"], "of no image here"])
+    assert checked(manifest(good[0], good[1]), MANIFEST, checks, tmp_path)["success"]
     by_key = {entry["key"]: entry for entry in good}
     rows = [by_key.get(changes["key"], good[0]) | changes for changes, _ in MANIFEST_FAULTS]
     with pytest.raises(QualityError) as caught:
-        validate(manifest(good[0], *rows), checks, tmp_path / "docs")
+        checked(manifest(good[0], *rows), MANIFEST, checks, tmp_path)
     for changes, words in MANIFEST_FAULTS:
         (rule,) = [rule for rule in caught.value.summary["rules"] if words in rule["rule"]]
         assert changes["key"] in rule["keys"]
@@ -179,7 +193,7 @@ def test_each_fault_of_a_manifest_is_named(tmp_path: Path) -> None:
 
 
 def test_decisions_must_cover_the_kept_rows(tmp_path: Path) -> None:
-    over = index(row(0), row(1), dropped(2))
+    over = on_disk(tmp_path, row(0), row(1), dropped(2))
     entry = {
         "status": "selected",
         "reason": "pool",
@@ -191,10 +205,13 @@ def test_decisions_must_cover_the_kept_rows(tmp_path: Path) -> None:
         "match_view": -1,
     }
     whole = [entry | {"key": key(0)}, entry | {"key": key(1), "status": "dropped", "reason": "held-out"}]
-    checks = decisions_suite(over, ["held-out"])
-    assert validate(pa.Table.from_pylist(whole, schema=DECISIONS), checks, tmp_path / "docs")["success"]
-    with pytest.raises(QualityError, match=r"every kept row of the index \(2\) is decided"):
-        validate(pa.Table.from_pylist(whole[:1], schema=DECISIONS), checks, tmp_path / "docs")
+    checks = decisions_suite(over, 2, ["held-out"])
+    assert checked(pa.Table.from_pylist(whole, schema=DECISIONS), DECISIONS, checks, tmp_path)["success"]
+    with pytest.raises(QualityError, match=rf"every kept row of the index \(2\) is decided' .*{key(1)}"):
+        checked(pa.Table.from_pylist(whole[:1], schema=DECISIONS), DECISIONS, checks, tmp_path)
+    more = [*whole, entry | {"key": key(2)}]
+    with pytest.raises(QualityError, match=rf"only kept rows of the index are decided' fails in 1 .*{key(2)}"):
+        checked(pa.Table.from_pylist(more, schema=DECISIONS), DECISIONS, checks, tmp_path)
 
 
 def test_descriptors_of_half_precision_pass_and_faults_are_named(tmp_path: Path) -> None:
@@ -223,12 +240,12 @@ def test_faults_of_edges_and_components_are_named(tmp_path: Path) -> None:
         validate(pd.DataFrame(edges), edges_suite(9, 0.5), tmp_path)
     for words in ("the smaller first' fails in 1", "rows of the pool' fails in 1", "(pair 2-9)", "over 0.5"):
         assert words in str(fault.value), words
-    partition = {"component": [0, 1, 4], "size": [5, 1, 1], "kept": [0, 1, 1]}
+    partition = {"images": [7], "components": [3], "largest": [5], "represented": [2]}
     with pytest.raises(QualityError) as fault:
         validate(pd.DataFrame(partition), components_suite(8, 4), tmp_path)
-    for words in ("largest share' fails in 1", "every image once' fails", "two components' fails in 2"):
+    for words in ("largest share' fails in 1", "every image once' fails", "of its own' fails in 1"):
         assert words in str(fault.value), words
-    partition = {"component": [0, 1, 4], "size": [4, 1, 3], "kept": [0, 1, 4]}
+    partition |= {"images": [8], "largest": [4], "represented": [3]}
     assert validate(pd.DataFrame(partition), components_suite(8, 4), tmp_path)["success"]
 
 
