@@ -132,11 +132,12 @@ def check_descriptors(
     cosine = np.einsum("nd,nd->n", again, np.asarray(rows[drawn], np.float32))
     step = max(1, -(-len(pool) // params.descriptors))
     looked_at = np.unique(np.r_[np.arange(0, len(pool), step), drawn])
-    keys, expected, wrong = _keys_at(pool, described, looked_at)
+    found, known, wrong = _keys_at(pool, described, looked_at)
     places = np.union1d(looked_at, wrong)
     strangers = np.flatnonzero(np.isin(places, drawn[cosine < SAME]))
-    keys, expected = [*keys.values()], [*expected.values()]
-    table = descriptor_table(np.asarray(rows[places]), keys, expected, strangers={*strangers.tolist()})
+    table = descriptor_table(
+        np.asarray(rows[places]), [*found.values()], [*known.values()], strangers={*strangers.tolist()}
+    )
     validate(table, descriptors_suite(rows.shape[1], tolerance=1e-3), docs)
 
 

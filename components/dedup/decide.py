@@ -134,8 +134,11 @@ def _blocks(files: JoinFiles, selection: Selection) -> Iterator[_Rows]:
                 own["component"].to_numpy(),
                 own["kept"].to_numpy(),
                 own["leak"].to_numpy(),
-                *(at_rows(one.upto(stop), start, stop - start) for one in (found, leaks, matches, representatives)),
-                brought.upto(stop),
+                found=at_rows(found.upto(stop), start, stop - start),
+                leaks=at_rows(leaks.upto(stop), start, stop - start),
+                deciding=at_rows(matches.upto(stop), start, stop - start),
+                representatives=at_rows(representatives.upto(stop), start, stop - start),
+                brought=brought.upto(stop),
             )
 
 

@@ -242,7 +242,8 @@ def taken(table: pa.Table, name: str, which: NDArray[np.int64], missing: object)
 def rows_between(path: Path, start: int, stop: int) -> pa.Table:
     """Rows ``start`` to ``stop`` of one file, of which only the row groups that hold them are read."""
     with pq.ParquetFile(path, pre_buffer=False) as file:
-        groups, before, first = [], 0, 0
+        groups: list[int] = []
+        before = first = 0
         for group in range(file.metadata.num_row_groups):
             count = file.metadata.row_group(group).num_rows
             if before < stop and before + count > start:

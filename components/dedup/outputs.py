@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.dedup import pictures
@@ -29,6 +28,8 @@ from components.descriptors.limits import seldom_found
 from components.descriptors.views import RGB
 from components.evaluation.benchmarks import Benchmark
 from components.storage import atomic_file
+from components.tables.parts import PartWriter
+from components.tables.schemas import KEYS
 from components.tracking import Run
 
 PAGE = 12  # groups on a page of pictures
@@ -160,7 +161,7 @@ def take_files(folder: Path, described: Described, files: JoinFiles, edges: Edge
         for part in table.iterdir():
             take(part, folder / table.name / part.name)
     take(described.rows.path, folder / "descriptors.npy")
-    save_keys(folder / "keys.parquet", described_keys(described.folder))
+    save_keys(folder / "keys", described_keys(described.folder))
     take(files.to_held_out, folder / "to-held-out.npy")
     (folder / "edges").mkdir()
     for part in edges.parts:
@@ -187,11 +188,10 @@ def take_index(finished: Path, folder: Path) -> None:
 
 
 def save_keys(path: Path, keys: Iterable[list[str]]) -> None:
-    """The keys of the images that were described, in the order of the descriptors, chunk by chunk."""
-    schema = pa.schema([("key", pa.string())])
-    with atomic_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    """``tables.KEYS``: the keys of the images that were described, in the order of the descriptors, chunk by chunk."""
+    with PartWriter(path, KEYS) as writer:
         for chunk in keys:
-            writer.write_table(pa.table([pa.array(chunk, pa.string())], schema=schema))
+            writer.write(pa.table([pa.array(chunk, pa.string())], schema=KEYS))
 
 
 def save_json(path: Path, content: object) -> None:

@@ -99,10 +99,12 @@ class Pool:
         rows = np.asarray(rows, np.int64)
         number = np.searchsorted(np.asarray(self.starts), rows, "right") - 1
         order = np.argsort(number, kind="stable")
-        found = [_group(*self.groups[0], tuple(columns)).slice(0, 0)]
+        path, place = self.groups[0]
+        found = [_group(path, place, tuple(columns)).slice(0, 0)]
         for group in np.unique(number).tolist():
             mine = rows[order][number[order] == group] - self.starts[group]
-            found.append(_group(*self.groups[group], tuple(columns)).take(pa.array(mine)))
+            path, place = self.groups[group]
+            found.append(_group(path, place, tuple(columns)).take(pa.array(mine)))
         back = np.empty(len(rows), np.int64)
         back[order] = np.arange(len(rows))
         return pa.concat_tables(found).take(pa.array(back))

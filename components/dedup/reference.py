@@ -52,6 +52,11 @@ class Nearest(NamedTuple):
     view: NDArray[np.int16]  # of the pool's image that the similarity is of
     match_view: NDArray[np.int16]  # of the held-out image
 
+    def part(self, start: int, stop: int) -> Nearest:
+        """Of the rows ``start`` to ``stop`` of the range."""
+        rows = slice(start, stop)
+        return Nearest(self.reference[rows], self.similarity[rows], self.view[rows], self.match_view[rows])
+
 
 class HeldOut(NamedTuple):
     """Indexes over held-out images [M, R, d]."""
@@ -137,7 +142,7 @@ def find_leaks(
                 end = min(begin + STRIDE, stop)
                 near = nothing_near(begin, end)
                 if nearest is not None:
-                    near = Nearest(*(column[begin - start : end - start] for column in nearest))
+                    near = nearest.part(begin - start, end - start)
                 same = identical_rows(pool.slice(begin, end, ["stored_sha256", "sha256"]), held_out.digests)
                 similarity[begin:end] = np.where(same >= 0, np.float32(1), near.similarity)
                 leaks = np.flatnonzero((same >= 0) | (near.similarity > how.threshold))

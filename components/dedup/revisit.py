@@ -6,8 +6,10 @@ import json
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from components.dedup.edges import EdgeParts
 from components.dedup.pool import Pool
@@ -48,7 +50,7 @@ def revisit(
         )
     in_force = force["self"], force["relative"]
     params = parse_params(json.loads((dedup / "params.json").read_text()), DedupParams, str(dedup / "params.json"))
-    labels = np.empty(len(pool), np.uint32 if len(pool) < 2**32 else np.int64)
+    labels: NDArray[Any] = np.empty(len(pool), np.uint32 if len(pool) < 2**32 else np.int64)
     start = 0
     for batch in iter_batches(dedup / "decisions", DECISIONS, ["component"]):
         labels[start : start + len(batch)] = batch["component"].to_numpy()

@@ -40,7 +40,7 @@ from components.tables.database import MemoryParams, database, stream
 from components.tables.layout import CURATE, DEDUP, declared_file
 from components.tables.parts import PartWriter, iter_batches, iter_matches, part_rows, parts, read_table, sources
 from components.tables.parts import digest as table_digest
-from components.tables.schemas import AUDIT, DECISIONS, INDEX, LINKS, MANIFEST
+from components.tables.schemas import AUDIT, DECISIONS, INDEX, KEYS, LINKS, MANIFEST
 from components.tracking import TrackingParams, Trained, trained_on
 from components.web.block_list import below, remember
 from components.web.keys import key_of
@@ -277,11 +277,11 @@ def _without(old: Path, new: Path, schema: pa.Schema, column: str, gone: pa.Arra
 
 
 def _save_rows_of_table(old: Path, new: Path, stays: Any) -> None:
-    """The rows of a Parquet file that stay, a batch in memory at a time."""
+    """The rows of the table of keys that stay, a batch in memory at a time."""
     at = 0
-    with pq.ParquetFile(old, pre_buffer=False) as file, pq.ParquetWriter(new, file.schema_arrow) as writer:
-        for batch in file.iter_batches(BLOCK):
-            writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
+    with PartWriter(new, KEYS) as writer:
+        for batch in iter_batches(old, KEYS):
+            writer.write(batch.filter(pa.array(stays[at : at + len(batch)])))
             at += len(batch)
 
 

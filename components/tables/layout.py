@@ -48,7 +48,7 @@ CURATE: tuple[File, ...] = (
 DEDUP: tuple[File, ...] = (
     File("decisions", "table"),
     File("manifest", "table"),
-    File("keys.parquet", "rows", of="decisions"),
+    File("keys", "rows", of="decisions"),
     File("descriptors.npy", "rows", of="decisions"),
     File("to-held-out.npy", "rows", of="decisions"),
     File("edges", "pairs", of="decisions"),

@@ -7,6 +7,7 @@
 * **audit**: what the safety models found, with their thresholds and what was done.
 * **manifest**: the rows that a stage selected, with weight and reason.
 * **decisions**: what dedup decided about every kept index row, and against which other image.
+* **keys**: the images that were read for dedup's descriptors, row by row.
 """
 
 from __future__ import annotations
@@ -116,4 +117,9 @@ DECISIONS = declared(
         ("view", pa.int16()),  # of this image: 0 the whole, then the windows in order, then the mirror image; -1: none
         ("match_view", pa.int16()),  # of the image that decided
     ],
+)  # fmt: skip
+
+KEYS = declared(
+    "keys", 1, "dedup",
+    [("key", pa.string())],  # of the image that was read for row i of descriptors.npy
 )  # fmt: skip

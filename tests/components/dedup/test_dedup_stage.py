@@ -42,7 +42,7 @@ from components.params import load_params, parse_params
 from components.storage import StorageParams
 from components.tables.database import MemoryParams, database
 from components.tables.parts import read_table, write_table
-from components.tables.schemas import DECISIONS, INDEX, MANIFEST
+from components.tables.schemas import DECISIONS, INDEX, KEYS, MANIFEST
 from components.tracking import Run, TrackingParams
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -232,7 +232,7 @@ def test_planted_copies_end_where_they_should(
     assert set(manifest["reason"].to_pylist()) == {"retrieved:mine"}
     rows = np.load(out / "descriptors.npy")
     assert rows.dtype == np.float16
-    assert pq.read_table(out / "keys.parquet")["key"].to_pylist() == index["key"].to_pylist()
+    assert read_table(out / "keys", KEYS)["key"].to_pylist() == index["key"].to_pylist()
     calibration = json.loads((out / "calibration.json").read_text())
     assert calibration["self"]["recall"]["exact"] == 1.0
     assert (out / "calibration.png").stat().st_size > 5000

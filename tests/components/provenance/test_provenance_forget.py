@@ -36,7 +36,7 @@ from components.provenance.trace import trace
 from components.storage import StorageParams, open_store
 from components.tables.database import MemoryParams, database
 from components.tables.parts import parts, read_table, write_table
-from components.tables.schemas import DECISIONS, INDEX, MANIFEST
+from components.tables.schemas import DECISIONS, INDEX, KEYS, MANIFEST
 from components.tracking import TrackingParams
 from components.web.block_list import Forgotten, entries, remember
 from components.web.keys import key_of
@@ -138,7 +138,7 @@ def write_dedup(curated: Path, out: Path) -> None:
     (out / "index").mkdir()
     (out / "index/lists.ivfdata").write_bytes(b"numbers of rows")
     np.save(out / "to-held-out.npy", np.arange(len(kept), dtype=np.float16))
-    pq.write_table(pa.table({"key": [row["key"] for row in kept]}), out / "keys.parquet")
+    write_table(out / "keys", [{"key": row["key"]} for row in kept], KEYS)
     (out / "edges").mkdir()
     ends, cosines = ([0, 0, 1], [1, 2, 3]), [0.9, 0.5, 0.4]
     edges = pa.table([*ends, pa.array(cosines, pa.float32()), *[pa.array([0, 0, 0], pa.int16())] * 2], schema=EDGES)
@@ -203,7 +203,7 @@ def sound() -> None:
     assert sorted(members) == sorted(row["key"] for row in kept)
     keys = [row["key"] for row in kept]
     decisions = read_table(OUTPUTS.dedup / "decisions", DECISIONS)
-    assert decisions["key"].to_pylist() == keys == pq.read_table(OUTPUTS.dedup / "keys.parquet")["key"].to_pylist()
+    assert decisions["key"].to_pylist() == keys == read_table(OUTPUTS.dedup / "keys", KEYS)["key"].to_pylist()
     assert np.load(OUTPUTS.dedup / "descriptors.npy").shape == (len(keys), 2, 2)
     manifest = read_table(OUTPUTS.dedup / "manifest", MANIFEST)
     assert set(manifest["key"].to_pylist()) <= set(keys)
@@ -270,7 +270,7 @@ def test_one_image_is_taken_down_with_its_copies_and_stays_so(
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file() and "data" in path.parts}
     pixels = picture(1)
     assert any(pixels in data for path, data in before.items() if path.suffix == ".tar")
-    kept = pq.read_table(OUTPUTS.dedup / "keys.parquet")["key"].to_pylist()
+    kept = read_table(OUTPUTS.dedup / "keys", KEYS)["key"].to_pylist()
     dry = take(Wanted(url=f"{B}/copy-of-1.png"), dry=True)
     assert {path: path.read_bytes() for path in before} == before
     assert not OUTPUTS.block.exists()

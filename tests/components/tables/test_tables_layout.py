@@ -18,6 +18,6 @@ def test_names_are_declared_once_and_aligned_files_name_a_table(files: tuple) ->
 
 
 def test_an_unknown_file_is_refused_by_name() -> None:
-    assert declared_file("keys.parquet", DEDUP, "data/dedup").role == "rows"
+    assert declared_file("keys", DEDUP, "data/dedup").role == "rows"
     with pytest.raises(VitrailError, match=r"data/dedup/to-held-out2.npy: no stage declares .*mean 'to-held-out.npy'"):
         declared_file("to-held-out2.npy", DEDUP, "data/dedup")
