@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.dedup import checks, decide, resolve
 from components.dedup.edges import EdgeParts, Edges, part_path, write_part
@@ -65,8 +66,7 @@ def make_index(folder: Path, kept: int) -> None:
         while done < kept:
             count = min(BLOCK, kept - done)
             numbers = np.arange(done, done + count)
-            keys = pa.array([f"{number * 2654435761 % 2**64:020x}" for number in numbers.tolist()])
-            digests = pa.array([key * 3 + "0000" for key in keys.to_pylist()])
+            keys, digests = _hex(rng, count, 10), _hex(rng, count, 32)
             columns: dict[str, object] = {name: pa.array([""] * count) for name in INDEX.names}
             columns |= {name: pa.array(np.zeros(count, np.int64)) for name in ("faces", "nsfw", "source_offset")}
             columns |= {
@@ -75,11 +75,18 @@ def make_index(folder: Path, kept: int) -> None:
             columns |= {"key": keys, "sha256": digests, "stored_sha256": digests, "shard": pa.array(["0.tar"] * count)}
             columns |= {"offset": pa.array(numbers * 1000), "length": pa.array(np.full(count, 900))}
             columns |= {name: pa.array(rng.integers(64, 2000, count)) for name in ("width", "height")}
-            columns |= {"url": pa.array([f"http://site.test/{key}.jpg" for key in keys.to_pylist()])}
+            columns |= {"url": pc.binary_join_element_wise("http://site.test/", keys, ".jpg", "")}
             columns |= {"status": pa.array(["kept"] * count)}
             writer.write(pa.table({name: columns[name] for name in INDEX.names}))
             done += count
     Shards("", {"0.tar": {"sha256": "", "bytes": 0}}).save(folder)
+
+
+def _hex(rng: np.random.Generator, count: int, width: int) -> pa.Array:
+    """Random strings of ``2 * width`` hex digits."""
+    offsets = np.arange(0, 2 * width * count + 1, 2 * width, np.int32)
+    letters = rng.bytes(width * count).hex().encode()
+    return pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(letters)])
 
 
 def make_edges(folder: Path, rows: int, a_part: int = 1 << 20) -> EdgeParts:

@@ -18,7 +18,7 @@ GRAPH_WALK = 512  # centres that a walk to the nearest one compares: efSearch 16
 GRAPH_STEPS = 16  # and for each list more
 GRAPH_PRICE = 160  # centres in a product that a list found through the graph must cost less than (neighbours/index.py)
 # Bytes an image of the files that decisions and manifest are joined from, and of these two, by `perf dedup_joins`
-JOIN_FILES, DECIDED = 65, 27
+JOIN_FILES, DECIDED = 92, 40
 
 
 @dataclass(frozen=True)
