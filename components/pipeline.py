@@ -7,11 +7,12 @@ variable of the environment.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from components.errors import VitrailError, nearest
 from components.params import Strict, load_params
@@ -26,11 +27,25 @@ class Student(Strict):
     teacher: Preset
 
 
+class Continued(Strict):
+    """One preset below params/continue/: the model that it goes on from, which takes the place of its ``init``."""
+
+    start: str = Field(min_length=1)  # file or folder of a model; DVC watches it
+
+    @field_validator("start")
+    @classmethod
+    def _is_local(cls, start: str) -> str:
+        if "://" in start:
+            raise ValueError(f"{start}: DVC watches a file or folder; run `vitrail import` first and name its folder")
+        return start
+
+
 class PipelineParams(Strict):
     """``params/pipeline.yaml``: what this workspace reproduces. DVC's matrix reads the same file."""
 
     source: str = Field(min_length=1)
     pretrain: list[Preset] = Field(min_length=1)
+    continued: dict[Preset, Continued] = {}
     distill: dict[Preset, Student]
 
 
@@ -40,7 +55,10 @@ def load_pipeline(root: Path = Path()) -> PipelineParams:
 
 
 def with_stage(argv: Sequence[str], root: Path = Path()) -> list[str]:
-    """``argv`` with ``--stage pretrain@vitt`` written out: its params file, folder, report, and teacher if it has one.
+    """``argv`` with ``--stage pretrain@vitt`` written out: params file, folder, report, and the models it reads.
+
+    ``continue@vitt`` trains on from a model, ``gain@vitt`` is the benchmark of that model and of the one that came
+    of it.
 
     Raises:
         VitrailError: ``params/pipeline.yaml`` has no such stage.
@@ -51,13 +69,25 @@ def with_stage(argv: Sequence[str], root: Path = Path()) -> list[str]:
     stage = argv[at + 1].rpartition(":")[2] if at + 1 < len(argv) else ""
     family, _, preset = stage.partition("@")
     pipeline = load_pipeline(root)
-    known = [f"pretrain@{name}" for name in pipeline.pretrain] + [f"distill@{name}" for name in pipeline.distill]
+    families = {
+        "pretrain": pipeline.pretrain,
+        "continue": pipeline.continued,
+        "gain": pipeline.continued,
+        "distill": pipeline.distill,
+    }
+    known = [f"{name}@{each}" for name, presets in families.items() for each in presets]
     if stage not in known:
         raise VitrailError(f"--stage {stage!r}: {PIPELINE} lists {', '.join(known)}{nearest(stage, known)}")
+    params = "params/benchmark.yaml" if family == "gain" else f"params/{family}/{preset}.yaml"
     written = [
-        *("--params", f"params/{family}/{preset}.yaml", "--out", f"data/{family}/{preset}"),
+        *("--params", params, "--out", f"data/{family}/{preset}"),
         *("--report", f"reports/{family}-{preset}.json"),
     ]
+    if family == "continue":  # a preset of that name may be in training, too: the state lies elsewhere
+        start = json.dumps(pipeline.continued[preset].start)
+        written += ["--set", f"init={start}", "--scratch", f"scratch/{family}"]
+    if family == "gain":
+        written += ["--checkpoints", pipeline.continued[preset].start, f"data/continue/{preset}"]
     if family == "distill":
         written += ["--teacher", f"data/pretrain/{pipeline.distill[preset].teacher}"]
     return [*argv[:at], *written, *argv[at + 2 :]]

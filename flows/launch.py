@@ -17,7 +17,7 @@ from flows.clusters import Cluster, Kubernetes, Slurm
 from flows.settings import PipelineParams, load_pipeline, load_platform
 from flows.stages import stage_name, stage_names
 from flows.tasks import as_flow_state, check, command, gate, on_cluster, reproduce
-from flows.workspace import workspace_for
+from flows.workspace import workspace_for, workspace_to_continue
 
 P = ParamSpec("P")
 
@@ -114,3 +114,15 @@ def run_command(room: str, arguments: Sequence[str]) -> State[Any]:
     root = Path.cwd()
     action, *rest = arguments
     return as_flow_state(command(room, action, rest, root, load_platform(root), return_state=True))
+
+
+@_explained
+def run_continued(preset: str, start: str | None = None) -> State[Any]:
+    """Run ``continue@preset``, then ``gain@preset``, in the current directory or in a workspace of their own."""
+    root = Path.cwd()
+    platform = load_platform(root)
+    fits = check(preset, root, platform, "continue", return_state=True)
+    if not fits.is_completed():
+        return as_flow_state(fits)
+    workspace = workspace_to_continue(preset, root, start)
+    return reproduce([stage_name("continue", preset), stage_name("gain", preset)], workspace, platform)

@@ -7,11 +7,20 @@ from pathlib import Path
 from pydantic import Field
 
 from components.params import Strict, load_params
-from components.pipeline import PIPELINE, PipelineParams, Student, load_pipeline
+from components.pipeline import PIPELINE, Continued, PipelineParams, Student, load_pipeline
 
 PLATFORM = Path("params/platform.yaml")
 
-__all__ = ["PIPELINE", "PLATFORM", "PipelineParams", "PlatformParams", "Student", "load_pipeline", "load_platform"]
+__all__ = [
+    "PIPELINE",
+    "PLATFORM",
+    "Continued",
+    "PipelineParams",
+    "PlatformParams",
+    "Student",
+    "load_pipeline",
+    "load_platform",
+]
 
 
 class PlatformParams(Strict):

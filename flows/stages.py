@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from flows.settings import PipelineParams
 
-FAMILIES = ("inputs", "crawl", "curate", "dedup", "pretrain", "distill", "benchmark")
+FAMILIES = ("inputs", "crawl", "curate", "dedup", "pretrain", "continue", "gain", "distill", "benchmark")
 
 
 def stage_names(pipeline: PipelineParams, *families: str) -> list[str]:
     """The DVC stage names of ``families`` (all, when none is given), in the order to run them."""
+    continued = list(pipeline.continued)
     presets = {"pretrain": list(pipeline.pretrain), "distill": list(pipeline.distill)}
+    presets |= {"continue": continued, "gain": continued}
     names = []
     for family in families or FAMILIES:
         names += [stage_name(family, preset) for preset in presets[family]] if family in presets else [family]

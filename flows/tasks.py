@@ -38,9 +38,9 @@ def is_busy(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(name="check", task_run_name="check {preset}", cache_policy=NO_CACHE, persist_result=False)
-def check(preset: str, workspace: Path, platform: PlatformParams) -> State[Any]:
+def check(preset: str, workspace: Path, platform: PlatformParams, family: str = "pretrain") -> State[Any]:
     """Whether this machine can train ``preset``: fails with what is needed, what was found and which preset fits."""
-    command = ["-m", "components.pretrain", "check", "--params", f"params/pretrain/{preset}.yaml"]
+    command = ["-m", "components.pretrain", "check", "--params", f"params/{family}/{preset}.yaml"]
     return _outcome(f"check {preset}", *_run([sys.executable, *command], workspace, platform))
 
 

@@ -19,13 +19,14 @@ from typing import Any
 import yaml
 
 from components.errors import VitrailError
-from flows.settings import PIPELINE, PipelineParams, Student, load_pipeline
+from flows.settings import PIPELINE, Continued, PipelineParams, Student, load_pipeline
 from flows.stages import stage_name, stage_names
 
 RUNS = Path("runs")
 # What a run workspace makes itself, and keeps from one run to the next; everything else is renewed.
 _KEPT = {"data", "scratch", "reports", "dvc.lock", ".dvc"}
 _BEFORE = {"pretrain": ("crawl", "curate", "dedup"), "distill": ("crawl", "curate", "dedup", "pretrain")}
+_BEFORE["continue"] = _BEFORE["pretrain"]
 
 
 def workspace_for(family: str, preset: str, root: Path, teacher: str | None = None) -> Path:
@@ -37,10 +38,7 @@ def workspace_for(family: str, preset: str, root: Path, teacher: str | None = No
     pipeline = load_pipeline(root)
     if preset in getattr(pipeline, family):
         return root
-    params = root / "params" / family / f"{preset}.yaml"
-    if not params.is_file():
-        known = ", ".join(sorted(path.stem for path in params.parent.glob("*.yaml"))) or "none"
-        raise VitrailError(f"{params}: no such preset; there are: {known}")
+    _preset_file(root, family, preset)
     if family == "distill":
         if teacher not in pipeline.pretrain:
             trained = ", ".join(pipeline.pretrain)
@@ -48,21 +46,69 @@ def workspace_for(family: str, preset: str, root: Path, teacher: str | None = No
         changed = pipeline.model_copy(update={"pretrain": [teacher], "distill": {preset: Student(teacher=teacher)}})
     else:
         changed = pipeline.model_copy(update={"pretrain": [preset], "distill": {}})
-    return _prepare(root, root / RUNS / f"{family}-{preset}", family, stage_name(family, preset), changed)
+    return _prepare(root, root / RUNS / f"{family}-{preset}", family, [stage_name(family, preset)], changed)
 
 
-def _prepare(root: Path, target: Path, family: str, stage: str, pipeline: PipelineParams) -> Path:
+def workspace_to_continue(preset: str, root: Path, start: str | None = None) -> Path:
+    """The folder in which to train on ``params/continue/PRESET.yaml`` from the model ``start`` (None: its ``init``).
+
+    A run workspace reads the model where it is, in ``root``.
+
+    Raises:
+        VitrailError: as :func:`workspace_for`, or there is no such model.
+    """
+    pipeline = load_pipeline(root)
+    listed = pipeline.continued.get(preset)
+    if listed is not None and start in (None, listed.start):
+        return root
+    params = _preset_file(root, "continue", preset)
+    start = start or (yaml.safe_load(params.read_text(encoding="utf-8")) or {}).get("init")
+    if not isinstance(start, str):
+        raise VitrailError(f"{params}: names no init; give the model to start from: --param start=FOLDER")
+    if "://" in start or not (root / start).exists():
+        raise VitrailError(f"{start}: no such model in {root}; run: vitrail import SOURCE --out {_LOCAL}")
+    changed = pipeline.model_copy(update={"distill": {}, "continued": {preset: Continued(start=start)}})
+    stages = [stage_name("continue", preset), stage_name("gain", preset)]
+    target = _prepare(root, root / RUNS / f"continue-{preset}", "continue", stages, changed)
+    _link(root / start, target / start)
+    return target
+
+
+_LOCAL = "data/models/NAME"
+
+
+def _preset_file(root: Path, family: str, preset: str) -> Path:
+    params = root / "params" / family / f"{preset}.yaml"
+    if not params.is_file():
+        known = ", ".join(sorted(path.stem for path in params.parent.glob("*.yaml"))) or "none"
+        raise VitrailError(f"{params}: no such preset; there are: {known}")
+    return params
+
+
+def _link(there: Path, here: Path) -> None:
+    """Let ``here`` lead to ``there``, unless both are one, as of an absolute path."""
+    if here == there:
+        return
+    here.parent.mkdir(parents=True, exist_ok=True)
+    if here.is_symlink() or here.is_file():
+        here.unlink()
+    elif here.is_dir():
+        shutil.rmtree(here)
+    here.symlink_to(there.resolve())
+
+
+def _prepare(root: Path, target: Path, family: str, made: list[str], pipeline: PipelineParams) -> Path:
     before = stage_names(pipeline, *_BEFORE[family])
     lock = _locked(root / "dvc.lock")
     missing = [name for name in before if name not in lock.get("stages", {})]
     if missing:
-        raise VitrailError(f"{stage}: {', '.join(missing)} has not run in {root}; run the stages before it first")
+        raise VitrailError(f"{made[0]}: {', '.join(missing)} has not run in {root}; run the stages before it first")
     _renew_files(root, target)
     # JSON is YAML 1.2; PyYAML would write 1.1, which leaves out quotes that 1.2 needs ("1e5")
     (target / PIPELINE).write_text(json.dumps(pipeline.model_dump(), indent=1), encoding="utf-8")
     own = _locked(target / "dvc.lock").get("stages", {})
     stages = {name: lock["stages"][name] for name in before}
-    stages |= {stage: own[stage]} if stage in own else {}
+    stages |= {stage: own[stage] for stage in made if stage in own}
     (target / "dvc.lock").write_text(yaml.safe_dump({**lock, "stages": stages}), encoding="utf-8")
     config = f"[core]\n    no_scm = true\n[cache]\n    dir = {_cache_dir(root)}\n"
     (target / ".dvc").mkdir(exist_ok=True)

@@ -17,12 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "# code: python -m infra.stage_code --write", "# end of code"
-STAGES = ("crawl", "curate", "dedup", "pretrain", "distill", "benchmark")
+# Stage -> the room whose command it runs
+STAGES = {stage: stage for stage in ("crawl", "curate", "dedup", "pretrain", "distill", "benchmark")}
+STAGES |= {"continue": "pretrain", "gain": "benchmark"}
 # What every stage imports and what decides nothing of its output, with the reason.
 EXEMPT = {
     "components/__init__.py": "a docstring",
     "components/errors.py": "how faults are told",
     "components/command_name.py": "how usage lines begin",
+    "components/code_version.py": "names the commit",
     "components/progress.py": "what is printed meanwhile",
     "components/params.py": "reads parameter files, which are dependencies themselves",
     "components/input_paths.py": "as components/params.py",
@@ -68,8 +71,8 @@ def exempt(file: str) -> bool:
 
 
 def closure(stage: str, root: Path = ROOT) -> set[str]:
-    """All files that ``python -m components.STAGE`` may import, but the exempt ones and what only those import."""
-    waiting = [f"components/{stage}/{name}.py" for name in ("__init__", "__main__", "run", "stage")]
+    """All files that the command of ``stage`` may import, but the exempt ones and what only those import."""
+    waiting = [f"components/{STAGES.get(stage, stage)}/{name}.py" for name in ("__init__", "__main__", "run", "stage")]
     found = set[str]()
     while waiting:
         file = waiting.pop()

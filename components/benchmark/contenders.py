@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from components.learning.export import CARD, ModelCard
 from components.learning.vit import VisionTransformer
 from components.params import Seed, Strict, fingerprint
 from components.release.fetch import pinned
-from components.release.load import load_model
+from components.release.load import load_model, weights_digests
 from components.tracking.registry import is_registered
 
 
@@ -76,6 +76,7 @@ def gather(
     raw = Contender("raw pixels", "raw", raw_pixels(side, features.crop), facts, patches=raw_patches())
     twins: dict[str, Contender] = {}
     checkpoints: list[Contender] = []
+    places: dict[str, str | Path] = {}  # name -> where it is
     for path in find_checkpoints(sources):
         loaded = load_model(path, device, with_heads=False)
         model, card = loaded.backbone, loaded.card
@@ -91,9 +92,11 @@ def gather(
                 fresh,
                 patches=network_patches(fresh, card.mean, card.std, device),
             )
+        name = _name(path, card, {contender.name for contender in checkpoints})
+        places[name] = path
         checkpoints.append(
             Contender(
-                _name(path, card, {contender.name for contender in checkpoints}),
+                name,
                 "checkpoint",
                 _extractor(model, card, features, device),
                 card.model_dump(mode="json", exclude={"model_id"}),
@@ -104,7 +107,16 @@ def gather(
                 network_patches(model, card.mean, card.std, device),
             )
         )
-    return [raw, *twins.values(), *checkpoints]
+    return [raw, *twins.values(), *(_beside_its_start(one, places) for one in checkpoints)]
+
+
+def _beside_its_start(contender: Contender, places: Mapping[str, str | Path]) -> Contender:
+    """A checkpoint whose run went on from another contender is compared with that one, too."""
+    if contender.card is None or contender.card.init is None:
+        return contender
+    wanted = contender.card.init.sha256
+    start = next((name for name, place in places.items() if weights_digests(place) == wanted), None)
+    return contender if start is None else replace(contender, baselines=(*contender.baselines, start))
 
 
 def _extractor(model: VisionTransformer, card: ModelCard, features: FeatureParams, device: str) -> Extractor:

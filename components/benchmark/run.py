@@ -13,6 +13,7 @@ from typing import Any
 
 from components.command_name import prog
 from components.params import load_params
+from components.pipeline import with_stage
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     oxford.add_argument("--checkpoints", nargs="+", required=True, help="as of run")
     oxford.add_argument("--params", type=Path, default=Path("params/benchmark.yaml"))
     oxford.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as of run")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args(with_stage(argv))
     if arguments.stage == "revisited":
         return _revisited(arguments)
     if arguments.stage == "compare":

@@ -49,7 +49,7 @@ class DistillParams(TrainingParams):
     def _of_distillation(self) -> Self:
         if self.vit.drop_path:
             raise ValueError("vit.drop_path: distillation runs without stochastic depth; set it to 0")
-        for name in ("init", "high_resolution", "gram"):
+        for name in ("init", "init_heads", "high_resolution", "gram"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name}: of pretraining only; distillation has no such thing")
         return self

@@ -35,6 +35,7 @@ def named_inputs(params: Path, pipeline: PipelineParams) -> dict[str, dict[str, 
         found["crawl"] |= _of(Path(pipeline.source), NamedImages)
     families: tuple[tuple[str, type[TrainingParams], list[str]], ...] = (
         ("pretrain", TrainingParams, pipeline.pretrain),
+        ("continue", TrainingParams, list(pipeline.continued)),
         ("distill", DistillParams, list(pipeline.distill)),
     )
     for family, model, names in families:

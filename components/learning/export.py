@@ -21,10 +21,18 @@ from components.storage import atomic_dir
 CARD, BACKBONE, HEADS = "model.json", "backbone.safetensors", "heads.safetensors"
 
 
+class StartedFrom(Strict):
+    """The model whose weights a run went on from."""
+
+    source: str  # as the run's parameters named it
+    sha256: dict[str, str]  # of its weights, by file
+    data_digests: tuple[str, ...] = ()  # training sets that it and those before it saw; an imported one names none
+
+
 class ModelCard(Strict):
     """``model.json``: what the weights beside it are and came from."""
 
-    kind: Literal["pretrain", "distill", "imported"]
+    kind: Literal["pretrain", "continue", "distill", "imported"]
     preset: str  # of an imported model its architecture, such as vits14_reg4
     vit: ViTConfig
     mean: tuple[Share, Share, Share]  # of the training's normalisation, RGB in 0 ... 1
@@ -35,6 +43,8 @@ class ModelCard(Strict):
     step: int = Field(ge=0, le=10**12)  # iterations trained
     params_fingerprint: str  # "" of an imported model, as data_digest
     data_digest: str
+    commit: str | None = None  # of the code that trained it, "-dirty" behind it where files differed; None: not known
+    init: StartedFrom | None = None  # None: random weights, or not trained here
     teacher: str | None = None  # preset of the frozen teacher, of a distilled model
     model_id: str | None = None  # of MLflow's LoggedModel
     source: str | None = None  # of an imported model: the file, folder or address it came from

@@ -22,6 +22,8 @@ class ParamGroupParams(Strict):
         default=1.0, gt=0, le=1
     )  # a block below learns this much slower; 0.9 in the short recipe
     patch_embed_multiplier: float = Field(default=0.2, ge=0, le=10.0)
+    # first blocks, with the embeddings below them, that keep the weights of `init` to the end; 0: none
+    frozen_blocks: int = Field(default=0, ge=0, le=1000)
 
 
 _EMBEDDING = re.compile(r"(^|\.)(patch_embed|pos_embed|cls_token|mask_token|register_tokens)(\.|$)")
@@ -48,9 +50,17 @@ def weight_decay_multiplier(name: str) -> float:
 
 
 def param_groups(
-    module: nn.Module, layer_decay: float = 1.0, patch_embed_multiplier: float = 0.2
+    module: nn.Module,
+    layer_decay: float = 1.0,
+    patch_embed_multiplier: float = 0.2,
+    joins: bool = False,
+    frozen_blocks: int = 0,
 ) -> list[dict[str, Any]]:
     """Optimizer groups of ``module``'s trainable parameters, those with equal multipliers merged.
+
+    Args:
+        joins: parameters below ``backbone.`` are in groups of their own (``is_backbone``), with a rate of their own.
+        frozen_blocks: so many first blocks, and the embeddings, have the multiplier 0; 0: none.
 
     Returns:
         Dicts with ``params``, their ``names``, ``lr_multiplier``, ``wd_multiplier`` and ``is_last_layer`` (a head's
@@ -59,15 +69,18 @@ def param_groups(
     named = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     numbers = [int(found.group(2)) for name, _ in named if (found := _BLOCK.search(name))]
     depth = max(numbers) + 1 if numbers else 0
-    groups: dict[tuple[float, float, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, bool, bool], dict[str, Any]] = {}
     for name, parameter in named:
+        frozen = frozen_blocks > 0 and layer_of(name, depth) <= frozen_blocks
         key = (
-            learning_rate_multiplier(name, depth, layer_decay, patch_embed_multiplier),
+            0.0 if frozen else learning_rate_multiplier(name, depth, layer_decay, patch_embed_multiplier),
             weight_decay_multiplier(name),
             "last_layer" in name,
+            joins and name.startswith("backbone."),
         )
         if key not in groups:
             multipliers = {"lr_multiplier": key[0], "wd_multiplier": key[1], "is_last_layer": key[2]}
+            multipliers |= {"is_backbone": True} if key[3] else {}
             groups[key] = {"params": [], "names": [], **multipliers}
         groups[key]["params"].append(parameter)
         groups[key]["names"].append(name)

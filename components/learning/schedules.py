@@ -123,6 +123,20 @@ def compressed(params: ScheduleParams, before: int, now: int) -> ScheduleParams:
     return params.model_copy(update={**shorter, "freeze_last_layer": length(params.freeze_last_layer)})
 
 
+class InitHeadsParams(Strict):
+    """New projection heads on a backbone that is trained already: they learn first, then the backbone joins."""
+
+    effect: ClassVar = CHANGES
+    iterations: int = Field(ge=1, le=10**12)  # steps in which the heads alone learn
+    ramp: Length = 0.1  # steps after them in which the backbone's rate rises from 0 to the schedule's, linearly
+
+    def backbone_shares(self, total: int) -> np.ndarray:
+        """fp64 ``[total]``: what share of the rate the backbone learns at, an iteration."""
+        ramp = iterations_of(self.ramp, total)
+        steps = np.arange(total) - self.iterations + 1
+        return np.clip(steps / max(ramp, 1), 0.0, 1.0)
+
+
 class StepValues(NamedTuple):
     """What one iteration runs with."""
 
@@ -131,12 +145,15 @@ class StepValues(NamedTuple):
     weight_decay: float
     momentum: float
     teacher_temperature: float
+    backbone_share: float = 1.0  # of the rate: below 1 while new heads learn ahead of it
 
 
 class Schedules:
     """The values of a run, ``schedules.at(iteration)``; beyond the last iteration the last value holds."""
 
-    def __init__(self, params: ScheduleParams, total: int, batch: int) -> None:
+    def __init__(
+        self, params: ScheduleParams, total: int, batch: int, init_heads: InitHeadsParams | None = None
+    ) -> None:
         """For ``total`` iterations of ``batch`` images over all ranks."""
         rate = params.learning_rate
         factor = scaled_learning_rate(1.0, batch, params.learning_rate_rule, params.reference_batch)
@@ -147,10 +164,11 @@ class Schedules:
         self.weight_decay = params.weight_decay.values(total)
         self.momentum = params.momentum.values(total)
         self.teacher_temperature = params.teacher_temperature.values(total)
+        self.backbone_shares = np.ones(total) if init_heads is None else init_heads.backbone_shares(total)
         self.total = total
 
     def at(self, iteration: int) -> StepValues:
         """The values of ``iteration``, counted from 0."""
         i = min(max(iteration, 0), self.total - 1)
         columns = (self.learning_rate, self.last_layer, self.weight_decay, self.momentum, self.teacher_temperature)
-        return StepValues(*(float(column[i]) for column in columns))
+        return StepValues(*(float(column[i]) for column in (*columns, self.backbone_shares)))

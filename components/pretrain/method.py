@@ -7,7 +7,6 @@ teacher sees them whole. Teacher and student heads run on hidden patches only.
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,31 +17,31 @@ from components.learning.collate import Crops
 from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
-from components.learning.objective import Centering, Losses, build_network, health, losses, total
+from components.learning.objective import Centering, Losses, Network, health, losses, total
 from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
+from components.pretrain.start import starting_network
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
 from components.training.engine import Engine
 from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
-from components.training.resolution import load_network
 
 
 class Pretraining:
     """A student, its EMA teacher, and the losses between them."""
 
-    def __init__(self, params: TrainingParams, world: World) -> None:
-        """With random weights, or those of the model exported to ``params.init``.
+    def __init__(self, params: TrainingParams, world: World, network: Network | None = None) -> None:
+        """Build student, teacher and engine.
+
+        Args:
+            network: to start from, fp32 on the CPU and equal on every rank; None: the one that ``params`` name.
 
         Raises:
-            VitrailError: that model is missing, damaged or another network.
+            VitrailError: the model ``params.init`` is missing, damaged or another network.
         """
         self.params, self.world = params, world
-        if params.init is None:
-            network = build_network(params.vit, params.heads, params.run.seed)
-        else:
-            network = load_network(Path(params.init), params.vit, params.heads)
+        network = starting_network(params) if network is None else network
         network.backbone.checkpoint_blocks = params.run.activation_checkpointing
         self.network = network
         # Copied before it is partitioned: afterwards no rank has it whole.
@@ -50,7 +49,13 @@ class Pretraining:
         self.engine = Engine(
             network,
             copy.deepcopy(network),
-            param_groups(network, params.groups.layer_decay, params.groups.patch_embed_multiplier),
+            param_groups(
+                network,
+                params.groups.layer_decay,
+                params.groups.patch_embed_multiplier,
+                joins=params.init_heads is not None,
+                frozen_blocks=params.groups.frozen_blocks,
+            ),
             params.engine,
             world,
             params.run.batch,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from components.context import StageContext
 from components.errors import VitrailError
 from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
 from components.images.loader import Loader
-from components.learning.export import BACKBONE, HEADS, load_card
 from components.pretrain.method import Pretraining
+from components.pretrain.start import started_from
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.checkpoint import Checkpoints
@@ -56,12 +55,16 @@ def _run(
     params: TrainingParams, inputs: TrainingInputs, outputs: Path, context: StageContext, world: World
 ) -> dict[str, Any]:
     storage, scratch = context.storage, context.scratch
-    digest, started_from = data_digest(inputs.curated, inputs.manifest), _digests(params.init)
+    digest, init = data_digest(inputs.curated, inputs.manifest), started_from(params.init)
+    kind: Literal["pretrain", "continue"] = "pretrain" if init is None else "continue"
+    weights = {f"init {name}": found for name, found in init.sha256.items()} if init else {}
+    if init is not None and not params.probe.scored and world.main:
+        print("probe.benchmark is null: nothing tells whether the model that this run starts from is getting worse")
     params = fit_batch(params, inputs.manifest, world)
     phases = params.phases()
     preset, stores = outputs.name, list[Checkpoints]()
     for phase in phases:  # each phase's state depends on all before it, and lies in their folder
-        before = {"earlier phase": stores[-1].fingerprint, FIRST: str(phase.first)} if stores else started_from
+        before = {"earlier phase": stores[-1].fingerprint, FIRST: str(phase.first)} if stores else weights
         identity = phase.params.identity(digest, **before)
         copies = context.checkpoint_store(preset, phase.name)
         stores.append(open_checkpoints(scratch / preset / phase.name, phase.params, identity, world, copies))
@@ -72,7 +75,7 @@ def _run(
     phase, curves, data = phases[begun], Curves(), (str(inputs.manifest), digest)
     learner = Pretraining(phase.params, world)
     seeds = seed_images(inputs.curated, inputs.manifest, storage, params.probe.pictures)
-    subject = Subject("pretrain", preset, data, seeds)
+    subject = Subject(kind, preset, data, seeds)
     tracking, benchmarks = context.tracking, inputs.benchmarks
     with observe(subject, params, learner.engine, tracking, benchmarks, stores[0]) as observer:
         for number in range(begun, len(phases)):
@@ -89,7 +92,7 @@ def _run(
                 stretch = Stretch(label, scratch, phase.first, curves, until, phases[-1].last)
                 curves = train(learner, loader, phase.params, saved, observer, stretch)
         model_id = observer.register(phase.last, wait=10.0)
-        origin = Origin("pretrain", stores[-1].fingerprint, digest, phase.last, model_id=model_id)
+        origin = Origin(kind, stores[-1].fingerprint, digest, phase.last, model_id=model_id, init=init)
         export_average(outputs, learner.engine, phase.params, origin, curves, storage)
         earlier = [phase.params for phase in phases[:-1]]
         report = {
@@ -124,19 +127,3 @@ def _enter(
     for name, center in state.whole.items():
         learner.centering.centers[name] = center.to(world.device)
     return Curves(**state.shared["curves"])
-
-
-def _digests(folder: str | None) -> dict[str, str]:
-    """SHA-256 (hex) of the weights that a run starts from, by file.
-
-    Raises:
-        VitrailError: there are none.
-    """
-    if folder is None:
-        return {}
-    load_card(Path(folder))
-    found = {}
-    for name in (BACKBONE, HEADS):
-        with open(Path(folder) / name, "rb") as file:
-            found[f"init {name}"] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found

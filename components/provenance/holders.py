@@ -116,13 +116,17 @@ def training_sets(known: Sequence[Version]) -> Iterator[str]:
 
 
 def models(roots: Sequence[Path], digests: Iterable[str]) -> list[tuple[str, str]]:
-    """(folder, why) of exported models below ``roots`` that were trained on one of ``digests``, or by such a one."""
+    """(folder, why) of exported models below ``roots`` that were trained on one of ``digests``, went on from a model
+    that was, or learned from such a one."""
     cards = {path.parent: json.loads(path.read_text()) for root in roots for path in sorted(root.rglob(CARD))}
     trained, found = set(digests), dict[str, str]()
     presets: set[str] = set()
     for folder, card in cards.items():
         if card.get("data_digest") in trained:
             found[str(folder)] = "trained on it"
+        elif (init := card.get("init")) and trained & set(init["data_digests"]):
+            found[str(folder)] = f"the model that it started from was ({init['source']})"
+        if str(folder) in found:
             presets.add(str(card.get("preset")))
     for folder, card in cards.items():
         if str(folder) not in found and card.get("teacher") in presets:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.code_version import commit
 from components.errors import VitrailError
 from components.learning.export import BACKBONE, ModelCard
 from components.release.export import described, save_model
@@ -51,10 +51,12 @@ def _sections(model: LoadedModel, facts: CardFacts) -> str:
         "fingerprint of params and data": card.params_fingerprint or "not known: imported",
         "data digest": card.data_digest or "not known: imported",
         "teacher": card.teacher or "none",
+        "started from": card.init.source if card.init else "random weights" if card.source is None else "not known",
         "source": card.source or "trained here",
         "source (sha256)": card.source_sha256 or "trained here",
         "MLflow model": card.model_id or "none",
-        "code that exported it": _commit(),
+        "code that trained it": card.commit or "not known",
+        "code that exported it": commit() or "not known",
         "input": f"RGB / 255, mean {list(card.mean)}, std {list(card.std)}; trained at {card.image_size} px",
     }
     lines += [f"| {name} | {value} |" for name, value in rows.items()]
@@ -101,13 +103,3 @@ def _json(path: Path) -> Any:
         raise VitrailError(f"{path}: no such report for the model card") from None
     except ValueError as fault:
         raise VitrailError(f"{path}: not valid JSON ({fault})") from None
-
-
-def _commit() -> str:
-    """The commit of the code, or that it is in no repository."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return "not known: git is not there"
-    return found.stdout.strip() or "not known: no repository"

@@ -23,8 +23,12 @@ _PIXELS = "_raw_pixels"
 def training(root: Path) -> str:
     """A part for each preset that this workspace trains."""
     pipeline = load_pipeline(root)
-    families = [*(("pretrain", name) for name in pipeline.pretrain), *(("distill", name) for name in pipeline.distill)]
-    return "".join(f"<h3>{stage} {text(preset)}</h3>{_preset(root, stage, preset)}" for stage, preset in families)
+    families = {"pretrain": pipeline.pretrain, "continue": pipeline.continued, "distill": pipeline.distill}
+    return "".join(
+        f"<h3>{stage} {text(preset)}</h3>{_preset(root, stage, preset)}"
+        for stage, presets in families.items()
+        for preset in presets
+    )
 
 
 def _preset(root: Path, stage: str, preset: str) -> str:

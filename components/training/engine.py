@@ -297,10 +297,17 @@ class Engine:
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
-    def set_rates(self, lr: float, weight_decay: float, last_layer_lr: float | None = None) -> None:
-        """This step's rates; every group's multipliers are applied here."""
+    def set_rates(
+        self, lr: float, weight_decay: float, last_layer_lr: float | None = None, backbone_share: float = 1.0
+    ) -> None:
+        """This step's rates; every group's multipliers are applied here.
+
+        ``backbone_share``: of the rate, for groups marked ``is_backbone``. At 0 they stay exactly as they are, for
+        AdamW's decay is times the rate, too.
+        """
         for group in self._zero.optimizer.param_groups:
             rate = last_layer_lr if last_layer_lr is not None and group.get("is_last_layer") else lr
+            rate *= backbone_share if group.get("is_backbone") else 1.0
             group["lr"] = rate * group.get("lr_multiplier", 1.0)
             group["weight_decay"] = weight_decay * group.get("wd_multiplier", 1.0)
 

@@ -35,6 +35,7 @@ from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World, anywhere, gather_objects, sum_
 from components.training.engine import Engine, StepReport
 from components.training.gram_teacher import GramTeacher
+from components.training.guard import GuardParams, fall_of_knn, require_no_fall
 from components.training.identity import IMAGES
 from components.training.params import TrainingParams
 from components.training.watch import Stopped, watched
@@ -137,7 +138,7 @@ def train(
     run, engine, world = params.run, learner.engine, learner.engine.world
     label, first = stretch.label, stretch.first
     images = run.batch * world.size * params.engine.accumulation  # a step
-    schedules = Schedules(params.schedule, run.iterations, images)
+    schedules = Schedules(params.schedule, run.iterations, images, params.init_heads)
     last = min(first + run.iterations, stretch.until or first + run.iterations)
     total = stretch.total or first + run.iterations
     probes = {first + at for at in params.probe.steps(run.iterations)}
@@ -146,9 +147,9 @@ def train(
     step, due = state.resume(first, first + run.iterations)
     curves = state.curves
     if step == 0 and probes:
-        _note(curves, step, observer.begin())
+        _note(curves, step, observer.begin(), params.probe.guard, world)
     if due:  # the stop came before it
-        _note(curves, step, observer.probe(step))
+        _note(curves, step, observer.probe(step), params.probe.guard, world)
         if step == last:  # nothing is saved any more that would hold its scores
             state.save(step, images)
     progress = Progress(label, total, unit="steps", out=None if world.main else io.StringIO(), start=step)
@@ -167,7 +168,9 @@ def train(
             values = schedules.at(step - first)
             if learner.gram is not None:
                 learner.gram.before(step)
-            engine.set_rates(values.learning_rate, values.weight_decay, values.last_layer_learning_rate)
+            engine.set_rates(
+                values.learning_rate, values.weight_decay, values.last_layer_learning_rate, values.backbone_share
+            )
             detail = (step + 1) % run.log_every == 0 or step + 1 == last
             shown: list[tuple[list[str], Losses]] = []
             for micro in range(params.engine.accumulation):
@@ -207,7 +210,7 @@ def train(
             # A probe takes minutes, and a run that was told to end may not have them: the next start does it.
             if due and not stop:
                 asked = time.monotonic()
-                _note(curves, step, observer.probe(step))
+                _note(curves, step, observer.probe(step), params.probe.guard, world)
                 window.leave_out(time.monotonic() - asked)
                 due, stop = False, anywhere(bool(signals.name), world.device)
                 if stop or step == last:  # else a later checkpoint holds its scores
@@ -222,9 +225,18 @@ def train(
     return curves
 
 
-def _note(curves: Curves, step: int, scores: Mapping[str, float]) -> None:
+def _note(curves: Curves, step: int, scores: Mapping[str, float], guard: GuardParams, world: World) -> None:
+    """Keep a probe's scores, which the first rank alone has; all ranks heed its guard.
+
+    Raises:
+        VitrailError: kNN fell too far, and the guard is to stop the run.
+    """
     if scores:
         curves.probes.append({"step": step, **scores})
+    line = str(gather_objects(fall_of_knn(curves.probes, guard) if scores else "")[0])
+    require_no_fall(line, guard)
+    if line and world.main:
+        print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from components.learning.collapse import CollapseParams
 from components.learning.masks import MaskParams
 from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
-from components.learning.schedules import ScheduleParams, compressed
+from components.learning.schedules import InitHeadsParams, ScheduleParams, compressed
 from components.learning.vit import ViTConfig
 from components.params import CHANGES, NEUTRAL, Seed, Strict, results
 from components.training.engine import EngineParams
@@ -70,8 +70,10 @@ class TrainingParams(Strict):
     loader: LoaderParams = LoaderParams()
     run: RunParams
     probe: ProbeParams = ProbeParams()
-    # folder of an exported model to start from; null: from random weights. Its weights count, not its name
+    # a model to start from, named as for every command (docs/using.md); null: from random weights. Its weights count,
+    # not its name
     init: Annotated[InputPath | None, NEUTRAL] = None
+    init_heads: InitHeadsParams | None = None  # train new heads on init's backbone first; null: init brings its own
     gram: GramParams | None = None  # hold patch similarities to an earlier average; null: not
     # a second phase on larger images; null: none. It changes nothing of the first, and has an identity of its own
     high_resolution: Annotated[HighResolutionParams | None, NEUTRAL] = None
@@ -86,6 +88,20 @@ class TrainingParams(Strict):
                 raise ValueError(f"augment.{name} {size} is no multiple of vit.patch_size {patch}")
         if self.high_resolution is not None:
             self.high_resolution.check(patch)
+        if self.init_heads is not None and self.init is None:
+            raise ValueError("init_heads: of a run that starts from a model; set init, too")
+        if self.groups.frozen_blocks and self.init is None:
+            raise ValueError("groups.frozen_blocks: of a run that starts from a model; set init, too")
+        if self.groups.frozen_blocks >= self.vit.depth:
+            raise ValueError(
+                f"groups.frozen_blocks {self.groups.frozen_blocks}: must be below vit.depth {self.vit.depth}, or no "
+                "block learns"
+            )
+        if self.init_heads is not None and self.init_heads.iterations >= self.run.iterations:
+            raise ValueError(
+                f"init_heads.iterations {self.init_heads.iterations}: must be below run.iterations "
+                f"{self.run.iterations}, or the backbone never learns"
+            )
         if self.gram is not None:
             self.gram.check(self.run.iterations, patch)
         if self.vit.in_channels != 3:
@@ -116,6 +132,7 @@ class TrainingParams(Strict):
         second = self.model_copy(
             update={
                 "init": None,
+                "init_heads": None,
                 "high_resolution": None,
                 "vit": self.vit.model_copy(update={"image_size": larger.size}),
                 "augment": self.augment.model_copy(update=crops),

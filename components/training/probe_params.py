@@ -8,6 +8,7 @@ from pydantic import Field
 
 from components.input_paths import InputPath
 from components.params import NEUTRAL, Cost, Name, Seed, Share, Strict
+from components.training.guard import GuardParams
 
 
 class LinearProbeParams(Strict):
@@ -80,6 +81,7 @@ class ProbeParams(Strict):
     raw_side: int = Field(
         32, ge=4, le=8192
     )  # px of the pictures whose pixels are the features of the reference "raw pixels"
+    guard: GuardParams = GuardParams()  # what happens when kNN falls below its value before the first step
     best_by: Literal["knn", "linear", "dense"] = "knn"  # the checkpoint with the best mean of these scores is tagged
     pictures: int = Field(6, ge=0, le=1000)  # images whose crops, masks and patch features are shown
     picture_size: int | None = Field(

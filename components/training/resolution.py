@@ -7,18 +7,13 @@ switch: a network gives global crops of the new size the same features before it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from components.errors import VitrailError
 from components.learning.embed import Interpolation, interpolate_positions
-from components.learning.export import ModelCard, load_backbone, load_card, load_heads
-from components.learning.objective import HeadsParams, Network
 from components.learning.vit import ViTConfig
 from components.params import CHANGES, Strict
 from components.training.checkpoint import Checkpoint
@@ -96,49 +91,3 @@ def carry_over(
     engine.load(shards, rest)
     if gram is not None:
         gram.load(shards)
-
-
-def load_network(folder: Path, vit: ViTConfig, heads: HeadsParams) -> Network:
-    """The model exported to ``folder``, fp32, its position embeddings interpolated for ``vit.image_size``.
-
-    Raises:
-        VitrailError: files are missing or damaged, it has no heads, or network or heads are not those of the params.
-    """
-    card = load_card(folder)
-    _check_match(folder, card, vit, heads)
-    exported, _ = load_backbone(folder)
-    dino, ibot = load_heads(folder)
-    network = Network(type(exported)(vit), dino, ibot)
-    own = dict(exported.state_dict())
-    name, side = POSITIONS.removeprefix("backbone."), vit.image_size // vit.patch_size
-    own[name] = resized_positions(own[name], (side, side), vit.interpolation)
-    network.backbone.load_state_dict(own)
-    return network.train()
-
-
-def _check_match(folder: Path, card: ModelCard, vit: ViTConfig, heads: HeadsParams) -> None:
-    """One line of every difference but those that leave the weights' meaning as it is."""
-    free = {"image_size", "drop_path", "interpolation"}
-    pairs: list[tuple[str, Mapping[str, object] | None, Mapping[str, object] | None]] = [
-        ("vit", vit.model_dump(exclude=free), card.vit.model_dump(exclude=free)),
-    ]
-    for name in ("dino", "ibot"):
-        own, its = getattr(heads, name), getattr(card, f"{name}_head")
-        pairs.append(
-            (
-                f"heads.{name}",
-                None if own is None else own.model_dump(exclude={"init_std"}),
-                None if its is None else its.model_dump(exclude={"init_std"}),
-            )
-        )
-    faults = []
-    for where, ours, theirs in pairs:
-        if ours is None or theirs is None:
-            if ours is not theirs:
-                faults.append(
-                    f"{where} is {'null' if ours is None else 'given'}, there {'null' if theirs is None else 'given'}"
-                )
-            continue
-        faults += [f"{where}.{key} is {ours[key]}, there {theirs[key]}" for key in ours if ours[key] != theirs[key]]
-    if faults:
-        raise VitrailError(f"init: {folder} is another network: {'; '.join(faults)}")

@@ -13,13 +13,14 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
+from components.code_version import commit
 from components.errors import VitrailError
 from components.images import shards
 from components.images.loader import Loader, ManifestDataset, Stream
 from components.images.shards import Shards
 from components.learning.augment import MultiCrop, colors_on_device
 from components.learning.collate import collate_bytes
-from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, export_model
+from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, StartedFrom, export_model
 from components.lock import hold
 from components.storage import StorageParams, Store, publish
 from components.tables.parts import part_rows, parts
@@ -211,12 +212,13 @@ def gather_average(engine: Engine) -> dict[str, Tensor]:
 class Origin:
     """Where exported weights come from, as the model card records it."""
 
-    kind: Literal["pretrain", "distill"]
+    kind: Literal["pretrain", "continue", "distill"]
     fingerprint: str  # of parameters and data
     data_digest: str  # of the manifest and its shards
     step: int  # trained
     teacher: str | None = None  # preset of the distilled teacher
     model_id: str | None = None  # MLflow's LoggedModel
+    init: StartedFrom | None = None  # None: random weights
 
 
 def export_average(
@@ -238,6 +240,8 @@ def export_average(
         step=origin.step,
         params_fingerprint=origin.fingerprint,
         data_digest=origin.data_digest,
+        commit=commit(),
+        init=origin.init,
         teacher=origin.teacher,
         model_id=origin.model_id,
     )

@@ -10,6 +10,7 @@ import yaml
 from components.errors import VitrailError
 from components.params import load_params
 from components.pipeline import PipelineParams, load_pipeline, with_stage
+from components.training.params import TrainingParams
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +36,31 @@ def test_a_stages_name_stands_for_its_paths() -> None:
     distill = with_stage(["run", "--stage", "../dvc.yaml:distill@vitxt"], ROOT)
     assert distill[-4:] == ["--report", "reports/distill-vitxt.json", "--teacher", "data/pretrain/vitt"]
     assert with_stage(["plan"], ROOT) == ["plan"]
+
+
+def test_a_stage_that_goes_on_from_a_model_names_it(tmp_path: Path) -> None:
+    (tmp_path / "params").mkdir()
+    content = {"source": "x", "pretrain": ["vitt"], "continued": {"vitt": {"start": "data/my models/a"}}, "distill": {}}
+    (tmp_path / "params/pipeline.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    continued = with_stage(["run", "--stage", "continue@vitt"], tmp_path)
+    assert continued == [
+        *("run", "--params", "params/continue/vitt.yaml", "--out", "data/continue/vitt"),
+        *("--report", "reports/continue-vitt.json", "--set", 'init="data/my models/a"'),
+        *("--scratch", "scratch/continue"),  # not that of pretrain@vitt
+    ]
+    params = load_params(ROOT / "params/continue/vitt.yaml", TrainingParams, [continued[8]])
+    assert params.init == "data/my models/a"
+    assert with_stage(["run", "--stage", "gain@vitt"], tmp_path) == [
+        *("run", "--params", "params/benchmark.yaml", "--out", "data/gain/vitt"),
+        *("--report", "reports/gain-vitt.json", "--checkpoints", "data/my models/a", "data/continue/vitt"),
+    ]
+
+
+def test_a_model_to_go_on_from_is_one_that_dvc_can_watch(tmp_path: Path) -> None:
+    content = {"source": "x", "pretrain": ["a"], "continued": {"a": {"start": "https://h/x.pth"}}, "distill": {}}
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(VitrailError, match="run `vitrail import` first and name its folder"):
+        load_params(tmp_path / "pipeline.yaml", PipelineParams)
 
 
 @pytest.mark.parametrize("stage", ["pretrain@vit", "distill@vitt", "", "vitt", "pretrain@vitt; ls"])

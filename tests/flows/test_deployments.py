@@ -25,6 +25,7 @@ DOCUMENTED = {
     *(f"release/{action}" for action in ("import", "embed", "export", "promote")),
     *(f"pretrain/{preset}" for preset in ("vitt", "vits", "vitb", "vitl", "vitg")),
     *(f"benchmark/{preset}" for preset in ("vitt", "vits", "vitb", "vitl", "vitg", "vitxt")),
+    *(f"continue/{preset}" for preset in ("vitt", "vits", "vitb", "vitl")),
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.settings import load_pipeline
+from flows.settings import Continued, load_pipeline
 from flows.stages import report_path, stage_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +36,12 @@ def test_every_stage_comes_after_what_it_needs(dag: tuple[set[str], set[tuple[st
     assert [(before, after) for before, after in dag[1] if place[before] >= place[after]] == []
 
 
+def test_what_goes_on_from_a_model_is_made_before_it_is_compared() -> None:
+    pipeline = load_pipeline(ROOT).model_copy(update={"continued": {"vitt": Continued(start="data/pretrain/vitt")}})
+    names = stage_names(pipeline)
+    assert names.index("pretrain@vitt") < names.index("continue@vitt") < names.index("gain@vitt")
+
+
 def test_each_flow_runs_its_families_in_the_pipelines_order() -> None:
     pipeline = load_pipeline(ROOT)
     assert stage_names(pipeline, "crawl", "curate") == ["crawl", "curate"]
@@ -48,5 +54,6 @@ def test_reports_are_where_dvc_yaml_puts_them() -> None:
     for stage in stages.values():
         declared |= {path for entry in stage.get("do", stage).get("metrics", []) for path in entry}
     ours = {report_path(name) for name in ("curate", "dedup", "benchmark")}
-    ours |= {report_path("pretrain@${item.preset}"), report_path("distill@${key}")}
+    ours |= {report_path("pretrain@${item.preset}")}
+    ours |= {report_path(f"{family}@${{key}}") for family in ("continue", "gain", "distill")}
     assert declared == ours

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.errors import VitrailError
-from flows.workspace import checkout_files, workspace_for
+from flows.workspace import checkout_files, workspace_for, workspace_to_continue
 
 DVC = """
 vars:
@@ -28,6 +28,18 @@ stages:
       - params/pretrain/${item.preset}.yaml
     outs:
       - data/pretrain/${item.preset}
+  continue:
+    foreach: ${continued}
+    do:
+      cmd: mkdir -p data/continue && cat data/dedup ${item.start}/weights > data/continue/${key}
+      deps: [data/dedup, "${item.start}"]
+      outs: ["data/continue/${key}"]
+  gain:
+    foreach: ${continued}
+    do:
+      cmd: mkdir -p data/gain && cat ${item.start}/weights data/continue/${key} > data/gain/${key}
+      deps: ["${item.start}", "data/continue/${key}"]
+      outs: ["data/gain/${key}"]
 """
 
 
@@ -47,7 +59,7 @@ def checkout(tmp_path: Path) -> Path:
     (root / "params/pretrain").mkdir(parents=True)
     for preset in ("small", "big"):
         (root / f"params/pretrain/{preset}.yaml").write_text(f"name: {preset}\n")
-    (root / "params/pipeline.yaml").write_text("source: here\npretrain:\n  - small\ndistill: {}\n")
+    (root / "params/pipeline.yaml").write_text("source: here\npretrain:\n  - small\ncontinued: {}\ndistill: {}\n")
     (root / "dvc.yaml").write_text(DVC)
     (root / ".gitignore").write_text("/data/\n/runs/\n/scratch/\n")
     sh(root, "git", "init", "-q")
@@ -73,7 +85,9 @@ def test_another_preset_gets_its_own_workspace_and_its_result_comes_back_through
     assert sh(checkout, "git", "status", "--porcelain") == clean
     assert not (checkout / "data/pretrain/big").exists()
     # Listing the preset in the checkout later brings the result in without doing the work again.
-    (checkout / "params/pipeline.yaml").write_text("source: here\npretrain:\n  - small\n  - big\ndistill: {}\n")
+    (checkout / "params/pipeline.yaml").write_text(
+        "source: here\npretrain:\n  - small\n  - big\ncontinued: {}\ndistill: {}\n"
+    )
     assert "is cached - skipping run" in dvc(checkout, "repro", "pretrain@big")
     assert (checkout / "data/pretrain/big").read_text() == "pictures\nname: big\n"
 
@@ -109,6 +123,31 @@ def test_a_student_needs_a_teacher_that_is_trained_here(checkout: Path) -> None:
     (checkout / "params/distill/tiny.yaml").write_text("")
     with pytest.raises(VitrailError, match=r"the teacher must be one of .*\(small\)"):
         workspace_for("distill", "tiny", checkout, teacher="big")
+
+
+def test_training_goes_on_from_any_model_of_the_checkout_and_sees_it_change(checkout: Path) -> None:
+    (checkout / "params/continue").mkdir()
+    (checkout / "params/continue/small.yaml").write_text("init: data/models/released\n")
+    with pytest.raises(VitrailError, match=r"data/models/released: no such model in .*; run: vitrail import"):
+        workspace_to_continue("small", checkout)
+    for name in ("released", "other"):
+        (checkout / "data/models" / name).mkdir(parents=True)
+        (checkout / "data/models" / name / "weights").write_text(f"{name}\n")
+    dvc(checkout, "repro", "-q")
+    made = workspace_to_continue("small", checkout)
+    assert made == checkout / "runs/continue-small"
+    for stage in ("continue@small", "gain@small"):
+        dvc(made, "repro", "--single-item", stage)
+    assert (made / "data/gain/small").read_text() == "released\npictures\nreleased\n"
+    (checkout / "data/models/released/weights").write_text("fixed\n")
+    assert workspace_to_continue("small", checkout) == made
+    dvc(made, "repro", "--single-item", "continue@small")
+    assert (made / "data/continue/small").read_text() == "pictures\nfixed\n"
+    workspace_to_continue("small", checkout, "data/models/other")
+    dvc(made, "repro", "--single-item", "continue@small")
+    assert (made / "data/continue/small").read_text() == "pictures\nother\n"
+    with pytest.raises(VitrailError, match=r"huge\.yaml: no such preset; there are: small"):
+        workspace_to_continue("huge", checkout)
 
 
 def test_files_of_a_checkout_are_tracked_and_new_ones_but_not_ignored_ones(checkout: Path) -> None:

@@ -14,16 +14,24 @@ import torch
 import yaml
 from PIL import Image
 
-from components.benchmark.contenders import find_checkpoints
+from components.benchmark.contenders import find_checkpoints, gather
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.pictures import SHIPPED
 from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
 from components.evaluation.benchmarks import ElpvParams, load_benchmark
-from components.learning.export import ModelCard, export_model, load_backbone, weights_digest
+from components.learning.export import (
+    ModelCard,
+    StartedFrom,
+    export_model,
+    load_backbone,
+    load_card,
+    weights_digest,
+)
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import load_params
+from components.release.load import weights_digests
 
 ROOT = Path(__file__).resolve().parents[3]
 VIT = ViTConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, heads=2)
@@ -90,6 +98,25 @@ def command(workspace: Path, *more: str, checkpoints: tuple[str, ...] = ("pretra
         ),
         *more,
     ]
+
+
+def test_a_model_that_went_on_from_another_is_compared_with_it(tmp_path: Path) -> None:
+    export(tmp_path / "pretrain", "pretrain", "vitt")
+    export(tmp_path / "continue", "continue", "vitt")
+    place = tmp_path / "continue/vitt"
+    init = StartedFrom(source="renamed since", sha256=weights_digests(tmp_path / "pretrain/vitt"))
+    (place / "model.json").write_text(load_card(place).model_copy(update={"init": init}).model_dump_json())
+    params = load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams)
+    features = load_protocol(ROOT / "params", params.protocol).params.features
+
+    def baselines(*folders: str) -> dict[str, tuple[str, ...]]:
+        found = gather([tmp_path / folder for folder in folders], features, params.baselines, "cpu")
+        return {one.name: one.baselines for one in found if one.kind == "checkpoint"}
+
+    both = baselines("pretrain", "continue")
+    assert both["pretrain vitt"] == ("raw pixels", "untrained vitt")
+    assert both["continue vitt"] == ("raw pixels", "untrained vitt", "pretrain vitt")
+    assert baselines("continue")["continue vitt"] == ("raw pixels", "untrained vitt")
 
 
 @pytest.fixture(scope="module")

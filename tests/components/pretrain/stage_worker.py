@@ -37,6 +37,8 @@ from components.learning.objective import Network
 from components.params import load_params
 from components.pretrain.method import Pretraining
 from components.pretrain.stage import run as pretrain
+from components.release.load import load_model
+from components.release.writers import export_transformers
 from components.storage import StorageParams, open_store
 from components.tables.parts import write_table
 from components.tables.schemas import MANIFEST
@@ -212,6 +214,12 @@ def main(folder: Path, endpoint: str) -> None:
     run("unbroken", "a/model")
     facts["unbroken files"] = digests(folder / "a/model")
     facts["unbroken curve"] = json.loads((folder / "a/model/curve.json").read_text())
+    loaded = load_model(folder / "a/model", with_heads=False)
+    export_transformers(loaded, folder / "headless")
+    start = {"init": str(folder / "headless"), "probe": {"pictures": 0}}
+    run("headless", "h/model", start)
+    joined = {"init_heads": {"iterations": 2, "ramp": 2}, "groups": {"frozen_blocks": 1}}
+    run("continued", "c/model", start | joined)
     run("unprobed", "u/model", {"probe": {"pictures": 0}})
     facts["unprobed files"] = digests(folder / "u/model")
 

@@ -177,7 +177,7 @@ def test_a_run_starts_from_an_exported_model_at_its_size_or_another(
     [
         ("another network", "is another network: vit.patch_size is 4, there 8; vit.depth is 3, there 2"),
         ("shared heads", "is another network: heads.ibot is null, there given"),
-        ("no such model", "no exported model here"),
+        ("no such model", "nowhere: no such file or folder of a model"),
     ],
 )
 def test_a_start_that_does_not_fit_is_one_line(

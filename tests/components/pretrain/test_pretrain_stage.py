@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 
+from components.code_version import commit
 from components.images.quarantine import read_quarantine
+from components.release.load import load_model, weights_digests
 from components.training.checkpoint import load_backbone, load_card, load_heads
 
 WORKER = Path(__file__).with_name("stage_worker.py")
@@ -39,6 +41,28 @@ def timeless(curve: dict[str, Any]) -> dict[str, Any]:
     for point in curve["points"]:
         del point["images_per_second"]
     return curve
+
+
+def test_new_heads_learn_first_and_then_the_backbone_joins(runs: tuple[Path, dict[str, Any]]) -> None:
+    folder, facts = runs
+    assert "came without projection heads; set init_heads" in facts["headless"]["raised"]
+    assert facts["continued"]["raised"] == ""
+    before, after = (
+        load_model(folder / "headless").backbone.state_dict(),
+        load_backbone(folder / "c/model")[0].state_dict(),
+    )
+    for name in before:  # the moving average of what stays as it is may differ in the last bit
+        moved = float((before[name] - after[name]).abs().max())
+        frozen = name.startswith(("embeddings.", "blocks.0."))
+        assert moved < 1e-6 if frozen else moved > 1e-6, (name, moved)
+    assert load_heads(folder / "c/model")[0].config.prototypes == 32
+    card = load_card(folder / "c/model")
+    assert card.kind == "continue"
+    assert card.init is not None
+    assert (card.init.source, card.init.data_digests) == (str(folder / "headless"), ())
+    assert card.init.sha256 == weights_digests(folder / "headless")
+    assert card.commit == commit()
+    assert load_card(folder / "a/model").init is None
 
 
 def test_exports_a_model_with_curves_and_a_report(runs: tuple[Path, dict[str, Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from components.errors import VitrailError
+from components.learning.export import StartedFrom
 from components.release import graphs
 from components.release.exportable import ExportableBackbone
 from components.release.load import load_model
@@ -136,10 +138,13 @@ def test_the_model_card_says_what_is_known(tmp_path: Path) -> None:
         str(tmp_path / "here"),
         (tmp_path / "gone.json", tmp_path / "other.json"),
     )
-    export_safetensors(small_model(with_heads=True), tmp_path / "out", facts)
+    model = small_model(with_heads=True)
+    trained = {"commit": "c0ffee", "init": StartedFrom(source="data/models/vits14", sha256={})}
+    export_safetensors(replace(model, card=model.card.model_copy(update=trained)), tmp_path / "out", facts)
     text = (tmp_path / "out/README.md").read_text()
     for said in (
         "license: apache-2.0", "| data digest | d |", "| fingerprint of params and data | p |", '"knn": 0.71',
+        "| code that trained it | c0ffee |", "| started from | data/models/vits14 |",
         "`gone.json` took down images that this model was trained on", "`other.json` took down no image",
     ):  # fmt: skip
         assert said in text, said

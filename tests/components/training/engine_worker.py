@@ -24,7 +24,6 @@ from components.learning.collate import Crops
 from components.learning.objective import HeadsParams, Network, build_network
 from components.learning.schedules import Schedules
 from components.learning.vit import ViTConfig
-from components.pretrain import method as method_module
 from components.pretrain.method import Pretraining
 from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World, gather_shards, join, pick_device
@@ -102,7 +101,8 @@ def learner(world: World, precision: str, **engine: Any) -> Pretraining:
     # half precision also computes blocks again in backward: the same numbers must come out
     run = {"batch": BATCH // world.size, "activation_checkpointing": precision == "fp16"}
     update = {"run": PARAMS.run.model_copy(update=run), "engine": PARAMS.engine.model_copy(update=engine)}
-    return Pretraining(PARAMS.model_copy(update=update), world)
+    params = PARAMS.model_copy(update=update)
+    return Pretraining(params, world, lively_network(params.vit, params.heads, params.run.seed))
 
 
 def masters(method: Pretraining, kind: str = "master") -> dict[str, Tensor]:
@@ -361,7 +361,6 @@ def go_on_from(folder: Path, world: World, precision: str) -> dict[int, Any]:
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    method_module.build_network = lively_network
     world = join(pick_device("cpu"))
     import deepspeed
     from deepspeed.accelerator import get_accelerator
