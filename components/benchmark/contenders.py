@@ -115,7 +115,8 @@ def _beside_its_start(contender: Contender, places: Mapping[str, str | Path]) ->
     if contender.card is None or contender.card.init is None:
         return contender
     wanted = contender.card.init.sha256
-    start = next((name for name, place in places.items() if weights_digests(place) == wanted), None)
+    others = {name: place for name, place in places.items() if name != contender.name}
+    start = next((name for name, place in others.items() if weights_digests(place) == wanted), None)
     return contender if start is None else replace(contender, baselines=(*contender.baselines, start))
 
 

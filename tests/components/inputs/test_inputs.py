@@ -139,7 +139,8 @@ def test_every_stage_of_the_graph_depends_on_what_its_parameters_name() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     found = {name: [dep for dep in stage.get("do", stage).get("deps", []) if dep.startswith("data/inputs/")]
              for name, stage in stages.items() if name != "inputs"}  # fmt: skip
-    several = {"pretrain": "pretrain-${item.preset}", "distill": "distill-${key}"}
+    several = {"pretrain": "pretrain-${item.preset}", "distill": "distill-${key}", "continue": "continue-${key}"}
+    several["gain"] = "benchmark"  # it is one
     assert found == {name: [f"data/inputs/{several.get(name, name)}.json"] for name in found}
     assert stages["inputs"]["always_changed"] is True
-    assert set(found) == {"crawl", "curate", "dedup", "pretrain", "distill", "benchmark"}
+    assert set(found) == {"crawl", "curate", "dedup", "pretrain", "distill", "benchmark", "continue", "gain"}
