@@ -80,21 +80,21 @@ def propagate(
     device: torch.device | str = "cpu",
 ) -> list[npt.NDArray[np.int64]]:
     """Masks [H, W] of all ``frames``, the first of them ``first``; class numbers as there."""
-    first = np.asarray(first, np.int64)
-    numbers = np.unique(first[first != IGNORE])
+    given: npt.NDArray[np.int64] = np.asarray(first, np.int64)
+    numbers = np.unique(given[given != IGNORE])
     tokens, grid = _tokens(extractor, frames[0], params.image_size, device)
-    labels = _shares(first, numbers, grid, device)
+    labels = _shares(given, numbers, grid, device)
     near = _near(grid, params.radius, device)
     kept: deque[tuple[Tensor, Tensor]] = deque(maxlen=params.frames or None)
     start = (tokens, labels)
-    found = [first]
+    found = [given]
     for frame in frames[1:]:
         tokens, _ = _tokens(extractor, frame, params.image_size, device)
         known = [start, *kept]
         labels = _carried(tokens, known, near, params)
         if params.frames:
             kept.append((tokens, labels))
-        found.append(numbers[_enlarged(labels, grid, first.shape)])
+        found.append(numbers[_enlarged(labels, grid, given.shape)])
     return found
 
 

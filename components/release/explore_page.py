@@ -130,7 +130,8 @@ def _controls(
     source.selected.js_on_change("indices", chosen)
     controls = [shown]
     if len(by) > 1:
-        colour = Select(title="Colour by", value=by[0], options=list(by))
+        choices: list[str | tuple[Any, str]] = [*by]
+        colour = Select(title="Colour by", value=by[0], options=choices)
         given = {"glyph": renderer.glyph, "legend": legend, "legends": dict(legends), "source": source}
         colour.js_on_change("value", CustomJS(args=given, code=_COLOUR))
         controls.append(colour)
