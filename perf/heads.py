@@ -39,6 +39,7 @@ def main() -> dict[str, object]:
     costs = np.logspace(-6, 5, 45).tolist()
     few, known, held = rows[:FITTED, :WIDTH], labels[:FITTED], rows[TRAIN:, :WIDTH]
     params = LogisticParams(costs=costs)
+    logistic_path(few[:50], known[:50], [held], LogisticParams(costs=[1.0]))  # imports, which count for neither
     found = {}
     times = {
         warm: seconds(lambda warm=warm: found.update({warm: logistic_path(few, known, [held], params, warm)[0]}))

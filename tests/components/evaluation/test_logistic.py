@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from components.errors import VitrailError
-from components.evaluation.logistic import LogisticParams, logistic_path
+from components.evaluation.logistic import LogisticParams, Optimum, _begin, _loss, logistic_path
 
 
 def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -16,8 +17,6 @@ def blobs(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_warm_starts_end_where_independent_fits_do() -> None:
-    from sklearn.linear_model import LogisticRegression
-
     (train, labels), (test, _) = blobs(200, 0), blobs(150, 1)
     params = LogisticParams(costs=[1.0, 1e-3, 0.03, 30.0], tolerance=1e-8)
     (warm,) = logistic_path(train, labels, [test], params)
@@ -27,6 +26,26 @@ def test_warm_starts_end_where_independent_fits_do() -> None:
     cold = logistic_path(train, labels, [test, test[:5]], params, warm=False)
     assert (cold[0] == warm).all()
     assert cold[1].shape == (4, 5)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_fine_grid_begins_lower_and_ends_at_the_same_optima(classes: int) -> None:
+    (train, labels), (test, _) = blobs(150, 0), blobs(100, 1)
+    labels = labels % classes
+    params = LogisticParams(costs=np.logspace(-3, 2, 12).tolist(), tolerance=1e-8)
+    warm, cold = (logistic_path(train, labels, [test], params, warm=warm)[0] for warm in (True, False))
+    assert (warm == cold).all()
+    width = 1 if classes == 2 else classes
+    zero = Optimum(1.0, np.zeros((width, 10)), np.zeros(width))
+    assert _loss(zero, 1.0, train, labels) == pytest.approx(150 * np.log(classes))
+    fits = []
+    for cost in (0.01, 0.1, 1.0):
+        model = LogisticRegression(C=cost, tol=1e-8, max_iter=1000).fit(train, labels)
+        fits.append(Optimum(cost, model.coef_, model.intercept_))
+    begun = Optimum(1.0, *_begin(fits[:2], 1.0, train, labels))
+    ends = [_loss(one, 1.0, train, labels) for one in (fits[2], begun, fits[1])]
+    assert ends == sorted(ends)
+    assert ends[0] < ends[2]
 
 
 def test_labels_need_not_be_dense_and_faults_are_named() -> None:
