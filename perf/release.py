@@ -122,8 +122,9 @@ def write(name: str, folder: str) -> None:
 def _alone(code: str) -> int:
     """Bytes of resident memory that ``code`` adds at its peak, in a process of its own."""
     around = (
-        "import json, resource, torch, safetensors.torch, components.release.load, components.release.writers\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "import json, torch, safetensors.torch, components.release.load, components.release.writers\n"
+        # Not ru_maxrss, which a new process takes over from the one that started it.
+        "peak = lambda: 1024 * int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])\n"
         f"before = peak()\n{code}\nprint(json.dumps(peak() - before))"
     )
     done = subprocess.run([sys.executable, "-c", around], capture_output=True, text=True, check=True)
