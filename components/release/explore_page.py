@@ -120,7 +120,7 @@ def _controls(
 
     panel = Div(text="Click a point, or draw around some, to see their pictures.", width=380, disable_math=True)
     legend = Div(text=legends[by[0]] if by else "", width=380, disable_math=True)
-    choices = [ALL, *sorted({value for name in by for value in source.data[name] if value})]
+    choices: list[Any] = [ALL, *sorted({value for name in by for value in source.data[name] if value})]
     if any(group >= 0 for group in source.data["group"]):
         choices.insert(1, COPIES)
     shown = Select(title="Show", value=ALL, options=choices)
