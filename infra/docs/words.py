@@ -91,8 +91,7 @@ WORDS: Mapping[str, str] = {
     "matching.scale": "range of the factor by which the other view is scaled",
     "depth.head.steps": "steps of AdamW",
     "segmentation.temperature": "votes are weighted by exp(cosine / temperature)",
-    "propagation.neighbours": "patches of the earlier frames that a patch takes its label from",
-    "propagation.temperature": "their votes are weighted by exp(cosine / temperature)",
+    "guard.action": "what is done when kNN falls below its value before the first step",
     # platform
     "region": "of S3; null: that of the environment",
     "experiment": "MLflow's experiment that runs are recorded in",
