@@ -35,7 +35,6 @@ FILES: tuple[tuple[str, str], ...] = (
     ("gate.yaml", "components.evaluation.gate:GateParams"),
     ("serve.yaml", "components.release.serving:ServeParams"),
     ("sscd/small.yaml", "components.descriptors.kinds:TrainedParams"),
-    ("serve.yaml", "components.release.serving:ServeParams"),
     ("storage.yaml", "components.storage:StorageParams"),
     ("tracking.yaml", "components.tracking:TrackingParams"),
     ("platform.yaml", "flows.settings:PlatformParams"),
