@@ -159,7 +159,7 @@ def walk(folder: Path, rows: int, memory: int) -> Iterator[str]:
         groups_of(connection, files.state, 12, 8)
     yield "checked"
     to_held_out = np.broadcast_to(np.float32(0.3), rows)
-    sweep(rows, edges, to_held_out, [AT, 0.8], labels, params.graph.giants, "relative")
+    sweep(edges, to_held_out, [AT, 0.8], labels, params.graph.giants, "relative")
     check_same_pool(pool, out)
     yield "swept"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.extract import check_described, describe, describe_pictures
+from components.dedup.extract import Describing, check_described, describe, describe_pictures
 from components.dedup.fit import learning_pictures
 from components.dedup.params import DedupParams
 from components.dedup.pool import Pool
@@ -53,7 +53,7 @@ def describe_pool(
             adopt(given, weights)
         else:
             learn(given, learning_pictures(given, pool, folder, params.executor, params.chunk), weights)
-    rows = describe(pool, given, weights, folder, params.executor, params.chunk, views)
+    rows = describe(pool, Describing(given, weights, views), folder, params.executor, params.chunk)
     return Described(folder, load_descriptor(given, weights, pool.storage), rows)
 
 

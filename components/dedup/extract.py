@@ -98,27 +98,28 @@ def thumbnails(
     return Thumbnails(parts)
 
 
-def describe(
-    pool: Pool,
-    params: DescriptorParams,
-    weights: Path,
-    work: Path,
-    executor: ExecutorParams,
-    chunk: int,
-    views: Views = WHOLE,
-) -> Rows:
-    """Descriptors [N, R, dim] fp16 of the R ``views`` of every row of the pool, in index order.
+@dataclass(frozen=True)
+class Describing:
+    """How images are described."""
+
+    params: DescriptorParams
+    weights: Path  # the descriptor's own folder
+    views: Views = WHOLE
+
+
+def describe(pool: Pool, how: Describing, work: Path, executor: ExecutorParams, chunk: int) -> Rows:
+    """Descriptors [N, R, dim] fp16 of the R views of every row of the pool, in index order.
 
     They are never all in memory: each chunk is written to its place in one file.
 
     Raises:
         VitrailError: an image cannot be read, or its descriptor is NaN or zero; its key is named.
     """
-    descriptor = load_descriptor(params, weights, pool.storage)
+    descriptor = load_descriptor(how.params, how.weights, pool.storage)
     path = work / "descriptors.npy"
     parts = [work / f"described-{start:012d}.txt" for start in range(0, len(pool), chunk)]
-    _allocate(path, (len(pool), len(views), descriptor.dim), parts)
-    function = partial(_descriptor_chunk, params, weights, views, path)
+    _allocate(path, (len(pool), len(how.views), descriptor.dim), parts)
+    function = partial(_descriptor_chunk, how, path)
     chunks = _Chunks(pool, None, chunk, parts)
     _finish(function, chunks, executor, "descriptors of the pool")
     return Rows(path)
@@ -218,10 +219,10 @@ def _thumbnail_chunk(side: int, chunk: _Chunk) -> Path:
     return chunk.out
 
 
-def _descriptor_chunk(params: DescriptorParams, weights: Path, views: Views, path: Path, chunk: _Chunk) -> Path:
-    descriptor = load_descriptor(params, weights, chunk.pool.storage)
+def _descriptor_chunk(how: Describing, path: Path, chunk: _Chunk) -> Path:
+    descriptor = load_descriptor(how.params, how.weights, chunk.pool.storage)
     places = chunk.places()
-    rows = describe_pictures(descriptor, _pictures(chunk, places), views)
+    rows = describe_pictures(descriptor, _pictures(chunk, places), how.views)
     check_described(rows, lambda i: f"image {places[i]['key']} ({places[i]['shard']} at {places[i]['offset']})")
     _put(path, chunk.start, rows)
     with atomic_file(chunk.out, "w") as file:

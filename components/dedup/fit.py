@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,19 +42,24 @@ def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParam
     return len(pictures)
 
 
-def whiten(
-    params: SscdParams, curated: Path, out: Path, storage: StorageParams, dim: int | None, images: int, floor: float
-) -> str:
-    """Fit PCA whitening for a published network on at most ``images`` of ``curated``; returns the SHA-256 of ``out``.
+@dataclass(frozen=True)
+class Whitening:
+    """What a whitening is fitted on and keeps."""
+
+    dim: int | None  # directions kept, the strongest; None: all that the network has
+    images: int  # at most, at random
+    floor: float  # see :func:`components.descriptors.whiten.fit_whitening`
+
+
+def whiten(params: SscdParams, curated: Path, out: Path, storage: StorageParams, how: Whitening) -> str:
+    """Fit PCA whitening for a published network on images of ``curated``; returns the SHA-256 of ``out``.
 
     Args:
         params: of the network; its own ``whitening`` is left aside.
         curated: the background set, which should hold no copies of what is searched later.
         out: file to write, for ``descriptor.whitening``.
         storage: where shards are.
-        dim: directions kept, the strongest; None: all that the network has.
-        images: at most, at random.
-        floor: see :func:`components.descriptors.whiten.fit_whitening`.
+        how: images, directions and floor.
 
     Raises:
         VitrailError: too few images for the directions; or ``out`` is there already.
@@ -64,16 +70,16 @@ def whiten(
         raise VitrailError(f"{out}: there already; take another --out, or delete it to fit anew")
     pool = Pool.load(curated, storage)
     descriptor, store = load_sscd(params.model_copy(update={"whitening": None}), storage), pool.store()
-    chosen = np.sort(np.random.default_rng(0).permutation(len(pool))[:images])
+    chosen = np.sort(np.random.default_rng(0).permutation(len(pool))[: how.images])
     pictures = (pool.rgb(int(row), store) for row in track(chosen, "background", len(chosen), unit="images"))
     rows = describe_pictures(descriptor, pictures)[:, 0]
-    kept = dim or rows.shape[1]
+    kept = how.dim or rows.shape[1]
     if not kept <= min(rows.shape[1], len(rows) - 1):
         raise VitrailError(
             f"whiten: {kept} directions of {len(rows)} images and {rows.shape[1]} numbers each; take more images, or "
             "a smaller --dim"
         )
-    fitted = fit_whitening(rows, kept, floor)
+    fitted = fit_whitening(rows, kept, how.floor)
     data = save({"whitening.mean": fitted.mean, "whitening.projection": np.ascontiguousarray(fitted.projection)})
     with atomic_file(out) as file:
         file.write(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,24 @@ from components.tables.parts import iter_batches
 from components.tables.schemas import DECISIONS
 
 
-def revisit(
-    curated: Path,
-    dedup: Path,
-    benchmarks: BenchmarksFile,
-    storage: StorageParams,
-    out: Path,
-    thresholds: Sequence[float] | None,
-    limit: int,
-) -> str:
-    """Write the page to ``out`` and the sweep as ``.csv`` beside it; returns the sweep as a table.
+@dataclass(frozen=True)
+class Again:
+    """What is written once more."""
+
+    out: Path  # the page; the sweep is beside it, as .csv
+    thresholds: Sequence[float] | None  # of the sweep; None: spread around those in force
+    limit: int  # groups shown
+
+
+def revisit(curated: Path, dedup: Path, benchmarks: BenchmarksFile, storage: StorageParams, again: Again) -> str:
+    """Write the page and the sweep; returns the sweep as a table.
 
     Raises:
         VitrailError: outputs are missing or of another pool, or a threshold is below the edges that were kept.
     """
     from components.dedup.params import DedupParams
 
+    out, thresholds, limit = again.out, again.thresholds, again.limit
     pool = Pool.load(curated, storage)
     check_same_pool(pool, dedup)
     force = json.loads((dedup / "thresholds.json").read_text())
@@ -56,7 +59,6 @@ def revisit(
         labels[start : start + len(batch)] = batch["component"].to_numpy()
         start += len(batch)
     outcomes = sweep(
-        len(pool),
         EdgeParts.of(dedup / "edges"),
         np.load(dedup / "to-held-out.npy", mmap_mode="r", allow_pickle=False),
         thresholds or sweep_thresholds(force["floor"], in_force),

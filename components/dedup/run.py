@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> int:
         print(nearest(arguments.image, arguments.curated, arguments.dedup, arguments.k, storage))
         return 0
     if arguments.command == "review":
-        from components.dedup.revisit import revisit
+        from components.dedup.revisit import Again, revisit
         from components.evaluation.benchmarks import BenchmarksFile
 
         print(
@@ -95,9 +95,7 @@ def main(argv: Sequence[str]) -> int:
                 arguments.dedup,
                 load_params(arguments.benchmarks, BenchmarksFile),
                 storage,
-                arguments.out,
-                arguments.threshold_sweep,
-                arguments.groups,
+                Again(arguments.out, arguments.threshold_sweep, arguments.groups),
             )
         )
         return 0
@@ -113,15 +111,15 @@ def main(argv: Sequence[str]) -> int:
     from components.dedup.params import DedupParams
 
     if arguments.command == "whiten":
+        from components.dedup.fit import Whitening
         from components.dedup.fit import whiten as fit_background
         from components.descriptors.sscd import SscdParams
 
         network = load_params(arguments.params, DedupParams, arguments.set).descriptor
         if not isinstance(network, SscdParams):
             raise VitrailError(f"{arguments.params}: descriptor.kind is {network.kind}; whitening is for sscd")
-        digest = fit_background(
-            network, arguments.curated, arguments.out, storage, arguments.dim, arguments.images, arguments.floor
-        )
+        how = Whitening(arguments.dim, arguments.images, arguments.floor)
+        digest = fit_background(network, arguments.curated, arguments.out, storage, how)
         print(f"descriptor.whitening: {{path: {arguments.out}, sha256: {digest}}}")
         return 0
     from components.context import StageContext

@@ -107,7 +107,6 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         keys = described_keys(described.folder)
         check_descriptors(pool, keys, rows[:, 0], described.descriptor, params.checks, docs)
         outcomes = sweep(
-            len(pool),
             graph.edges,
             np.load(files.to_held_out, mmap_mode="r", allow_pickle=False),
             sweep_thresholds(at.floor, (at.within, at.relative)),

@@ -28,7 +28,6 @@ class Outcome(NamedTuple):
 
 
 def sweep(
-    count: int,
     edges: Iterable[Edges],
     to_held_out: NDArray[np.floating],
     thresholds: Sequence[float],
@@ -39,7 +38,6 @@ def sweep(
     """One outcome a threshold, by the same rules as a run: at the thresholds in force its numbers are the run's.
 
     Args:
-        count: images of the pool.
         edges: read once for each threshold, and again while giants are cut; those below the floor they were searched
             with are not there.
         to_held_out: [count] cosine of each image to its nearest held-out image, fp32.
@@ -48,7 +46,7 @@ def sweep(
         giants: ``graph.giants``.
         within: ``relative.within``.
     """
-    found = []
+    found, count = [], len(labels)
     for threshold in sorted(thresholds):
         tied = components(count, edges, threshold)
         cut = tied if giants is None else cut_giants(tied, edges, threshold, giants)[0]

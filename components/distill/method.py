@@ -30,7 +30,7 @@ from components.params import CHANGES
 from components.release.load import LoadedModel
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
-from components.training.engine import Engine
+from components.training.engine import Engine, Parts
 from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
 
@@ -100,10 +100,12 @@ class Distillation:
             param_groups(network, params.groups.layer_decay, params.groups.patch_embed_multiplier),
             params.engine,
             world,
-            params.run.batch,
-            clipped=("backbone", "dino_head", "ibot_head"),
-            whole=(Block, ProjectionHead),
-            heads=("dino_head", "ibot_head"),
+            Parts(
+                params.run.batch,
+                clipped=("backbone", "dino_head", "ibot_head"),
+                whole=(Block, ProjectionHead),
+                heads=("dino_head", "ibot_head"),
+            ),
         )
         self._teacher = self.engine.frozen(teacher)
         if params.run.compile:

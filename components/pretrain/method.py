@@ -23,7 +23,7 @@ from components.learning.schedules import StepValues
 from components.pretrain.start import starting_network
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
-from components.training.engine import Engine
+from components.training.engine import Engine, Parts
 from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
 
@@ -58,10 +58,12 @@ class Pretraining:
             ),
             params.engine,
             world,
-            params.run.batch,
-            clipped=("backbone", "dino_head", "ibot_head"),
-            whole=(Block, ProjectionHead),
-            heads=("dino_head", "ibot_head"),
+            Parts(
+                params.run.batch,
+                clipped=("backbone", "dino_head", "ibot_head"),
+                whole=(Block, ProjectionHead),
+                heads=("dino_head", "ibot_head"),
+            ),
         )
         if params.run.compile:
             compile_blocks(world.device, self.engine.student.module.backbone, self.engine.average.module.backbone)

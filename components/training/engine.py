@@ -117,6 +117,18 @@ def _deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+@dataclass(frozen=True)
+class Parts:
+    """How the parts of a student are treated. Sub-modules are named as the student's children."""
+
+    batch: int  # images a rank and micro-batch (DeepSpeed wants to know)
+    clipped: Sequence[str] = ()  # gradients are clipped within each of these
+    # Kinds of modules whose weights are gathered and reduced together, not layer by layer: fewer, larger messages, and
+    # half the cost of ZeRO-3's hooks (vitt on a CPU: 7 % over a plain loop instead of 13 %).
+    whole: Sequence[type[nn.Module]] = ()
+    heads: Sequence[str] = ()  # their gradients are summed in fp32 under ``reduce_dtype: heads_fp32``
+
+
 class Engine:
     """A student under ZeRO-3 with AdamW, its moving average in a second ZeRO-3 module, and any frozen ones.
 
@@ -125,11 +137,7 @@ class Engine:
         average: a module with the same parameters that the moving average is written into.
         groups: AdamW's groups, each with ``params`` and the keys ``lr_multiplier``, ``wd_multiplier``,
             ``is_last_layer``, as ``components.learning.param_groups`` makes them.
-        clipped: gradients are clipped within each of these sub-modules, by name of the student's child.
-        whole: kinds of modules whose weights are gathered and reduced together, not layer by layer: fewer, larger
-            messages, and half the cost of ZeRO-3's hooks (vitt on a CPU: 7 % over a plain loop instead of 13 %).
-        batch: images a rank and micro-batch (DeepSpeed wants to know).
-        heads: sub-modules, by name of the student's child, whose gradients ``reduce_dtype: heads_fp32`` sums in fp32.
+        parts: how its parts are treated.
     """
 
     def __init__(
@@ -139,30 +147,27 @@ class Engine:
         groups: Sequence[Mapping[str, Any]],
         params: EngineParams,
         world: World,
-        batch: int,
-        clipped: Sequence[str] = (),
-        whole: Sequence[type[nn.Module]] = (),
-        heads: Sequence[str] = (),
+        parts: Parts,
     ) -> None:
-        self._whole = list(whole)
+        self._whole = list(parts.whole)
         self._frozen: list[Any] = []
         self.params, self.world = params, world
         self.precision = pick_precision(params.precision, world.device)
         self.dtype = DTYPES[self.precision]
-        self._batch = batch
+        self._batch = parts.batch
         self._tried = False  # a whole step has gone well
         self._deepspeed = _deepspeed(world.device)
         with self._refusals():
-            self._build(student, average, groups, clipped, heads)
+            self._build(student, average, groups, parts)
 
     def _build(
         self,
         student: nn.Module,
         average: nn.Module,
         groups: Sequence[Mapping[str, Any]],
-        clipped: Sequence[str],
-        heads: Sequence[str],
+        parts: Parts,
     ) -> None:
+        clipped, heads = parts.clipped, parts.heads
         world, params = self.world, self.params
         initial = {name: p.detach().float().cpu().clone() for name, p in student.named_parameters()}
         optimizer = torch.optim.AdamW(

@@ -177,7 +177,7 @@ def test_edges_are_those_of_brute_force_and_a_stopped_search_carries_on(tmp_path
 def test_the_sweep_says_what_each_threshold_would_drop(tmp_path: Path) -> None:
     edges = [Edges.of_wholes(np.array([0, 1, 3]), np.array([1, 2, 4]), np.array([0.9, 0.7, 0.6], np.float32))]
     labels = components(5, edges, 0.65)
-    outcomes = sweep(5, edges, np.array([0.1, 0.1, 0.8, 0.1, 0.1]), [0.85, 0.5], labels)
+    outcomes = sweep(edges, np.array([0.1, 0.1, 0.8, 0.1, 0.1]), [0.85, 0.5], labels)
     assert [tuple(one) for one in outcomes] == [(0.5, 3, 2, 3, 1, 3), (0.85, 1, 1, 2, 0, 0)]
     assert "0.850" in table(outcomes)
     write_csv(outcomes, tmp_path / "sweep.csv")

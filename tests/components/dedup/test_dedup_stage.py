@@ -26,7 +26,7 @@ from components.dedup.files import JoinFiles, RowWriter
 from components.dedup.params import DedupParams
 from components.dedup.pool import Pool
 from components.dedup.review import Reviewed, write_review
-from components.dedup.revisit import revisit
+from components.dedup.revisit import Again, revisit
 from components.dedup.run import main
 from components.dedup.scratch import described_digest
 from components.dedup.search import nearest, search
@@ -264,12 +264,12 @@ def test_planted_copies_end_where_they_should(
     assert retrieved.count("<div class=group>") == 24
     assert retrieved.count("<img") == 48
     assert "mine/00009" in retrieved or "mine/00010" in retrieved
-    words = revisit(curated, out, benchmarks, STORAGE, tmp_path / "again.html", [0.6, 0.99], 3)
+    words = revisit(curated, out, benchmarks, STORAGE, Again(tmp_path / "again.html", [0.6, 0.99], 3))
     assert "0.600" in words
     assert (tmp_path / "again.csv").read_text().count("\n") == 3
     assert "src=http" not in (tmp_path / "again.html").read_text().replace('"', "")  # nothing is loaded from elsewhere
     with pytest.raises(VitrailError, match=r"only edges over .* were kept"):
-        revisit(curated, out, benchmarks, STORAGE, tmp_path / "low.html", [0.1], 3)
+        revisit(curated, out, benchmarks, STORAGE, Again(tmp_path / "low.html", [0.1], 3))
     assert not (tmp_path / "low.html").exists()
 
     (tmp_path / "ask.jpg").write_bytes(pictures["jpeg02"])
@@ -345,7 +345,7 @@ def test_the_sweep_at_the_thresholds_in_force_is_the_run(
         relative = {"threshold": at, "within": "relative"}
         report = run(tmp_path, curated, benchmarks, plain(graph=graph, relative=relative))
         out = tmp_path / "dedup"
-        revisit(curated, out, benchmarks, STORAGE, tmp_path / "page.html", None, 2)
+        revisit(curated, out, benchmarks, STORAGE, Again(tmp_path / "page.html", None, 2))
         with open(tmp_path / "page.csv") as file:
             rows = {float(row["threshold"]): row for row in csv.DictReader(file)}
         of_self, of_relative = rows[0.87654321], rows[at]
