@@ -120,7 +120,7 @@ def _controls(
 
     panel = Div(text="Click a point, or draw around some, to see their pictures.", width=380, disable_math=True)
     legend = Div(text=legends[by[0]] if by else "", width=380, disable_math=True)
-    choices: list[Any] = [ALL, *sorted({value for name in by for value in source.data[name] if value})]
+    choices = [ALL, *sorted({value for name in by for value in source.data[name] if value})]
     if any(group >= 0 for group in source.data["group"]):
         choices.insert(1, COPIES)
     shown = Select(title="Show", value=ALL, options=choices)
@@ -130,8 +130,8 @@ def _controls(
     source.selected.js_on_change("indices", chosen)
     controls = [shown]
     if len(by) > 1:
-        choices: list[str | tuple[Any, str]] = [*by]
-        colour = Select(title="Colour by", value=by[0], options=choices)
+        named: list[str | tuple[Any, str]] = [*by]
+        colour = Select(title="Colour by", value=by[0], options=named)
         given = {"glyph": renderer.glyph, "legend": legend, "legends": dict(legends), "source": source}
         colour.js_on_change("value", CustomJS(args=given, code=_COLOUR))
         controls.append(colour)
