@@ -34,7 +34,7 @@ check: install  ## lint, types, walls
 	$(BIN)/lint-imports --no-cache
 
 test: check  ## every check and test, in TEST_PROCESSES processes
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 perf: install  ## ratios measured on this machine, printed and written to perf/results/
 	$(BIN)/python -m perf

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+LONG = ("test_engine.py", "test_pretrain_launch.py", "test_pretrain_phases.py", "test_pretrain_stage.py")
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 # Teams of threads that share their cores with another process spin and starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if PARALLEL else "2")
@@ -22,14 +23,12 @@ for line in (ROOT / "infra/local/telemetry-off.env").read_text().splitlines():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what this machine cannot run, with the reason in the report (``-ra`` prints it).
 
-    Of several processes, each takes whole files, so that a file's fixtures are made once. Files that share the chain of
-    tests/e2e go to one process, and go first, because they take longest.
+    Of several processes, each takes whole files (``--dist loadfile``), so that a file's fixtures are made once. The
+    files that take longest go first, so that no process waits for the other at the end.
     """
     if PARALLEL:
-        items.sort(key=lambda item: "e2e" not in item.path.parts)
+        items.sort(key=lambda item: ("e2e" not in item.path.parts, item.path.name not in LONG))
     for item in items:
-        shares_chain = "chain" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("chain" if shares_chain else str(item.path)))
         if item.get_closest_marker("shared") and not SHARED_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"left out: no development data at {SHARED_DATA}"))
         if item.get_closest_marker("gpu"):
