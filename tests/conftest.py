@@ -11,7 +11,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
-LONG = ("test_engine.py", "test_pretrain_launch.py", "test_pretrain_phases.py", "test_pretrain_stage.py")
+LONG = (
+    "test_chain.py",
+    "test_engine.py",
+    "test_pretrain_launch.py",
+    "test_pretrain_phases.py",
+    "test_pretrain_stage.py",
+)
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 # Teams of threads that share their cores with another process spin and starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if PARALLEL else "2")
@@ -27,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     files that take longest go first, so that no process waits for the other at the end.
     """
     if PARALLEL:
-        items.sort(key=lambda item: ("e2e" not in item.path.parts, item.path.name not in LONG))
+        items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     for item in items:
         if item.get_closest_marker("shared") and not SHARED_DATA.is_dir():
             item.add_marker(pytest.mark.skip(reason=f"left out: no development data at {SHARED_DATA}"))

@@ -5,22 +5,31 @@ A test that changes files works in a copy of that copy (``chain_copy``), so no t
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from chain_helpers import SMALLEST, Chain, copy_checkout, edit, repro
+from chain_helpers import SMALLEST, Chain, Repro, copy_checkout, edit, repro
+from filelock import FileLock
 
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
-    """Every stage, run once at its smallest."""
-    root = tmp_path_factory.mktemp("chain")
-    copy_checkout(root)
-    for name, changes in SMALLEST.items():
-        edit(root / name, changes)
-    first = repro(root)
+    """Every stage, run once at its smallest; of several test processes, by the one that comes first."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, told = base / "chain", base / "chain.json"
+    with FileLock(base / "chain.lock"):
+        if not told.exists():
+            copy_checkout(root)
+            for name, changes in SMALLEST.items():
+                edit(root / name, changes)
+            told.write_text(json.dumps(asdict(repro(root))))
+    first = Repro(**json.loads(told.read_text()))
     assert first.code == 0, first.text[-6000:]
     return Chain(root, first)
 
