@@ -8,13 +8,14 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from components.errors import VitrailError
+from components.log_level import at_level
 from components.quality.offline import make_offline
 from components.quality.rules import Rule, Suite
 from components.storage import atomic_dir
@@ -61,7 +62,11 @@ def finish(
     ``counted``: for rules by number, what was found over the whole table: rows that break it, rows that it is about,
     and keys of the first that do.
     """
-    with _quiet(), tempfile.TemporaryDirectory(prefix="vitrail-quality-") as project:
+    with (
+        at_level("great_expectations", logging.ERROR),  # what matters is in the summary
+        warnings.catch_warnings(action="ignore"),
+        tempfile.TemporaryDirectory(prefix="vitrail-quality-") as project,
+    ):
         results, site = _run(frame, suite, Path(project))
         for number, (broken_rows, of, keys) in (counted or {}).items():
             if "problem" not in results[number] or broken_rows:
@@ -193,17 +198,3 @@ def _explain(suite: Suite, broken: list[dict[str, Any]], summary: dict[str, Any]
         scope = f" with {row['where']}" if row["where"] else ""
         parts.append(f"'{row['rule']}' fails in {row['broken']:,} of {row['of']:,} rows{scope}{named}")
     return f"the table {suite.table!r} breaks its suite: {'; '.join(parts)}. See {summary['docs']}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back Great Expectations' own log lines and warnings: what matters is in the summary."""
-    logger = logging.getLogger("great_expectations")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from components.errors import VitrailError
+from components.log_level import at_level
 
 Answer = Callable[[Any, Mapping[str, Any]], Any]  # a pandas DataFrame and the request's params -> a DataFrame
 Opener = Callable[[Path, Mapping[str, Any]], Answer]  # the model's folder and the model config
@@ -35,7 +35,8 @@ class Interface(NamedTuple):
 
 def publish(opener: Opener) -> None:
     """Name ``opener`` as what makes this file's model: the last call of a models-from-code file."""
-    with _without_advice():
+    # MLflow advises to write type hints, which would change what a request holds, and input examples.
+    with at_level("mlflow", logging.ERROR), warnings.catch_warnings(action="ignore"):
         from mlflow.models import set_model
         from mlflow.pyfunc.model import PythonModel
 
@@ -62,20 +63,6 @@ def _served(opener: Opener, base: Any) -> Any:
     return Served()
 
 
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Without MLflow's advice to write type hints, which would change what a request holds, and input examples."""
-    logger = logging.getLogger("mlflow")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
 def save(
     out: Path, code: Path, package: Path, weights: Path, interface: Interface, config: Mapping[str, Any],
     requirements: Sequence[str],
@@ -93,7 +80,8 @@ def save(
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    with _without_advice():
+    # MLflow advises to write type hints, which would change what a request holds, and input examples.
+    with at_level("mlflow", logging.ERROR), warnings.catch_warnings(action="ignore"):
         import mlflow.pyfunc
 
         mlflow.pyfunc.save_model(

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.errors import VitrailError
+from components.log_level import at_level
 from components.loopback import spare_loopback
 from components.tracking.params import known_scheme
 
@@ -90,16 +91,11 @@ def open_client(uri: str) -> Any:
         lock = open(f"{file}.lock", "w")  # noqa: SIM115 - closed below
     except OSError as fault:
         raise VitrailError(f"MLflow at {uri}: cannot write there ({fault.strerror}); set uri to another file") from None
-    logger = logging.getLogger("mlflow.store.db.utils")
-    level = logger.level
-    logger.setLevel(logging.WARNING)  # one line a migration otherwise
-    try:
-        with lock:  # processes that create the tables at the same time would fail
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-            client.search_experiments(max_results=1)
-    finally:
-        logger.setLevel(level)
+    # Processes that create the tables at the same time would fail; each migration would print a line.
+    with lock, at_level("mlflow.store.db.utils", logging.WARNING):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
     return client
 
 

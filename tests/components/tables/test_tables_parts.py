@@ -72,16 +72,16 @@ def test_workers_parts_become_one_table(tmp_path: Path) -> None:
 def test_readers_outside_see_one_table(tmp_path: Path) -> None:
     path = written(tmp_path)
     expected = list(range(25))
+    import datasets
     import duckdb
+    import polars
 
     assert [
         n for (n,) in duckdb.sql(f"SELECT n FROM read_parquet('{path}/*.parquet') ORDER BY n").fetchall()
     ] == expected
     assert pd.read_parquet(path)["n"].tolist() == expected
     assert ds.dataset(path).to_table()["n"].to_pylist() == expected
-    polars = pytest.importorskip("polars")
     assert polars.read_parquet(path)["n"].to_list() == expected
-    datasets = pytest.importorskip("datasets")
     loaded = datasets.load_dataset("parquet", data_dir=str(path), split="train", cache_dir=str(tmp_path / "cache"))
     assert loaded["n"][:] == expected
 
