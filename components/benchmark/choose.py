@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,17 @@ class TrainingSide:
         return self._images.rgb(int(self._rows[row]))
 
 
+class Inputs(NamedTuple):
+    """What images are turned into, all combinations."""
+
+    sizes: Sequence[int]  # pixels of a side
+    crops: Sequence[float]  # shares of the picture
+
+
 def choose(
     benchmark: Benchmark,
     checkpoints: Sequence[str | Path],
-    sizes: Sequence[int],
-    crops: Sequence[float],
+    inputs: Inputs,
     features: FeatureParams,
     knn: KnnParams,
     device: str,
@@ -55,8 +61,8 @@ def choose(
     for path in find_checkpoints(checkpoints):
         loaded = load_model(path, device, with_heads=False)
         model, card = loaded.backbone, loaded.card
-        for size in sizes:
-            for crop in crops:
+        for size in inputs.sizes:
+            for crop in inputs.crops:
                 for tokens in get_args(Tokens):
                     candidate = features.model_copy(
                         update={"image_size": size, "crop": crop, "tokens": tokens, "blocks": None}

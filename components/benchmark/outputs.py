@@ -76,20 +76,21 @@ def write(
     (folder / "table.md").write_text(table)
 
 
+class Shown(NamedTuple):
+    """Whose pictures are drawn, beside the photographs of the parameters."""
+
+    benchmarks: Sequence[Benchmark]
+    own: Sequence[RGB]  # of the training set
+
+
 def draw_pictures(
-    folder: Path,
-    contenders: Sequence[Contender],
-    benchmarks: Sequence[Benchmark],
-    params: PcaParams,
-    device: str,
-    run: tracking.Run,
-    own: Sequence[RGB],
+    folder: Path, contenders: Sequence[Contender], shown: Shown, params: PcaParams, device: str, run: tracking.Run
 ) -> None:
     """PCA pictures of every checkpoint in ``folder`` and in MLflow."""
     folder.mkdir()
     groups = {"photographs": (photographs(params.photographs), params.foreground)}
-    groups |= {"own": (list(own), params.foreground)}
-    groups |= {benchmark.name: (examples(benchmark, params.labelled), False) for benchmark in benchmarks}
+    groups |= {"own": (list(shown.own), params.foreground)}
+    groups |= {benchmark.name: (examples(benchmark, params.labelled), False) for benchmark in shown.benchmarks}
     for contender in contenders:
         if contender.model is None or contender.card is None:
             continue

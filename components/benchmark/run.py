@@ -122,8 +122,7 @@ def _choose(arguments: argparse.Namespace) -> int:
         found = choose.choose(
             load_benchmark(name, spec),
             arguments.checkpoints,
-            arguments.image_sizes,
-            arguments.crops,
+            choose.Inputs(arguments.image_sizes, arguments.crops),
             protocol.features,
             protocol.knn,
             stage.device_of(params.device),

@@ -16,7 +16,7 @@ from components.benchmark.protocol import ProtocolParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Rows, without_equal_channels
-from components.evaluation.few_shot import FewShot, few_shot
+from components.evaluation.few_shot import FewShot, Labelled, few_shot
 from components.evaluation.intervals import Interval, paired_difference, wilson
 from components.evaluation.linear import linear_probe
 from components.evaluation.selection import Choices
@@ -111,7 +111,8 @@ def outcomes(
         if protocol.logistic is not None:
             found |= _both(task, "logistic", logistic_choices(side, protocol.logistic))
         if protocol.few_shot is not None:
-            parts = few_shot(side.train, side.known, side.test, side.truth, protocol.few_shot, protocol.knn.temperature)
+            train, test = Labelled(side.train, side.known), Labelled(side.test, side.truth)
+            parts = few_shot(train, test, protocol.few_shot, protocol.knn.temperature)
             few |= {(task, count): one for count, one in parts.items()}
     return found, few
 

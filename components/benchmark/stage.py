@@ -18,7 +18,7 @@ from components.benchmark.dense import not_measured
 from components.benchmark.figure import figure_table
 from components.benchmark.measure import measure, measure_dense, measure_videos
 from components.benchmark.measured import Measured
-from components.benchmark.outputs import Facts, draw_pictures, earlier, record, write
+from components.benchmark.outputs import Facts, Shown, draw_pictures, earlier, record, write
 from components.benchmark.own import LEAST, figures
 from components.benchmark.own import table as own_table
 from components.benchmark.oxford import measure_revisited
@@ -95,9 +95,8 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
             table = f"{NO_SCORES}\n\n{table}"
         with atomic_dir(outputs) as folder:
             write(folder, measured, majorities, table, Facts(protocol, spread, curves))
-            shown = _some(pictures, params.pca.own)
-            sets = [one.benchmark for one in measured]
-            draw_pictures(folder / "pca", contenders, sets, params.pca, device, run, shown)
+            shown = Shown([one.benchmark for one in measured], _some(pictures, params.pca.own))
+            draw_pictures(folder / "pca", contenders, shown, params.pca, device, run)
             run.log_artifacts(folder, "benchmark")
         record(run, measured, protocol)
         run.log_metrics({f"own/{name}/{key}": value for name, one in spread.items() for key, value in one.items()})

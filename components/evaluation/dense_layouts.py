@@ -128,14 +128,14 @@ def _own(name: str, params: MaskParams | DepthParams, endings: Sequence[str]) ->
 
 def _masks(name: str, params: MaskParams) -> DenseBenchmark:
     images, masks, test = _own(name, params, (".png",))
-    return _segmentation(name, images, masks, test, params.classes, params.ignore)
+    return _segmentation(_pictures(name, images, masks, test), masks, params.classes, params.ignore)
 
 
 def _depths(name: str, params: DepthParams) -> DenseBenchmark:
     images, files, test = _own(name, params, (".png", ".npy"))
     if params.least >= params.most:
         raise VitrailError(f"benchmark {name}: least {params.least:g} m must be below most {params.most:g} m")
-    return _depth(name, images, files, test, params.per_metre, (params.least, params.most))
+    return _depth(_pictures(name, images, files, test), files, params.per_metre, (params.least, params.most))
 
 
 def _ade20k(name: str, params: Ade20kParams) -> DenseBenchmark:
@@ -147,7 +147,7 @@ def _ade20k(name: str, params: Ade20kParams) -> DenseBenchmark:
         images += found
         sides += [side == "validation"] * len(found)
     names = [f"class {number}" for number in range(1, 151)]
-    return _segmentation(name, images, masks, np.array(sides, bool), names, 0, shift=-1)
+    return _segmentation(_pictures(name, images, masks, np.array(sides, bool)), masks, names, 0, shift=-1)
 
 
 def _voc(name: str, params: VocParams) -> DenseBenchmark:
@@ -159,7 +159,7 @@ def _voc(name: str, params: VocParams) -> DenseBenchmark:
         images += [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
         masks += [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
         sides += [side == params.test] * len(stems)
-    return _segmentation(name, images, masks, np.array(sides, bool), VOC, 255)
+    return _segmentation(_pictures(name, images, masks, np.array(sides, bool)), masks, VOC, 255)
 
 
 def _camvid(name: str, params: CamVidParams) -> DenseBenchmark:
@@ -170,7 +170,7 @@ def _camvid(name: str, params: CamVidParams) -> DenseBenchmark:
         found = image_files(folder)
         images += found
         sides += [side == "test"] * len(found)
-    return _segmentation(name, images, masks, np.array(sides, bool), CAMVID, 11)
+    return _segmentation(_pictures(name, images, masks, np.array(sides, bool)), masks, CAMVID, 11)
 
 
 def _nyu(name: str, params: NyuParams) -> DenseBenchmark:
@@ -188,7 +188,8 @@ def _nyu(name: str, params: NyuParams) -> DenseBenchmark:
             images.append(root / words[0].lstrip("/"))
             depths.append(root / words[1].lstrip("/"))
             sides.append(side == "test")
-    return _depth(name, images, depths, np.array(sides, bool), 1000.0, (1e-3, 10.0), params.crop == "eigen")
+    shown = _pictures(name, images, depths, np.array(sides, bool))
+    return _depth(shown, depths, 1000.0, (1e-3, 10.0), params.crop == "eigen")
 
 
 def _lines(path: Path, name: str) -> list[str]:
@@ -207,13 +208,7 @@ def _pictures(name: str, images: Paths, files: Paths, test: npt.NDArray[np.bool_
 
 
 def _segmentation(
-    name: str,
-    images: Paths,
-    masks: Paths,
-    test: npt.NDArray[np.bool_],
-    names: list[str] | None,
-    ignored: int,
-    shift: int = 0,
+    pictures: Benchmark, masks: Paths, names: list[str] | None, ignored: int, shift: int = 0
 ) -> DenseBenchmark:
     def read(row: int) -> npt.NDArray[Any]:
         classes = mask_of(masks[row].read_bytes(), str(masks[row]))
@@ -221,21 +216,15 @@ def _segmentation(
 
     facts = f"ignore {ignored}, shift {shift}"
     truth = Truth("segmentation", _bytes(masks), read, _where(masks), names, facts=facts)
-    return DenseBenchmark(_pictures(name, images, masks, test), truth)
+    return DenseBenchmark(pictures, truth)
 
 
 def _depth(
-    name: str,
-    images: Paths,
-    files: Paths,
-    test: npt.NDArray[np.bool_],
-    per_metre: float,
-    depths: tuple[float, float],
-    eigen: bool = False,
+    pictures: Benchmark, files: Paths, per_metre: float, depths: tuple[float, float], eigen: bool = False
 ) -> DenseBenchmark:
     def read(row: int) -> npt.NDArray[Any]:
         metres = depth_of(files[row].read_bytes(), str(files[row]), per_metre)
-        if eigen and test[row] and metres.shape == (480, 640):
+        if eigen and pictures.test[row] and metres.shape == (480, 640):
             top, bottom, left, right = EIGEN
             inside = np.zeros_like(metres, bool)
             inside[top:bottom, left:right] = True
@@ -244,7 +233,7 @@ def _depth(
 
     facts = f"{per_metre} a metre, eigen {eigen}"
     truth = Truth("depth", _bytes(files), read, _where(files), depths=depths, facts=facts)
-    return DenseBenchmark(_pictures(name, images, files, test), truth)
+    return DenseBenchmark(pictures, truth)
 
 
 def _bytes(paths: Paths) -> Callable[[int], bytes]:

@@ -31,16 +31,17 @@ class FewShot(NamedTuple):
     fewest: int
 
 
+class Labelled(NamedTuple):
+    """Images of one side of a task."""
+
+    features: npt.NDArray[np.floating]  # [N, D]
+    labels: npt.NDArray[np.integer]  # [N]
+
+
 def few_shot(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-    test: npt.NDArray[np.floating],
-    truth: npt.NDArray[np.integer],
-    params: FewShotParams,
-    temperature: float = 0.07,
-    confidence: float = 0.95,
+    train: Labelled, test: Labelled, params: FewShotParams, temperature: float = 0.07, confidence: float = 0.95
 ) -> dict[int, FewShot]:
-    """Images a class -> accuracy of the kNN vote on ``test`` [M, D], from draws of ``train`` [N, D].
+    """Images a class -> accuracy of the kNN vote on ``test``, from draws of ``train``.
 
     A class with fewer images than asked gives all it has; ``fewest`` tells. All networks see the same draws, since
     they depend on labels and seed alone.
@@ -50,31 +51,25 @@ def few_shot(
     """
     from threadpoolctl import threadpool_limits
 
-    if not len(test):
+    if not len(test.labels):
         raise VitrailError("few-shot: there are no test images")
     # Many small products: threads would cost more than they save (3.7 s with two, 0.3 s with one on a busy machine).
-    with threadpool_limits(1 if max(train.size, test.size) < SMALL else None):
-        return _few_shot(train, labels, test, truth, params, temperature, confidence)
+    with threadpool_limits(1 if max(train.features.size, test.features.size) < SMALL else None):
+        return _few_shot(train, test, params, temperature, confidence)
 
 
 def _few_shot(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-    test: npt.NDArray[np.floating],
-    truth: npt.NDArray[np.integer],
-    params: FewShotParams,
-    temperature: float,
-    confidence: float,
+    train: Labelled, test: Labelled, params: FewShotParams, temperature: float, confidence: float
 ) -> dict[int, FewShot]:
-    found = {}
+    labels, found = train.labels, {}
     for count in params.per_class:
         accuracies = []
         fewest = count
         for number in range(params.tries):
             rows = draw(labels, count, [params.seed, count, number])
             fewest = min(fewest, int(np.unique(labels[rows], return_counts=True)[1].min()))
-            predicted = knn_predict(train[rows], labels[rows], test, params.k, temperature)
-            accuracies.append(float((predicted == truth).mean()))
+            predicted = knn_predict(train.features[rows], labels[rows], test.features, params.k, temperature)
+            accuracies.append(float((predicted == test.labels).mean()))
         found[count] = FewShot(mean_interval(accuracies, confidence), fewest)
     return found
 

@@ -15,7 +15,7 @@ from components.evaluation.knn import knn_predict
 from components.evaluation.linear import LinearParams, linear_probe
 from components.evaluation.patch_tokens import cells
 from components.evaluation.sample import Sample
-from components.evaluation.segmentation import choose_patches, dense_probe, patch_labels
+from components.evaluation.segmentation import Patches, choose_patches, dense_probe, patch_labels
 from components.learning.collate import normalize
 from components.learning.vit import Features
 from components.training.params import TrainingParams
@@ -133,7 +133,7 @@ class Prober:
         assert params is not None
         masks = dense.masks[dense.train :]
         numbers = linear_params(params, self.params.probe)
-        found = dense_probe(fitted, self._labels, self._pictures, held_out, masks, dense.classes, numbers)
+        found = dense_probe(Patches(fitted, self._labels, self._pictures), held_out, masks, dense.classes, numbers)
         return {f"probe/{dense.name}/miou": found.miou, f"probe/{dense.name}/pixel_accuracy": found.accuracy}
 
     def _forward(self, backbone: nn.Module, images: npt.NDArray[np.uint8], dtype: torch.dtype) -> Iterator[Features]:

@@ -75,10 +75,16 @@ def mean_iou(matrix: npt.NDArray[np.integer]) -> float:
     return float(np.mean(both[either > 0] / either[either > 0])) if (either > 0).any() else 0.0
 
 
+class Patches(NamedTuple):
+    """Labelled patches of pictures."""
+
+    tokens: npt.NDArray[np.floating]  # [m, D]
+    labels: npt.NDArray[np.integer]  # [m], classes
+    pictures: npt.NDArray[np.integer]  # [m], the picture that each is from; one picture's stay in one fold
+
+
 def dense_probe(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-    pictures: npt.NDArray[np.integer],
+    train: Patches,
     held_out: npt.NDArray[np.floating],
     masks: npt.NDArray[np.integer],
     classes: int,
@@ -87,16 +93,15 @@ def dense_probe(
     """Fit on labelled patches, score on the pixels of other pictures.
 
     Args:
-        train, labels, pictures: [m, D], [m] and [m]: tokens of patches, their classes, and which picture each is from
-            (patches of one picture stay in one fold when the cost is chosen).
+        train: fitted on; whole pictures are left out when the cost is chosen.
         held_out: [n, g * g, D], tokens of whole pictures.
         masks: [n, S, S], their pixels' classes or :data:`IGNORE`.
 
     Raises:
         VitrailError: tokens are not finite, or the fitted patches have fewer than two classes.
     """
-    check_finite(train, held_out)
-    classifier = fit_patches(train, labels, pictures, params)
+    check_finite(train.tokens, held_out)
+    classifier = fit_patches(*train, params)
     grid, side = round(held_out.shape[1] ** 0.5), masks.shape[1]
     matrix = np.zeros((classes, classes), np.int64)
     for tokens, mask in zip(held_out, masks, strict=True):

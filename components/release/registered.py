@@ -17,7 +17,7 @@ from components.params import load_params
 from components.release.export import save_model
 from components.release.load import LoadedModel
 from components.release.serving import COLUMNS, ServeParams
-from components.tracking.pyfunc import Column, Interface, save
+from components.tracking.pyfunc import Code, Column, Interface, save
 from components.tracking.registry import CANDIDATE, CHAMPION, Registry, Version
 
 WEIGHTS_TAG = "vitrail.weights"  # weights_digest of the backbone
@@ -47,8 +47,8 @@ def build(model: LoadedModel, out: Path, params: ServeParams) -> None:
         weights = Path(folder) / "model"
         bare = LoadedModel(model.backbone, model.card.model_copy(update={"dino_head": None, "ibot_head": None}))
         save_model(bare, weights)
-        code, config = PACKAGE / "release/served_model.py", params.model_dump(mode="json")
-        save(out, code, PACKAGE, weights, INTERFACE, config, REQUIREMENTS)
+        code = Code(PACKAGE / "release/served_model.py", PACKAGE, REQUIREMENTS)
+        save(out, code, weights, INTERFACE, params.model_dump(mode="json"))
 
 
 def register(model: LoadedModel, name: str, params: ServeParams, registry: Registry | None = None) -> Version:

@@ -63,20 +63,23 @@ def _served(opener: Opener, base: Any) -> Any:
     return Served()
 
 
-def save(
-    out: Path, code: Path, package: Path, weights: Path, interface: Interface, config: Mapping[str, Any],
-    requirements: Sequence[str],
-) -> None:  # fmt: skip
+class Code(NamedTuple):
+    """The code of a model."""
+
+    file: Path  # calls :func:`publish`
+    package: Path  # the Python package that the file imports; copied, so that the model needs no checkout
+    requirements: Sequence[str]  # names of Python packages; the versions are those installed here
+
+
+def save(out: Path, code: Code, weights: Path, interface: Interface, config: Mapping[str, Any]) -> None:
     """Write the folder ``out`` that ``mlflow models serve`` takes.
 
     Args:
         out: must not exist.
-        code: the file that calls :func:`publish`.
-        package: the folder of the Python package that the file imports; copied, so that the model needs no checkout.
+        code: the model's.
         weights: a folder named ``model``; copied to :data:`components.tracking.registry.WEIGHTS`.
         interface: names and types of columns.
         config: JSON, given to the opener.
-        requirements: names of Python packages; the versions are those installed here.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -85,9 +88,9 @@ def save(
         import mlflow.pyfunc
 
         mlflow.pyfunc.save_model(
-            str(out), python_model=str(code), artifacts={"model": str(weights)}, code_paths=[str(package)],
+            str(out), python_model=str(code.file), artifacts={"model": str(weights)}, code_paths=[str(code.package)],
             signature=_signature(interface), model_config=dict(config),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in requirements],
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in code.requirements],
         )  # fmt: skip
 
 

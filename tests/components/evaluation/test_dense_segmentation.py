@@ -20,7 +20,7 @@ from components.evaluation.dense_set import DenseBenchmark, Truth
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.linear import LinearParams
 from components.evaluation.patch_tokens import PatchExtractor, Reading, block_numbers, cells
-from components.evaluation.segmentation import dense_probe, patch_labels
+from components.evaluation.segmentation import Patches, dense_probe, patch_labels
 
 LINEAR = LinearParams(costs=[1.0], folds=2, max_iterations=100)
 PARAMS = SegmentationParams(image_size=16, masks=16, patches=10_000, linear=LINEAR, k=5, samples=100)
@@ -70,7 +70,8 @@ def test_one_window_at_one_scale_is_the_online_probe() -> None:
     masks = np.stack([ours.read(row)[1] for row in range(18)])
     tokens, labels = cells(images, 4), patch_labels(masks, 4, 3)
     flat = tokens[:12].reshape(-1, 48)
-    probe = dense_probe(flat, labels[:12].reshape(-1), np.repeat(np.arange(12), 16), tokens[12:], masks[12:], 3, LINEAR)
+    patches = Patches(flat, labels[:12].reshape(-1), np.repeat(np.arange(12), 16))
+    probe = dense_probe(patches, tokens[12:], masks[12:], 3, LINEAR)
     assert miou(found, 100, 0).value == pytest.approx(probe.miou, abs=1e-12)
     assert pixel_accuracy(found) == pytest.approx(probe.accuracy, abs=1e-12)
     assert probe.miou > 0.8

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.evaluation.few_shot import FewShotParams, draw, few_shot, mean_interval
+from components.evaluation.few_shot import FewShotParams, Labelled, draw, few_shot, mean_interval
 from components.evaluation.knn import knn_predict
 
 
@@ -26,12 +26,13 @@ def test_with_all_images_it_is_the_plain_vote_without_doubt() -> None:
     labels = np.tile([0, 1], 20)
     train, test = generator.normal(size=(40, 4)) + labels[:, None], generator.normal(size=(30, 4))
     truth = generator.integers(0, 2, 30)
-    found = few_shot(train, labels, test, truth, FewShotParams(per_class=[3, 20], tries=3, k=5))
+    found = few_shot(Labelled(train, labels), Labelled(test, truth), FewShotParams(per_class=[3, 20], tries=3, k=5))
     whole = (knn_predict(train, labels, test, 5) == truth).mean()
     assert found[20].accuracy == (pytest.approx(whole),) * 3
     assert found[20].fewest == 20
     assert found[3].accuracy.low <= found[3].accuracy.value <= found[3].accuracy.high
-    assert few_shot(train[:3], labels[:3], test, truth, FewShotParams(per_class=[5], tries=2))[5].fewest == 1
+    few = few_shot(Labelled(train[:3], labels[:3]), Labelled(test, truth), FewShotParams(per_class=[5], tries=2))
+    assert few[5].fewest == 1
 
 
 def test_the_interval_is_students() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from components.errors import VitrailError
 from components.evaluation.linear import LinearParams
-from components.evaluation.segmentation import IGNORE, confusion, dense_probe, enlarge, mean_iou, patch_labels
+from components.evaluation.segmentation import IGNORE, Patches, confusion, dense_probe, enlarge, mean_iou, patch_labels
 
 PARAMS = LinearParams(costs=[0.01, 1.0], folds=2, max_iterations=100, seed=0)
 
@@ -70,7 +70,7 @@ def run(strength: float) -> tuple[float, float]:
     (train, fitted), (held_out, masks) = planted(0, 20, strength), planted(1, 10, strength)
     labels = patch_labels(fitted, 4, 2)
     pictures = np.repeat(np.arange(20), 16)
-    found = dense_probe(train.reshape(-1, 6), labels.reshape(-1), pictures, held_out, masks, 2, PARAMS)
+    found = dense_probe(Patches(train.reshape(-1, 6), labels.reshape(-1), pictures), held_out, masks, 2, PARAMS)
     assert found.cost in PARAMS.costs
     return found.miou, found.accuracy
 
@@ -94,7 +94,8 @@ def test_the_dense_probe_is_a_standardised_1x1_convolution_on_enlarged_logits() 
     tokens[..., :3] += np.eye(3)[patch_labels(masks, 4, 3)]
     labels = patch_labels(masks, 4, 3)
     flat, params = tokens[:8].reshape(-1, 5), LinearParams(costs=[0.5], max_iterations=200)
-    ours = dense_probe(flat, labels[:8].reshape(-1), np.repeat(np.arange(8), 16), tokens[8:], masks[8:], 3, params)
+    patches = Patches(flat, labels[:8].reshape(-1), np.repeat(np.arange(8), 16))
+    ours = dense_probe(patches, tokens[8:], masks[8:], 3, params)
     mean, std = flat.mean(0), flat.std(0)
     theirs = LogisticRegression(C=0.5, max_iter=200).fit((flat - mean) / std, labels[:8].reshape(-1))
     norm = torch.nn.BatchNorm2d(5, eps=0.0, affine=False).eval()
@@ -115,6 +116,6 @@ def test_faults_are_named() -> None:
     tokens, masks = planted(0, 4, 1.0)
     flat, pictures = tokens.reshape(-1, 6), np.repeat(np.arange(4), 16)
     with pytest.raises(VitrailError, match="fewer than two classes"):
-        dense_probe(flat, np.zeros(64, int), pictures, tokens, masks, 2, PARAMS)
+        dense_probe(Patches(flat, np.zeros(64, int), pictures), tokens, masks, 2, PARAMS)
     with pytest.raises(VitrailError, match="NaN"):
-        dense_probe(flat * np.nan, np.arange(64) % 2, pictures, tokens, masks, 2, PARAMS)
+        dense_probe(Patches(flat * np.nan, np.arange(64) % 2, pictures), tokens, masks, 2, PARAMS)
