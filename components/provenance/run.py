@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _forget(arguments: argparse.Namespace, storage: StorageParams) -> None:
+    from components.provenance import receipt as receipts
     from components.provenance import take_down
     from components.tracking import TrackingParams
 
@@ -61,5 +62,5 @@ def _forget(arguments: argparse.Namespace, storage: StorageParams) -> None:
     tracking = load_params(arguments.tracking, TrackingParams)
     receipt = take_down.forget(wanted, outputs, arguments.copies, storage, tracking, arguments.dry_run)
     if arguments.report is not None:
-        take_down.save(receipt, arguments.report)
-    print(take_down.told(receipt, outputs, arguments.dry_run))
+        receipts.save(receipt, arguments.report)
+    print(receipts.told(receipt, arguments.curated, arguments.block, arguments.dry_run))

@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -34,8 +32,9 @@ from components.errors import VitrailError
 from components.images.shards import Shards, data_digest, erase
 from components.lock import hold
 from components.provenance import holders
+from components.provenance.receipt import Receipt
 from components.provenance.trace import AUDIT_NAME, LINKS_NAME
-from components.storage import StorageParams, atomic_dir, atomic_file, open_store, publish
+from components.storage import StorageParams, atomic_dir, open_store, publish
 from components.tables.database import MemoryParams, database, stream
 from components.tables.layout import CURATE, DEDUP, declared_file
 from components.tables.parts import PartWriter, iter_batches, iter_matches, part_rows, parts, read_table, sources
@@ -47,7 +46,6 @@ from components.web.keys import key_of
 from components.web.urls import resolve
 
 Copies = Literal["none", "curate", "dedup"]
-SHOWN = 20
 BLOCK = 65_536  # rows copied at a time
 
 
@@ -69,24 +67,6 @@ class Outputs:
     look: tuple[Path, ...]  # folders with manifests and exported models
     block: Path  # the block list
     root: Path = Path()  # the checkout: dvc.lock and DVC's cache
-
-
-@dataclass
-class Receipt:
-    """What was found and done."""
-
-    keys: list[str]  # the images taken down
-    stored: int  # of them, those whose bytes were in shards
-    also_copies: int  # of them, those that came in as copies of what was named
-    other_copies: list[str]  # kept images that dedup calls copies of them, and that stay
-    blocked: int  # new entries on the block list
-    manifests: list[str]
-    versions: list[dict[str, Any]]
-    runs: list[dict[str, Any]]
-    models: list[tuple[str, str]]
-    sources: list[str]  # crawled files that still hold the bytes
-    published: str | None = None  # where the new manifest was published
-    done: list[str] = field(default_factory=list)
 
 
 def forget(
@@ -396,52 +376,3 @@ def _take_over(old: Path, new: Path) -> None:
         os.link(old, new)
     except OSError:  # a file system without hard links
         shutil.copyfile(old, new)
-
-
-def told(receipt: Receipt, outputs: Outputs, dry: bool) -> str:
-    """``receipt`` to read, with what is left to do."""
-    count = len(receipt.keys)
-    lines = [
-        f"{count:,} images, {receipt.stored:,} of them in shards"
-        + (f"; {receipt.also_copies:,} of them as copies of what was named" if receipt.also_copies else "")
-    ]
-    lines += _listed("images", receipt.keys)
-    if receipt.other_copies:
-        lines += _listed("dedup calls these their copies; --copies dedup takes them too", receipt.other_copies)
-    lines += _listed("manifests that held them", receipt.manifests)
-    lines += _listed("versions of the data that held them, or may", [_version(one) for one in receipt.versions])
-    runs = [f"run {r['name']} ({r['run_id']}, {r['status']})" for r in receipt.runs]
-    lines += _listed("MLflow runs that trained on them", runs)
-    lines += _listed("MLflow models of those runs", [model for run in receipt.runs for model in run["models"]])
-    lines += _listed("exported models", [f"{folder}: {why}" for folder, why in receipt.models])
-    lines += _listed("crawled files that still hold their bytes", receipt.sources)
-    if dry:
-        return "\n".join([*lines, "nothing was changed (--dry-run)"])
-    lines.append(f"done: {receipt.blocked:,} entries added to {outputs.block}")
-    lines += [f"  {line}" for line in receipt.done]
-    if receipt.published:
-        lines.append(f"  published: {receipt.published}")
-    if count:
-        lines.append(
-            f"to do: `dvc commit --force` accepts these outputs as they are; `dvc gc --workspace` (with --cloud for"
-            f" remotes) then removes older versions; train again what is listed; pictures in MLflow's curate and dedup"
-            f" runs may show them; `dvc repro` instead makes {outputs.curated} anew from the crawl, without them"
-        )
-    return "\n".join(lines)
-
-
-def _version(one: dict[str, Any]) -> str:
-    held = "not in this cache: dvc fetch it to know" if one["held"] is None else f"{one['held']} of them"
-    where = ", ".join(one["where"]) or "named by no lock (run cache)"
-    return f"{one['out']} {one['digest']} ({where}): {held}"
-
-
-def _listed(title: str, lines: Sequence[str]) -> list[str]:
-    more = [f"  and {len(lines) - SHOWN:,} more (--report has all)"] if len(lines) > SHOWN else []
-    return [f"{title}:", *(f"  {line}" for line in lines[:SHOWN]), *more] if lines else [f"{title}: none"]
-
-
-def save(receipt: Receipt, path: Path) -> None:
-    """Write ``receipt`` as JSON."""
-    with atomic_file(path, "w") as file:
-        json.dump(asdict(receipt), file, indent=1)

@@ -30,8 +30,9 @@ from components.dedup.edges import EDGES
 from components.errors import VitrailError
 from components.images.shards import Shards, ShardWriter, data_digest, erase
 from components.params import load_params
+from components.provenance.receipt import told
 from components.provenance.run import main
-from components.provenance.take_down import Copies, Outputs, Wanted, forget, told
+from components.provenance.take_down import Copies, Outputs, Wanted, forget
 from components.provenance.trace import trace
 from components.storage import StorageParams, open_store
 from components.tables.database import MemoryParams, database
@@ -343,7 +344,7 @@ def test_a_domain_goes_with_what_its_pages_name_and_all_who_held_it_are_listed(c
     ]
     assert receipt.models == [("data/distill/small", "its teacher tiny was"), ("data/pretrain/tiny", "trained on it")]
     assert ("domain", "b.test") in entries(OUTPUTS.block)
-    words = told(receipt, OUTPUTS, False)
+    words = told(receipt, OUTPUTS.curated, OUTPUTS.block, False)
     assert f"run pretrain tiny ({run.id}, FINISHED)" in words
     assert "dvc gc --workspace" in words
 
