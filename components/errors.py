@@ -55,10 +55,15 @@ class VitrailError(Exception):
     """A fault of input, parameters or surroundings. Its message is one line: what, where, what to do.
 
     Messages go to logs, to Prefect and to MLflow, so they are :func:`redacted`.
+
+    Args:
+        message: the line.
+        told: it has been printed already, so that the command does not print it again.
     """
 
-    def __init__(self, message: object = "") -> None:
+    def __init__(self, message: object = "", *, told: bool = False) -> None:
         super().__init__(redacted(str(message)))
+        self.told = told
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -122,7 +127,8 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     try:
         return main(list(sys.argv[1:] if argv is None else argv)) or 0
     except VitrailError as fault:
-        print(f"error: {fault}", file=sys.stderr, flush=True)
+        if not fault.told:
+            print(f"error: {fault}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         print("stopped: run the same command again to carry on", file=sys.stderr, flush=True)

@@ -26,6 +26,11 @@ for line in (ROOT / "infra/local/telemetry-off.env").read_text().splitlines():
     os.environ.setdefault(name, value)
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name compressed bytes by their argument: gzip holds the time, and test processes must agree on every name."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what this machine cannot run, with the reason in the report (``-ra`` prints it).
 

@@ -83,7 +83,11 @@ class Curves:
 
 
 class Signals:
-    """SIGTERM and SIGINT noted while the block runs, to be obeyed between two steps."""
+    """SIGTERM and SIGINT noted while the block runs, to be obeyed between two steps.
+
+    After a SIGTERM the process is to end, and further ones stay without effect: a launcher and a flow both send one,
+    and the second must not cut off what the command says on its way out.
+    """
 
     def __init__(self) -> None:
         self.name = ""
@@ -96,7 +100,8 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if not (number == signal.SIGTERM and self.name == "SIGTERM"):
+                signal.signal(number, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.name = signal.Signals(number).name
@@ -156,10 +161,11 @@ def train(
     window.begin(step)
     skips = stretch.scratch / "skipped" / f"{re.sub(r'[^A-Za-z0-9_]+', '-', label)}-rank-{world.rank:05d}.jsonl"
     saved = step
-    # Closed before anything is said of a stop: what the loader's workers print on their way out comes first.
+    # The loader is closed before anything is said of a stop: what its workers print on their way out comes first.
+    # Signals are noted until the end: when a rank is lost, its launcher ends the others while they look which it was.
     with (
-        watched(world, params.engine.silence, checkpoints.folder) as watch,
         Signals() as signals,
+        watched(world, params.engine.silence, checkpoints.folder) as watch,
         contextlib.closing(iter(loader)) as batches,
     ):
         while step < last:

@@ -196,7 +196,9 @@ def watched(world: World, silence: float, folder: Path) -> Iterator[Watch | _Alo
         watch.close(fault, follows=bool(found))
         if not found:
             raise
-        raise VitrailError(watch.line(found)) from None
+        # Told here: the launcher may kill this process before the command comes to it.
+        print(f"error: {watch.line(found)}", file=sys.stderr, flush=True)
+        raise VitrailError(watch.line(found), told=True) from None
     except BaseException as fault:
         watch.close(fault)
         raise

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from components import lock
 from components.errors import VitrailError
@@ -54,7 +55,7 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def test_a_second_run_is_told_who_holds_the_folder_and_ends(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     second = start(tmp_path / "out")
-    printed, said = second.communicate(timeout=60)
+    printed, said = second.communicate(timeout=PATIENCE)
     assert (second.returncode, printed) == (1, "")
     assert said.startswith(f"error: {tmp_path / 'out'}: in use by process {holder.pid} on ")
     assert f"since {time.strftime('%Y-%m-')}" in said
@@ -172,15 +173,15 @@ def test_without_flock_one_of_two_that_find_a_dead_machines_lock_gets_it(
         try:
             with hold(elsewhere.parent / "out"):
                 got.append(1)
-                done.wait(30)
+                done.wait(PATIENCE)
         except VitrailError:
             refused.append(1)
-            done.wait(30)
+            done.wait(PATIENCE)
 
     runs = [threading.Thread(target=run) for _ in range(2)]
     for one in runs:
         one.start()
-    done.wait(30)
+    done.wait(PATIENCE)
     for one in runs:
         one.join()
     assert (len(got), len(refused)) == (1, 1)
@@ -198,7 +199,7 @@ def test_a_holder_gives_signs_of_life_and_ends_when_it_finds_another_in_its_plac
     aside = tmp_path / "aside"
     aside.write_text(json.dumps(asdict(replace(this_process(), host="node8"))))
     os.replace(aside, file)
-    _, said = run.communicate(timeout=60)
+    _, said = run.communicate(timeout=PATIENCE)
     assert run.returncode == 1
     assert "was taken by process" in said
     assert "on node8" in said

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from patience import PATIENCE
 
 from flows.workspace import checkout_files
 
@@ -97,7 +98,7 @@ def stage_env(**more: str) -> dict[str, str]:
     return env | more
 
 
-def run(root: Path, *command: str, env: Mapping[str, str] | None = None, timeout: float = 300) -> Repro:
+def run(root: Path, *command: str, env: Mapping[str, str] | None = None, timeout: float = PATIENCE) -> Repro:
     """Run ``python -m ...`` in ``root``; stdout and stderr together."""
     began = time.monotonic()
     done = subprocess.run(

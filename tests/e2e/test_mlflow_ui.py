@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from chain_helpers import Chain, stage_env
+from patience import PATIENCE
 
 from infra.local.servers import Service, responds
 
@@ -44,7 +45,7 @@ def mlflow_url(chain: Chain, tmp_path: Path, free_port: Callable[[], int]) -> It
 
 def post(url: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return json.loads(answer.read())
 
 
@@ -53,7 +54,7 @@ def test_two_checkpoints_are_compared_in_the_browser(mlflow_url: str) -> None:
     from playwright.sync_api import sync_playwright
 
     api = f"{mlflow_url}/api/2.0/mlflow"
-    with urllib.request.urlopen(f"{api}/experiments/get-by-name?experiment_name=vitrail", timeout=30) as answer:
+    with urllib.request.urlopen(f"{api}/experiments/get-by-name?experiment_name=vitrail", timeout=PATIENCE) as answer:
         experiment = json.loads(answer.read())["experiment"]["experiment_id"]
     models = post(f"{api}/logged-models/search", {"experiment_ids": [experiment]})["models"]
     scores = {}

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 from chain_helpers import Chain, Repro, edit, run, stage_env
+from patience import PATIENCE
 
 from flows.settings import load_platform
 from infra.local.stack import Stack
@@ -40,7 +41,7 @@ class Platform:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read())
 
     def state(self, flow_run: str) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platfo
     run_id = re.search(r"/runs/(\w+)", link)
     assert run_id is not None
     url = f"{platform.stack.params.mlflow_url}/api/2.0/mlflow/runs/get?run_id={run_id[1]}"
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         recorded = json.loads(answer.read())["run"]
     assert flow_run[1] in {tag["value"] for tag in recorded["data"]["tags"]}
     assert recorded["info"]["status"] == "FINISHED"
@@ -140,7 +141,7 @@ def test_cancel_ends_the_training_process(platform: Platform) -> None:
     assert processes
     cancelled = platform.prefect("flow-run", "cancel", flow_run[1])
     assert cancelled.code == 0, cancelled.text
-    psutil.wait_procs(processes, timeout=40)
+    psutil.wait_procs(processes, timeout=PATIENCE)
     assert platform.stage_processes() == []
     wait_for(lambda: platform.state(flow_run[1])["type"] == "CANCELLED", 40, "the state CANCELLED")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE
 
 from components.errors import VitrailError
 from flows.clusters import DONE, RUNNING, WAITING, Kubernetes, Slurm, follow
@@ -205,7 +206,7 @@ def test_the_flow_trains_on_a_cluster_and_says_how_it_failed(cluster: Path, monk
 
     ends("FAILED", "error: rank 0: params/pretrain/vits.yaml needs a GPU")
     monkeypatch.chdir(cluster)
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=PATIENCE):
         state = pretrain("vits", cluster="slurm", nodes=2, return_state=True)
         assert state.is_failed()
         assert state.message == (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE
 
 from flows.settings import Continued, load_pipeline
 from flows.stages import report_path, stage_names
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def dag() -> tuple[set[str], set[tuple[str, str]]]:
     """Stages and (before, after) pairs, as DVC itself resolves dvc.yaml and params/pipeline.yaml."""
     command = [sys.executable, "-m", "dvc", "dag", "--dot"]
-    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120).stdout
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     return set(re.findall(r'^"([^"]+)";$', text, re.M)), set(re.findall(r'^"([^"]+)" -> "([^"]+)";$', text, re.M))
 
 

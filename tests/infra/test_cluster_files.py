@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from patience import PATIENCE
 
 from components.pretrain.run import parser
 
@@ -75,11 +76,11 @@ def test_the_slurm_script_hands_sigterm_on_and_requeues_what_is_not_finished(
     slurm = {"SLURM_JOB_NODELIST": "node0", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
     path = f"{tools}:{os.environ['PATH']}"
     job = subprocess.Popen(["bash", str(SBATCH)], cwd=tmp_path, env=os.environ | slurm | {"PATH": path})
-    until = time.monotonic() + 30
+    until = time.monotonic() + PATIENCE
     while not (tmp_path / "started").exists() and time.monotonic() < until:
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=30) == on_term
+    assert job.wait(timeout=PATIENCE) == on_term
     assert (tmp_path / "saved").exists()  # it waited for the ranks
     asked = tmp_path / "asked"
     assert (asked.read_text().strip() if asked.exists() else "") == ("requeue 7" if requeued else "")

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENCE
 from PIL import Image
 
 from components import tracking
@@ -141,13 +142,13 @@ def killed(words: list[str], log: Path, at_work: Callable[[subprocess.Popen[byte
             time.sleep(0.005)
         assert process.wait() == -signal.SIGKILL, log.read_text()[-2000:]
         assert family
-    _, alive = psutil.wait_procs(family, timeout=60)
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE)
     assert not alive
 
 
 def whole(words: list[str], log: Path) -> None:
     with started(words, log) as process:
-        assert process.wait(400) == 0, log.read_text()[-2000:]
+        assert process.wait(PATIENCE) == 0, log.read_text()[-2000:]
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

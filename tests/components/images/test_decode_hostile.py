@@ -88,9 +88,9 @@ def test_frames_of_a_long_gif_are_counted_in_no_time() -> None:
     assert gif_frames(start, 100) == 2
     one = b"\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
     bomb = start[:-1] + one * 1_000_000 + b";"
-    began = time.monotonic()
+    began = time.process_time()
     assert reason(bomb, lambda d: decode(d, DecodeLimits())) == "too-many-frames"
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_long_chain_of_tiff_directories_is_not_walked_to_its_end() -> None:
@@ -99,9 +99,9 @@ def test_a_long_chain_of_tiff_directories_is_not_walked_to_its_end() -> None:
     size = 2 + len(entries) + 4
     chain = [struct.pack("<H", 7) + entries + struct.pack("<I", 8 + size * (i + 1)) for i in range(50_000)]
     data = b"II*\0" + struct.pack("<I", 8) + b"".join(chain)
-    began = time.monotonic()
+    began = time.process_time()
     assert reason(data, lambda d: decode(d, DecodeLimits())) == "too-many-frames"
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     circle = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", 7) + entries + struct.pack("<I", 8)
     assert probe(circle).frames in (1, 2)
 

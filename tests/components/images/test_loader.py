@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from patience import PATIENCE
 
 from components.errors import VitrailError
 from components.images.dataset import Address
@@ -120,7 +121,7 @@ def test_state_counts_what_was_handed_out_not_what_was_prepared(tmp_path: Path) 
     loader = Loader(dataset, noted, Stream(3, seed=0), params=LoaderParams(workers=1, prefetch=4))
     with contextlib.closing(iter(loader)) as iterator:  # ends the worker, whatever fails
         next(iterator)
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE
         while len(list(noted.folder.iterdir())) < 12:  # the worker goes on to prepare: three batches ahead at least
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 from stage_worker import STUDENT, curate
 from test_pretrain_stage import timeless
 
@@ -43,7 +44,7 @@ def run_ranks(ranks: int, data: Path, out: Path, *more: str) -> list[dict[str, A
         command = [sys.executable, str(WORKER), str(data), str(out), *more]
         workers.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     for worker in workers:
-        text, _ = worker.communicate(timeout=300)
+        text, _ = worker.communicate(timeout=PATIENCE)
         assert worker.returncode == 0, text[-3000:]
     return [json.loads((out / f"facts-{rank}.json").read_text()) for rank in range(ranks)]
 

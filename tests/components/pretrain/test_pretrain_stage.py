@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE
 
 from components.code_version import commit
 from components.images.quarantine import read_quarantine
@@ -29,7 +30,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, s3_endpoint: str) -> tuple[Pa
         "OMP_NUM_THREADS": "1"
     }
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(folder), s3_endpoint], env=env, capture_output=True, text=True, timeout=400
+        [sys.executable, str(WORKER), str(folder), s3_endpoint],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, json.loads((folder / "facts.json").read_text())

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from patience import PATIENCE
 from PIL import Image
 
 from components.benchmark.contenders import find_checkpoints
@@ -250,7 +251,7 @@ def test_the_champion_moves_through_the_gate_alone(store: Path, model: LoadedMod
 
 def post(url: str, body: Any) -> Any:
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as reply:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as reply:
         return json.loads(reply.read())
 
 
@@ -265,7 +266,7 @@ def test_mlflows_server_answers_over_http(store: Path, model: LoadedModel, tmp_p
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + PATIENCE
         while True:
             try:
                 urllib.request.urlopen(f"{url}/ping", timeout=5).close()
@@ -284,7 +285,7 @@ def test_mlflows_server_answers_over_http(store: Path, model: LoadedModel, tmp_p
         assert "choose from cls, mean, patches" in json.loads(refused.value.read())["message"]
     finally:
         server.send_signal(signal.SIGTERM)
-        code = server.wait(60)
+        code = server.wait(PATIENCE)
     assert code == 0
     with socket.socket() as probe:  # nothing of it is left
         assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from components.lock import SILENCE, hold, look, this_process
 from components.status.run import held_folders, main, shown
@@ -53,7 +54,7 @@ def test_a_run_of_another_process_is_shown_until_it_is_killed(
         assert " ago)" in out
     finally:
         run.send_signal(signal.SIGKILL)
-        run.communicate(timeout=60)
+        run.communicate(timeout=PATIENCE)
     assert main([]) == 0
     assert capsys.readouterr().out == "nothing is running here\n"
     assert [held.alive for held in held_folders(checkout)] == [False]

@@ -348,7 +348,7 @@ def go_on_from(folder: Path, world: World, precision: str) -> dict[int, Any]:
     found = {}
     for ranks in ELASTIC[world.size, precision]:
         foreign = folder / str(ranks) / precision
-        until = time.monotonic() + 240  # the other launch is on its way
+        until = time.monotonic() + 800  # the other launch is on its way
         while not (foreign / f"step-{SAVED:08d}").is_dir():
             assert time.monotonic() < until, f"no checkpoint of {ranks} ranks"
             time.sleep(0.1)

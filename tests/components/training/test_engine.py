@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from engine_worker import BATCH, ELASTIC, MICROS, PARAMS, PRECISIONS, SAVED, STEPS, global_batch, lively_network
+from patience import PATIENCE
 from torch import Tensor, nn
 
 from components.errors import VitrailError
@@ -57,7 +58,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     folder = tmp_path_factory.mktemp("engine")
     workers = [worker for ranks in RANKS for worker in start_ranks(folder, ranks)]
     for worker in workers:
-        text, _ = worker.communicate(timeout=400)
+        text, _ = worker.communicate(timeout=PATIENCE)
         assert worker.returncode == 0, text[-3000:]
     return {
         (ranks, precision): [
