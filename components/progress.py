@@ -85,7 +85,7 @@ class Progress:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(self.done - self._bar.n)
         now = time.monotonic()
-        if now - self._last >= self.every:
+        if now - self._last >= self.every and self.done != self.total:  # the last line is close's
             self._last = now
             line = self._line(now, note)
             if self._bar is None:

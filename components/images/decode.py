@@ -215,9 +215,10 @@ def _explained(fault: Exception) -> DecodeError:
 
 def _checked(image: Any, data: bytes, limits: DecodeLimits) -> Probe:
     """The header's facts, within ``limits``."""
+    width, height = image.size
+    if width * height > limits.max_pixels:  # first: to find a PNG's EXIF, Pillow reads all its pixels
+        raise DecodeError("too-many-pixels", f"{width} x {height}")
     facts = _probe(image, data, limits.max_frames)
-    if facts.width * facts.height > limits.max_pixels:
-        raise DecodeError("too-many-pixels", f"{facts.width} x {facts.height}")
     if min(facts.width, facts.height) < limits.min_side:
         raise DecodeError("too-small", f"{facts.width} x {facts.height}")
     if facts.frames > limits.max_frames:

@@ -58,10 +58,9 @@ def test_progress_shows_rate_and_time_left() -> None:
     progress.advance(2, "1 bad")
     progress.advance(2)
     progress.close()
-    first, second, last = out.getvalue().splitlines()
+    first, last = out.getvalue().splitlines()  # all that was counted is said once
     assert first.startswith("decode: 2/4 images, ")
     assert "left | 1 bad" in first
-    assert "4/4 images" in second
     assert last.startswith("decode: 4/4 images in ")
     assert list(track([1, 2], "x")) == [1, 2]
 
