@@ -26,6 +26,7 @@ EXEMPT = {
     "components/errors.py": "how faults are told",
     "components/command_name.py": "how usage lines begin",
     "components/code_version.py": "names the commit",
+    "components/deferred_imports.py": "when a library's modules are loaded",
     "components/progress.py": "what is printed meanwhile",
     "components/params.py": "reads parameter files, which are dependencies themselves",
     "components/input_paths.py": "as components/params.py",

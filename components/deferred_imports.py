@@ -1,0 +1,46 @@
+"""Modules that another library imports and that we never use, executed at their first use instead of at import.
+
+Great Expectations imports altair and jsonschema, MLflow imports FastAPI and its own evaluation of language models. A
+run of a stage uses none of them. Python's own ``importlib.util.LazyLoader`` postpones such a module: it is the real
+one, and whoever reads an attribute of it gets it loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.abc
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+
+@contextlib.contextmanager
+def deferred(*names: str) -> Iterator[None]:
+    """Imports of the modules ``names`` inside the block do not execute them, unless they are used.
+
+    A name is a full one (``scipy.stats``), of a module that is written in Python. A module that is imported already,
+    or is not installed, behaves as without the block.
+    """
+    finder = _Finder(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = frozenset(names)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in self._names:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
