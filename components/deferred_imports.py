@@ -1,8 +1,8 @@
 """Modules that another library imports and that we never use, executed at their first use instead of at import.
 
-Great Expectations imports altair and jsonschema, MLflow imports FastAPI and its own evaluation of language models. A
-run of a stage uses none of them. Python's own ``importlib.util.LazyLoader`` postpones such a module: it is the real
-one, and whoever reads an attribute of it gets it loaded.
+Great Expectations, for one, imports altair and jsonschema; no run of a stage uses them. Python's own
+``importlib.util.LazyLoader`` postpones such a module: it is the real one, and it is loaded when an attribute of it is
+read.
 """
 
 from __future__ import annotations
