@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from infra.docs.offline import make_offline, mermaid
 from infra.docs.parameters import markdown
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,6 +45,11 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:
     """Links to other pages of the site, and to nothing else of the checkout: those become plain words."""
     return relinked(text, page.file.src_uri in _BESIDE)
+
+
+def on_post_build(config: Any) -> None:
+    """Make the site work without the internet."""
+    make_offline(Path(config["site_dir"]), mermaid(ROOT / "scratch/docs"))
 
 
 def relinked(text: str, at_the_top: bool) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.docs import hooks
+from components.errors import VitrailError
+from infra.docs import hooks, offline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,3 +71,36 @@ def test_nothing_of_the_theme_is_fetched_for_its_looks_and_nothing_is_measured()
     assert "font: false" in text
     assert "strict: true" in text
     assert "analytics" not in text
+
+
+def test_a_page_that_loads_from_another_host_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text('<a href="https://example.org/">x</a><link rel="canonical" href="https://docs.test/"><p>unpkg</p>')
+    assert offline.foreign(tmp_path) == []
+    for loads in (
+        '<script src="https://cdn.test/x.js">',
+        "<link rel=stylesheet href=//cdn.test/x.css>",
+        "<style>@font-face{src:url(https://cdn.test/x.woff2)}</style>",
+        '<script>load("https://unpkg.com/x")</script>',
+    ):
+        page.write_text(loads)
+        assert len(offline.foreign(tmp_path)) == 1
+
+
+def test_the_theme_loads_mermaid_from_the_site(tmp_path: Path) -> None:
+    scripts = tmp_path / "assets/javascripts"
+    scripts.mkdir(parents=True)
+    bundle = scripts / "bundle.0a.min.js"
+    bundle.write_text(";".join(f"_t({address})" for address in offline.INSTEAD))
+    offline.make_offline(tmp_path, b"mermaid")
+    assert "https:" not in bundle.read_text()
+    assert (tmp_path / "assets/mermaid.min.js").read_bytes() == b"mermaid"
+    with pytest.raises(VitrailError, match="theme does not name"):
+        offline.make_offline(tmp_path, b"mermaid")
+
+
+def test_another_mermaid_than_the_named_one_is_refused(tmp_path: Path) -> None:
+    kept = tmp_path / offline.MERMAID.rpartition("/")[2]
+    kept.write_bytes(b"another")
+    with pytest.raises(VitrailError, match="not the file"):
+        offline.mermaid(tmp_path)
