@@ -1,4 +1,4 @@
-"""The parameters that name a file or folder which their stage reads.
+"""The parameters that name a file or folder which their stage reads, or the code of a plug-in.
 
 The stage ``inputs`` (:mod:`components.inputs`) digests what is there, so that DVC sees it change.
 """
@@ -16,8 +16,22 @@ class _Input:
     """Marks a field."""
 
 
+class _Plugin(_Input):
+    """Marks a field that names a plug-in: its file is what DVC watches."""
+
+
 InputPath = Annotated[str, _Input()]  # a file or folder, or s3://bucket/prefix
 InputFile = Annotated[Path, _Input()]  # a local file
+PluginName = Annotated[str, _Plugin()]  # package.module:name
+
+
+def plugin_file(name: str) -> Path | None:
+    """The file of the plug-in ``package.module:name``, relative to the current folder; None for an installed one."""
+    module, colon, _ = name.partition(":")
+    if not colon:
+        return None
+    base = Path(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 def input_paths(model: BaseModel) -> Iterator[tuple[str, str]]:
@@ -25,6 +39,10 @@ def input_paths(model: BaseModel) -> Iterator[tuple[str, str]]:
     for name, field in type(model).model_fields.items():
         value = getattr(model, name)
         marked = any(isinstance(one, _Input) for one in field.metadata) or _is_input(field.annotation)
+        if any(isinstance(one, _Plugin) for one in field.metadata):
+            if (file := plugin_file(value)) is not None:
+                yield name, str(file)
+            continue
         yield from ((f"{name}{key}", path) for key, path in _paths_in(value, marked))
 
 

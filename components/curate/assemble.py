@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from components.curate.contact_sheet import COLUMNS
 from components.curate.facts import first_row
+from components.curate.filters import FilterParams
 from components.curate.places import read_rows, spread
 from components.curate.reasons import REASONS
 from components.curate.safety import FaceParams, NsfwParams
@@ -64,6 +65,7 @@ class IndexItem:
     nsfw: NsfwParams
     faces: FaceParams
     out: Path  # stem of the files written
+    filters: tuple[FilterParams, ...] = ()
 
 
 @dataclass
@@ -89,9 +91,9 @@ def put_together(item: IndexItem) -> Tally:
         return Tally(**content | {"index": Path(content["index"]), "audit": Path(content["audit"])})
     index = _index(item)
     reasons = Counter(reason for reason in index["reason"].to_pylist() if reason)
-    if unknown := set(reasons) - set(REASONS):
+    if unknown := set(reasons) - {*REASONS, *(one.reason for one in item.filters)}:
         raise AssertionError(f"reasons outside the closed set: {sorted(unknown)}")
-    audited = audit(index, item.nsfw, item.faces)
+    audited = pa.concat_tables([audit(index, item.nsfw, item.faces), audit_filters(item.stored, item.filters)])
     tally = Tally(
         write_part(Path(f"{item.out}-index.parquet"), index, INDEX),
         write_part(Path(f"{item.out}-audit.parquet"), audited, AUDIT),
@@ -151,6 +153,19 @@ def _index(item: IndexItem) -> pa.Table:
             [[*said, "forgotten: by its bytes"] if gone else said for said, gone in heard], pa.list_(pa.string())
         )
     return pa.table({name: columns[name] for name in INDEX.names}).cast(INDEX)
+
+
+def audit_filters(stored: Sequence[Path], filters: Sequence[FilterParams]) -> pa.Table:
+    """The audit table of the user's filters: one row a score."""
+    rows: list[dict[str, Any]] = []
+    for path in stored if filters else ():
+        for row in pq.read_table(path, columns=["key", "filter_scores"]).to_pylist():
+            for one, score in zip(filters, row["filter_scores"], strict=False):  # fewer, if one dropped the image
+                rows.append(
+                    {"key": row["key"], "check": one.reason, "model": one.call, "score": score, "box": None,
+                     "threshold": one.threshold, "action": "dropped" if score > one.threshold else "kept"}
+                )  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=AUDIT)
 
 
 def _filled(column: Any, blank: object, kind: pa.DataType, count: int) -> Any:

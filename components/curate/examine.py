@@ -1,6 +1,7 @@
 """Second pass: each fetched image decoded within the limits, hashed, and its thumbnail kept for the PCA hash.
 
-Third pass: survivors of all duplicate checks scored, faces blurred, bytes written into shards.
+Third pass: survivors of all duplicate checks scored for NSFW and by the user's filters, faces blurred, bytes written
+into shards.
 
 A work item is a chunk of addresses with the place of their bytes; its results go to the work folder, so that a run
 that was killed carries on with the chunks it lacks.
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.curate.filters import FilterParams, filter_scores
 from components.curate.places import Place
 from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
 from components.curate.sandboxed_decode import Eye
@@ -49,6 +51,7 @@ class StoreItem:
     shard_bytes: int
     nsfw: NsfwParams
     faces: FaceParams
+    filters: tuple[FilterParams, ...] = ()
 
 
 EXAMINED = pa.schema(
@@ -58,7 +61,8 @@ EXAMINED = pa.schema(
 STORED = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("reason", pa.string()), ("nsfw", pa.float32()), ("faces", pa.int32()),
      ("face_boxes", pa.list_(pa.list_(pa.float32(), 4))), ("face_scores", pa.list_(pa.float32())),
-     ("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64()), ("stored_sha256", pa.string())]
+     ("shard", pa.string()), ("offset", pa.int64()), ("length", pa.int64()), ("stored_sha256", pa.string()),
+     ("filter_scores", pa.list_(pa.float32()))]  # in the order of `filters`, up to the one that dropped the image
 )  # fmt: skip
 
 
@@ -143,7 +147,8 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
     Each decoded once within the limits, if a model is to see it. One that no longer does (it crashes its decoder now
     and then), or whose bytes are no longer those that were examined, goes to ``rows`` with its reason.
     """
-    eye = Eye(item.chunk.limits, item.chunk.sandbox) if item.nsfw.enabled or item.faces.enabled else None
+    looked_at = item.nsfw.enabled or item.faces.enabled or item.filters
+    eye = Eye(item.chunk.limits, item.chunk.sandbox) if looked_at else None
     unseen = np.zeros((0, 0, 3), np.uint8)
     batch: list[_Loaded] = []
     for place in item.chunk.places:
@@ -169,19 +174,22 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
 
 def _blank(place: Place) -> dict[str, object]:
     row: dict[str, object] = {"row": place.row, "key": place.key, "reason": "", "nsfw": float("nan"), "faces": 0}
-    return row | {"face_boxes": [], "face_scores": [], "shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
+    row |= {"face_boxes": [], "face_scores": [], "filter_scores": []}
+    return row | {"shard": "", "offset": 0, "length": 0, "stored_sha256": ""}
 
 
 def _stored(item: StoreItem, loaded: list[_Loaded], writer: ShardWriter) -> list[dict[str, object]]:
     scores = nsfw_scores([one.rgb for one in loaded], item.nsfw) if item.nsfw.enabled else [float("nan")] * len(loaded)
-    safe = [one.rgb for one, score in zip(loaded, scores, strict=True) if not score > item.nsfw.threshold]
+    reasons = ["nsfw" if score > item.nsfw.threshold else "" for score in scores]
+    filtered = _filtered([one.rgb for one in loaded], reasons, item.filters)
+    safe = [one.rgb for one, reason in zip(loaded, reasons, strict=True) if not reason]
     detected = iter(detect_faces(safe, item.faces) if item.faces.enabled else [[]] * len(safe))
     rows: list[dict[str, object]] = []
-    for one, score in zip(loaded, scores, strict=True):
+    for one, score, reason, of_filters in zip(loaded, scores, reasons, filtered, strict=True):
         place, data, rgb, kind = one.place, one.data, one.rgb, one.kind
-        row = _blank(place) | {"nsfw": score}
-        if score > item.nsfw.threshold:
-            rows.append(row | {"reason": "nsfw"})
+        row = _blank(place) | {"nsfw": score, "filter_scores": of_filters}
+        if reason:
+            rows.append(row | {"reason": reason})
             continue
         faces = next(detected)
         boxes = [face.box for face in faces if face.box]
@@ -194,3 +202,15 @@ def _stored(item: StoreItem, loaded: list[_Loaded], writer: ShardWriter) -> list
         row |= {"shard": where.shard, "offset": where.offset, "length": where.length}
         rows.append(row | {"stored_sha256": hashlib.sha256(data).hexdigest()})
     return rows
+
+
+def _filtered(images: Sequence[RGB], reasons: list[str], filters: Sequence[FilterParams]) -> list[list[float]]:
+    """Scores of each image, up to the filter that drops it; that one's reason is written into ``reasons``."""
+    scores: list[list[float]] = [[] for _ in images]
+    for one in filters:
+        left = [at for at, reason in enumerate(reasons) if not reason]
+        for at, score in zip(left, filter_scores([images[at] for at in left], one), strict=True):
+            scores[at].append(score)
+            if score > one.threshold:
+                reasons[at] = one.reason
+    return scores

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from components.curate.filters import FilterParams
 from components.curate.pca_hash import HashParams
+from components.curate.reasons import REASONS
 from components.curate.safety import FaceParams, NsfwParams
 from components.executor import ExecutorParams
 from components.images.decode import DecodeLimits
@@ -23,6 +25,7 @@ class CurateParams(Strict):
     pca_hash: HashParams
     nsfw: NsfwParams
     faces: FaceParams
+    filters: list[FilterParams] = []  # of your own; each drops images as `filter:NAME`
     memory: MemoryParams = MemoryParams()  # of each join
     max_page_bytes: int = Field(10_000_000, ge=1, le=2**50)
     chunk: int = Field(512, ge=1, le=1_000_000)  # images a work item
@@ -46,4 +49,21 @@ class CurateParams(Strict):
             "too-slow": f"sandbox.seconds {self.sandbox.seconds:g}",
             "near-duplicate": f"pca_hash.radius {self.pca_hash.radius}",
             "nsfw": f"nsfw.threshold {self.nsfw.threshold:g}",
+            **{one.reason: f"filters, {one.name}.threshold {one.threshold:g}" for one in self.filters},
         }
+
+    def reasons(self) -> tuple[str, ...]:
+        """Every reason that a row of the index can have."""
+        return (*REASONS, *(one.reason for one in self.filters))
+
+    def plugins(self) -> list[str]:
+        """The plug-ins that score images."""
+        return [self.nsfw.model, self.faces.model, *(one.call for one in self.filters)]
+
+    @field_validator("filters")
+    @classmethod
+    def _names_differ(cls, filters: list[FilterParams]) -> list[FilterParams]:
+        names = [one.name for one in filters]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two filters have the name {twice[0]!r}; their reasons could not be told apart")
+        return filters

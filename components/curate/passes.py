@@ -159,12 +159,14 @@ def store(
     found: list[Files] = [[] for _ in left]
 
     def items() -> Iterator[StoreItem]:
-        number, params = 0, run.params
+        number, params, filters = 0, run.params, tuple(run.params.filters)
         for part, (places, count) in enumerate(left):
             for chunk in chunks(places, count, params.chunk):
                 found[part].append(run.work / f"stored-{number:06d}.parquet")
                 item = run.chunk_item(chunk, found[part][-1])
-                yield StoreItem(item, run.shards, f"{number:06d}", params.shard_bytes, params.nsfw, params.faces)
+                yield StoreItem(
+                    item, run.shards, f"{number:06d}", params.shard_bytes, params.nsfw, params.faces, filters
+                )
                 number += 1
 
     shards: dict[str, dict[str, object]] = {}
@@ -203,6 +205,7 @@ def index(run: Run, results: Results) -> list[assemble.Tally]:
         assemble.IndexItem(
             one.path, results.facts[part], settled, results.hashed[part] if results.hashed else None,
             results.stored[part], run.params.nsfw, run.params.faces, run.work / f"part-{part:06d}",
+            tuple(run.params.filters),
         )
         for part, one in enumerate(results.judged)
     )  # fmt: skip

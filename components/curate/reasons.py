@@ -1,4 +1,7 @@
-"""Why an image link was dropped: a closed set. The index can hold no other reason."""
+"""Why an image link was dropped: a closed set. The index can hold no other reason than these and ``filter:NAME``.
+
+``filter:NAME`` stands for a filter of the user's own (:mod:`components.curate.filters`).
+"""
 
 from __future__ import annotations
 

@@ -6,38 +6,42 @@ python -m components.curate run --params params/curate.yaml --crawl data/crawl -
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from components.command_name import prog
-from components.executor import add_arguments, overlays
+from components.command_line import ExecutorOptions, Options, ParamsOptions, application, as_options, commands_of
 from components.params import load_params
 from components.storage import StorageParams
 
+app = application("curate", "Filter, decode and shard images.", "components.curate")
+main = commands_of(app)
 
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv`` and run the stage."""
-    parser = argparse.ArgumentParser(prog=prog("components.curate"), description="From WARC files or images to shards.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="links, policy, decode, duplicates, NSFW, faces; shards and index")
-    run.add_argument("--params", type=Path, required=True)
-    run.add_argument("--crawl", type=Path, required=True)
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--report", type=Path, required=True)
-    run.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
-    run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
-    add_arguments(run)
-    arguments = parser.parse_args(argv)
+
+@as_options
+class RunOptions(ExecutorOptions, ParamsOptions):
+    """Options of ``run``."""
+
+    crawl: Path
+    """Folder that the crawl stage wrote."""
+    out: Path
+    """Folder for index, audit and shards."""
+    report: Path
+    """JSON file for the run's figures."""
+    storage: Path = Path("params/storage.yaml")
+    """Where image shards lie."""
+    tracking: Path = Path("params/tracking.yaml")
+    """How runs are recorded in MLflow."""
+
+
+@app.command
+def run(*, options: Options[RunOptions]) -> None:
+    """Find links, apply the policy, decode, drop duplicates and unsafe images, blur faces, write shards and index."""
     from components.context import StageContext
     from components.curate import stage
     from components.curate.params import CurateParams
     from components.tracking import TrackingParams
 
-    params = load_params(arguments.params, CurateParams, arguments.set + overlays(arguments))
-    tracking = load_params(arguments.tracking, TrackingParams)
-    context = StageContext(load_params(arguments.storage, StorageParams), tracking, arguments.report)
-    report = stage.run(params, stage.CurateInputs(arguments.crawl), arguments.out, context)
-    print(f"curate: {report['links']} links, {report['kept']} kept -> {arguments.out}")
-    return 0
+    params = load_params(options.params, CurateParams, [*options.set, *options.overrides()])
+    tracking = load_params(options.tracking, TrackingParams)
+    context = StageContext(load_params(options.storage, StorageParams), tracking, options.report)
+    report = stage.run(params, stage.CurateInputs(options.crawl), options.out, context)
+    print(f"curate: {report['links']} links, {report['kept']} kept -> {options.out}")

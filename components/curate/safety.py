@@ -6,7 +6,6 @@ Weights of the built-in ones come with their packages; nothing is downloaded.
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from pydantic import Field
 
 from components.errors import VitrailError, nearest
 from components.images.decode import RGB
+from components.input_paths import PluginName
 from components.params import Strict
+from components.plugins import load_plugin
 
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels
 
@@ -28,7 +29,7 @@ class NsfwParams(Strict):
     OFF: ClassVar = {"enabled": False}
 
     enabled: bool = True
-    model: str = "open_nsfw"  # of MODELS, or package.module:maker of a plug-in
+    model: PluginName = "open_nsfw"  # of MODELS, or package.module:maker of a plug-in
     threshold: float = Field(0.5, ge=0, le=1)  # a higher score drops the image
     batch: int = Field(16, ge=1, le=1_000_000)
 
@@ -39,7 +40,7 @@ class FaceParams(Strict):
     OFF: ClassVar = {"enabled": False}
 
     enabled: bool = True
-    model: str = "mtcnn"  # of MODELS, or package.module:maker of a plug-in
+    model: PluginName = "mtcnn"  # of MODELS, or package.module:maker of a plug-in
     threshold: float = Field(0.9, ge=0, le=1)  # confidence from which a find counts
     min_face: int = Field(20, ge=12, le=8192)  # smallest face that mtcnn looks for, pixels of what it sees
     detect_side: int = Field(640, ge=32, le=960)  # longest side that the detector sees, pixels
@@ -78,15 +79,13 @@ def load_model(name: str, params: Strict) -> SafetyModel:
 
 @functools.lru_cache(maxsize=8)
 def _load(name: str, params: Strict) -> SafetyModel:
-    module, colon, maker = name.partition(":")
-    try:
-        make: Callable[[Any], SafetyModel] = getattr(importlib.import_module(module), maker) if colon else MODELS[name]
-    except (ImportError, AttributeError, KeyError) as fault:
+    if ":" not in name and name not in MODELS:
         raise VitrailError(
-            f"no safety model {name!r} ({fault}); there are {', '.join(MODELS)}, or package.module:maker"
+            f"no safety model {name!r}; there are {', '.join(MODELS)}, or package.module:maker"
             f"{nearest(name, list(MODELS))}"
-        ) from None
-    return make(params)
+        )
+    model: SafetyModel = (MODELS[name] if name in MODELS else load_plugin(name, "safety model"))(params)
+    return model
 
 
 def nsfw_scores(images: Sequence[RGB], params: NsfwParams) -> list[float]:

@@ -24,7 +24,7 @@ from components.curate.gather import gather
 from components.curate.judge import items as judge_items
 from components.curate.judge import judge
 from components.curate.params import CurateParams
-from components.curate.reasons import LINK_REASONS, REASONS
+from components.curate.reasons import LINK_REASONS
 from components.curate.report import listed, median_face, save_picture, summary
 from components.curate.sheet import Pictures, draw
 from components.errors import VitrailError
@@ -34,6 +34,7 @@ from components.images.shards import Shards
 from components.leftover import too_little
 from components.lock import hold
 from components.params import fingerprint
+from components.plugins import code_digests
 from components.storage import atomic_dir, atomic_file, inside_outputs, open_store
 from components.tables.database import database
 from components.tables.parts import PART_ROWS, assemble, parts
@@ -45,7 +46,7 @@ from components.web.work import work_folder
 if TYPE_CHECKING:
     from components.curate.assemble import Tally
 
-FORMAT = 5  # of what the passes leave in the work folder, and of the decoding behind it
+FORMAT = 6  # of what the passes leave in the work folder, and of the decoding behind it
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
     record = tracked("curate", "curate", context.tracking, params)
     with hold(out), record as recording, kept_workers(params.executor):
         digest = fingerprint(
-            params.model_dump(mode="json", exclude={"executor", "memory", "least_kept"}), sources.model_dump(), [FORMAT]
+            params.model_dump(mode="json", exclude={"executor", "memory", "least_kept"}),
+            sources.model_dump(),
+            [FORMAT, *code_digests(params.plugins())],
         )[:16]
         store = sources.store(crawl, storage)
         # Files that were replaced since a run was interrupted must not meet what that run found in the old ones.
@@ -141,7 +144,7 @@ def _validate(run: passes.Run, tallies: Sequence[Tally], facts: Sequence[Path], 
     params, limits = run.params, run.params.decode
     with database(params.memory, run.work) as connection:
         of_index = index_suite(
-            REASONS,
+            params.reasons(),
             min_side=limits.min_side,
             nsfw_threshold=params.nsfw.threshold if params.nsfw.enabled else None,
             restricted=Policy(params.policy).restricted,
@@ -149,6 +152,6 @@ def _validate(run: passes.Run, tallies: Sequence[Tally], facts: Sequence[Path], 
         validate_files(connection, [tally.index for tally in tallies], of_index, docs)
         if met.links is not None:
             validate_files(connection, parts(met.links, LINKS), links_suite(("", *LINK_REASONS)), docs)
-        of_images = images_suite(REASONS, limits.max_bytes, limits.max_pixels, limits.min_side, DECODE_REASONS)
+        of_images = images_suite(params.reasons(), limits.max_bytes, limits.max_pixels, limits.min_side, DECODE_REASONS)
         validate_files(connection, facts, of_images, docs, only="sha256 <> ''")
         return median_face(connection, [tally.audit for tally in tallies])

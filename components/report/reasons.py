@@ -46,4 +46,6 @@ DEDUP: Mapping[str, str] = {
 
 def meaning(reason: str) -> str:
     """``reason`` in words; the reason itself for one that is not known here."""
+    if reason.startswith("filter:"):
+        return f"your filter {reason.removeprefix('filter:')} scored it, or its copy, above the threshold"
     return CURATE.get(reason) or DEDUP.get(reason) or reason

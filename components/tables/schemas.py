@@ -79,7 +79,7 @@ AUDIT = declared(
     "audit", 1, "curate",
     [
         ("key", pa.string()),
-        ("check", pa.string()),  # "nsfw" or "face"
+        ("check", pa.string()),  # "nsfw", "face" or "filter:NAME"
         ("model", pa.string()),
         ("score", pa.float32()),  # in [0, 1]
         ("threshold", pa.float32()),
