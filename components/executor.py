@@ -5,7 +5,6 @@ The unit of work is a shard's path, never its pixels.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import multiprocessing
@@ -42,20 +41,6 @@ class ExecutorParams(Strict):
     workers: int = Field(0, ge=0, le=4096)  # pool: processes; 0: run in this process
     address: str | None = None  # ray: "auto", HOST:PORT or ray://HOST:PORT; null: a Ray of its own, on this machine
     retries: int = Field(3, ge=0, le=1000)  # ray: times that a shard is tried again when its worker or node died
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--executor`` and ``--address`` of a stage's command."""
-    parser.add_argument("--executor", choices=["pool", "ray"], help="overlay executor.kind of --params")
-    parser.add_argument(
-        "--address", help="overlay executor.address: HOST:PORT or ray://HOST:PORT of a Ray cluster, or auto"
-    )
-
-
-def overlays(arguments: argparse.Namespace) -> list[str]:
-    """The arguments of :func:`add_arguments` as ``KEY=VALUE`` over the stage's parameters."""
-    given = {"executor.kind": arguments.executor, "executor.address": arguments.address}
-    return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
 def map_shards(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:

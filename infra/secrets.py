@@ -7,13 +7,11 @@ Git ignores both folders. What is there already stays, so that a database's pass
 
 from __future__ import annotations
 
-import argparse
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.errors import run_cli
 
 FOLDERS = (Path("infra/compose/secrets"), Path("infra/kubernetes/stack/secrets"))
@@ -65,12 +63,15 @@ def write(folder: Path) -> bool:
     return True
 
 
-def main(argv: Sequence[str]) -> int:
-    """Write what is missing, and say where; never what."""
-    argparse.ArgumentParser(prog=prog("infra.secrets"), description="passwords for the servers").parse_args(argv)
+app = application("secrets", "Passwords for the servers in containers.", "infra.secrets")
+main = commands_of(app)
+
+
+@app.default
+def secrets_files() -> None:
+    """Write the passwords that are missing, and print where they are; the passwords are never shown."""
     for folder in FOLDERS:
         print(f"{folder}: {'written' if write(folder) else 'is there already, left as it is'}")
-    return 0
 
 
 if __name__ == "__main__":

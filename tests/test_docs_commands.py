@@ -50,9 +50,9 @@ def room(module: str) -> str:
 def help_of(module: str, *before: str) -> str:
     """The help page of a module's command; "" where it has none."""
     out = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
-        importlib.import_module(module).main([*before, "--help"])
-    return out.getvalue() if out.getvalue().startswith("usage") and "invalid choice" not in out.getvalue() else ""
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = importlib.import_module(module).main([*before, "--help"])
+    return out.getvalue() if code == 0 and out.getvalue().startswith("Usage") else ""
 
 
 def help_page(module: str, words: list[str]) -> str:
@@ -68,12 +68,12 @@ def faults(line: str) -> list[str]:
         return []
     module = room(program)
     if program == "vitrail":
-        name = next((word for word in rest if not word.startswith("-")), "completion")
-        if name == "completion":
+        name = next((word for word in rest if not word.startswith("-")), "")
+        if rest[:1] in (["--install-completion"], ["--show-completion"], ["--help"], ["--version"]) or not name:
             return []
         if name not in COMMANDS:
             return [f"{line}: no such command"]
-        module, rest = COMMANDS[name].module, [*COMMANDS[name].prefix, *rest[rest.index(name) + 1 :]]
+        module = "components.cli.entry"
     by_hand = ROOT / "infra/stage_code.py"  # it reads its one option without a help page
     page = by_hand.read_text() if module == "infra.stage_code" else help_page(module, rest)
     options = {word.split("=")[0] for word in rest if re.match(r"--[a-z]", word)}

@@ -1,13 +1,13 @@
-"""What ``run`` and ``compare`` do with their arguments."""
+"""What ``run`` and ``compare`` do with their options."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from components.benchmark import stage
 from components.benchmark.compare import divided, markdown, paired_tests, rows_of, test_rows
+from components.benchmark.options import CompareOptions, MeasureOptions, RunOptions
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import load_protocol, split_overrides
 from components.benchmark.published import load_published
@@ -22,50 +22,49 @@ from components.storage import StorageParams, atomic_file
 from components.tracking import TrackingParams
 
 
-def measure(arguments: argparse.Namespace, models: Sequence[str], report: Path | None) -> str:
-    """Run the stage on ``models``; what it wrote lies in ``arguments.out``. Returns the table."""
-    of_protocol, others = split_overrides(arguments.set)
-    params = load_params(arguments.params, BenchmarkStageParams, others)
-    protocol = load_protocol(arguments.params.parent, params.protocol, of_protocol)
+def measure(options: MeasureOptions, models: Sequence[str], report: Path | None) -> str:
+    """Run the stage on ``models``; what it wrote lies in ``options.out``. Returns the table."""
+    of_protocol, others = split_overrides(options.set)
+    params = load_params(options.params, BenchmarkStageParams, others)
+    protocol = load_protocol(options.params.parent, params.protocol, of_protocol)
     inputs = stage.BenchmarkInputs(
         models,
-        load_params(arguments.benchmarks, BenchmarksFile),
+        load_params(options.benchmarks, BenchmarksFile),
         protocol,
-        arguments.curated,
-        arguments.manifest,
-        load_published(arguments.params.parent),
+        options.curated if isinstance(options, RunOptions) else None,
+        options.manifest if isinstance(options, RunOptions) else None,
+        load_published(options.params.parent),
     )
-    tracking = load_params(arguments.tracking, TrackingParams)
+    tracking = load_params(options.tracking, TrackingParams)
     return stage.run(
-        params, inputs, arguments.out, StageContext(load_params(arguments.storage, StorageParams), tracking, report)
+        params, inputs, options.out, StageContext(load_params(options.storage, StorageParams), tracking, report)
     )
 
 
-def compare(arguments: argparse.Namespace) -> int:
+def compare(sources: Sequence[str], options: CompareOptions) -> None:
     """Compare folders of results and models; models are measured first.
 
     Raises:
         VitrailError: a source is neither, two cannot be compared, or the gate is not met.
     """
-    folders, models = divided(arguments.sources)
+    folders, models = divided(sources)
     if models:
-        measure(arguments, models, None)
-        folders.append(arguments.out)
+        measure(options, models, None)
+        folders.append(options.out)
     found = load_results(folders)
     tests = paired_tests(found)
     print(markdown(rows_of(found)))
     print(markdown(test_rows(found, tests)))
-    if arguments.html is not None:
+    if options.html is not None:
         from components.benchmark.page import page
 
-        text = page(found, tests, _shown(found, arguments.benchmarks))
-        with atomic_file(arguments.html, "w") as file:
+        text = page(found, tests, _shown(found, options.benchmarks))
+        with atomic_file(options.html, "w") as file:
             file.write(text)
-    if arguments.gate is not None:
-        short = shortfalls(found.scores, load_params(arguments.gate, GateParams), arguments.only)
+    if options.gate is not None:
+        short = shortfalls(found.scores, load_params(options.gate, GateParams), options.only)
         if short:
-            raise VitrailError(f"{arguments.gate}: " + "; ".join(short))
-    return 0
+            raise VitrailError(f"{options.gate}: " + "; ".join(short))
 
 
 def _shown(found: Results, file: Path) -> dict[str, Benchmark]:

@@ -1,24 +1,26 @@
-"""Where ``vitrail`` starts: a command of the table runs at once, anything else is a question about the commands.
+"""Where ``vitrail`` starts: one cyclopts application over the table of commands.
 
-Only the questions (``--help``, ``completion``) import cyclopts, so a command starts as fast as its own module.
+A command's module is imported when the command is run or its own help is asked for. ``vitrail --help`` needs the table
+alone. The completion script lists all commands and options, so the Tab key starts no Python.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
-from components.cli.commands import CHECKOUT, COMMANDS, Command
+from cyclopts import App, Group
+
+from components.cli.commands import CHECKOUT, COMMANDS
+from components.command_line import dispatch, plain
 from components.errors import VitrailError, nearest, run_cli
 
-if TYPE_CHECKING:
-    from cyclopts import App
-
 _SELF = "components/cli/__main__.py"
-_ALSO = ("completion",)
+_HELP = ("-h", "--help")
+Shell = Literal["bash", "zsh", "fish"]
 
 
 def start() -> int:
@@ -28,59 +30,77 @@ def start() -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command, or answer ``--help``, ``--version`` and ``completion``.
+    """Run one command, or show help; returns the exit code.
 
     Raises:
-        VitrailError: no such command; the message names the nearest.
+        VitrailError: no such command (the message names the nearest), or the current folder is not a checkout and the
+            command needs one.
     """
-    name, *rest = argv or ["--help"]
-    if name in COMMANDS:
-        return COMMANDS[name](rest)
-    if not name.startswith("-") and name not in _ALSO:
-        known = nearest(name, [*COMMANDS, *_ALSO])
-        raise VitrailError(f"vitrail has no command {name!r}{known}; `vitrail --help` lists all")
-    application()([name, *rest], result_action="return_value")
-    return 0
+    words = list(argv) or ["--help"]
+    name = words[0]
+    if name not in COMMANDS and not name.startswith("-"):
+        raise VitrailError(f"vitrail has no command {name!r}{nearest(name, [*COMMANDS])}; `vitrail --help` lists all")
+    if name in COMMANDS and COMMANDS[name].here and not set(words) & {*_HELP}:
+        _require_checkout()
+    if "--stage" in words:
+        from components.pipeline import with_stage
+
+        words = with_stage(words)
+    return dispatch(application(), words)
 
 
 def application() -> App:
-    """The commands as a cyclopts application, which writes the help page and the completion scripts."""
-    from cyclopts import App, Group, Parameter
-
+    """All commands as one cyclopts application."""
     app = App(
         name="vitrail",
-        help="From a crawl of the web to a compared student model: every stage of DINOv2's way, as one command.",
-        help_epilogue="`vitrail COMMAND --help` explains one command. "
-        "Start with `vitrail init FOLDER`, then `vitrail run`.",
+        help="From a crawl of the web to a compared student model: every stage of DINOv2's way, as one command.\n\n"
+        "Start with `vitrail init FOLDER`, then `vitrail run`. `vitrail COMMAND --help` explains one command.",
         version=_version,
-        default_parameter=Parameter(negative=()),
+        default_parameter=plain(),
     )
-    groups = {each.group: None for each in COMMANDS.values()}
-    panels = {name: Group(name, sort_key=position) for position, name in enumerate(groups)}
+    names = list(dict.fromkeys(each.group for each in COMMANDS.values()))
+    groups = {name: Group(name, sort_key=position) for position, name in enumerate(names)}
     for position, command in enumerate(COMMANDS.values()):
-        panel = panels[command.group]
-        app.command(_function(command), name=command.name, help=command.help, group=panel, sort_key=position)
-    app.command(completion, group=Group("Shell", sort_key=len(panels)))
+        group = groups[command.group]
+        app.command(command.target, name=command.name, help=command.help, group=group, sort_key=position)
+    shell = Group("Shell", sort_key=len(groups))
+    app.command(install_completion, name="--install-completion", group=shell)
+    app.command(show_completion, name="--show-completion", group=shell)
+    app["--help"].group = app["--version"].group = shell
     return app
 
 
-def completion(shell: str = "") -> None:
-    """Print the script that completes commands on Tab, for bash, zsh or fish.
+def install_completion(shell: Shell | None = None, /) -> None:
+    """Complete commands and their options on Tab, in bash, zsh or fish.
 
-    For bash: `vitrail completion bash >> ~/.bashrc`. Without SHELL, the shell of this terminal is used.
+    Args:
+        shell: Default: the shell of this terminal.
     """
-    known = ("bash", "zsh", "fish")
-    shell = shell or Path(os.environ.get("SHELL", "bash")).name
-    if shell not in known:
-        raise VitrailError(f"vitrail completion {shell}: choose one of {', '.join(known)}{nearest(shell, known)}")
-    print(application().generate_completion(shell=shell))  # type: ignore[arg-type]  # checked above
+    path = application().install_completion(shell=shell or _shell())
+    print(f"{path}: written; completion works in every new terminal")
 
 
-def _function(command: Command) -> Callable[[], int]:
-    def carry_out() -> int:
-        return command(())
+def show_completion(shell: Shell | None = None, /) -> None:
+    """Print the completion script, to put it elsewhere.
 
-    return carry_out
+    Args:
+        shell: Default: the shell of this terminal.
+    """
+    print(application().generate_completion(shell=shell or _shell()))
+
+
+def _shell() -> Shell:
+    name = Path(os.environ.get("SHELL", "bash")).name
+    if name not in ("bash", "zsh", "fish"):
+        raise VitrailError(f"completion for {name} is not known; name bash, zsh or fish behind the option")
+    return name  # type: ignore[return-value]  # checked above
+
+
+def _require_checkout() -> None:
+    if not Path("params/pipeline.yaml").is_file():
+        raise VitrailError(
+            f"{Path.cwd()}: there is no params/pipeline.yaml here; run vitrail in a checkout: cd {CHECKOUT}"
+        )
 
 
 def _version() -> str:

@@ -8,17 +8,16 @@ It changes params/pipeline.yaml, and only what was asked for beyond it. Then ``v
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from components.cli import labelled
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.errors import VitrailError
 from components.params import load_params
 from components.pipeline import PIPELINE, load_pipeline
@@ -44,22 +43,30 @@ class Wanted:
     benchmark: Path | None
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv``, ask for what is missing where somebody can answer, and write the files."""
-    parser = argparse.ArgumentParser(
-        prog=prog("components.cli.init"),
-        description="Set up this checkout for your own images. On a terminal it asks for what you leave out.",
-    )
-    parser.add_argument("folder", nargs="?", help="your images, in any depth (also WARC files or tar shards)")
-    parser.add_argument("--machine", choices=("cpu", "gpu"), help="default: gpu where nvidia-smi is installed")
-    parser.add_argument("--minutes", type=float, help="for training, about (default: the presets' own lengths)")
-    parser.add_argument(
-        "--benchmark", type=Path, metavar="LABELLED_FOLDER", help="labelled images: a sub-folder for each class"
-    )
-    given = parser.parse_args(argv)
-    for line in write(_asked(given, sys.stdin.isatty())):
+app = application("init", "Set up this checkout for your own folder of images.", "components.cli.init")
+main = commands_of(app)
+Machine = Literal["cpu", "gpu"]
+
+
+@app.default
+def init(
+    folder: str | None = None,
+    /,
+    *,
+    machine: Machine | None = None,
+    minutes: float | None = None,
+    benchmark: Path | None = None,
+) -> None:
+    """Set up this checkout for your own folder of images. On a terminal it asks for what you leave out.
+
+    Args:
+        folder: Your images, in any depth (also WARC files or tar shards).
+        machine: Where training runs (default: gpu if nvidia-smi is installed).
+        minutes: Minutes that training may take, about (default: the presets' own lengths).
+        benchmark: Labelled images: a folder with a sub-folder for each class.
+    """
+    for line in write(_asked(folder, machine, minutes, benchmark, sys.stdin.isatty())):
         print(line)
-    return 0
 
 
 def write(wanted: Wanted) -> list[str]:
@@ -97,9 +104,10 @@ def write(wanted: Wanted) -> list[str]:
     return [*lines, "next: vitrail run, then vitrail report"]
 
 
-def _asked(given: argparse.Namespace, terminal: bool) -> Wanted:
-    """``given``, with answers for what is missing; without a terminal, defaults."""
-    folder, machine, minutes, benchmark = given.folder, given.machine, given.minutes, given.benchmark
+def _asked(
+    folder: str | None, machine: str | None, minutes: float | None, benchmark: Path | None, terminal: bool
+) -> Wanted:
+    """What was given, with answers for what is missing; without a terminal, defaults."""
     here = "gpu" if shutil.which("nvidia-smi") else "cpu"
     whole = folder is not None  # a folder on the command line: nothing is asked
     if folder is None:

@@ -6,54 +6,69 @@ python -m components.crawl retry --reasons timed-out,unreachable --params params
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from components.command_name import prog
+from cyclopts import Parameter
+
+from components.command_line import Options, ParamsOptions, application, as_options, commands_of
 from components.params import load_params
 from components.pipeline import load_pipeline
 from components.storage import StorageParams
 from components.web.forms import plain
 
-
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv`` and run the stage."""
-    parser = argparse.ArgumentParser(
-        prog=prog("components.crawl"), description="From a source to WARC files or a list."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="crawl a site, or register WARC files or images that are there")
-    retry = commands.add_parser("retry", help="ask again only for what a finished crawl could not get")
-    retry.add_argument(
-        "--reasons",
-        default="timed-out,unreachable",
-        help="why they were not got, separated by commas, as in the index; default: timed-out,unreachable",
-    )
-    for command in (run, retry):
-        command.add_argument("--params", type=Path, required=True)
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="other manners")
-        command.add_argument("--source", help=f"{plain()} (default: `source` in params/pipeline.yaml)")
-        command.add_argument("--out", type=Path, required=True)
-        command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
-    arguments = parser.parse_args(argv)
+if TYPE_CHECKING:
     from components.context import StageContext
-    from components.crawl import stage
     from components.crawl.spider import CrawlParams
+
+app = application("crawl", "Crawl web sites, or register files that are there.", "components.crawl")
+main = commands_of(app)
+
+
+@as_options
+class CrawlOptions(ParamsOptions):
+    """Options of both commands."""
+
+    out: Path
+    """Folder for WARC files and the list of sources."""
+    source: Annotated[
+        str | None, Parameter(help=f"{plain()} (default: `source` in params/pipeline.yaml)")
+    ] = None  # fmt: skip
+    storage: Path = Path("params/storage.yaml")
+    """The store of s3:// sources."""
+
+    def read(self) -> tuple[CrawlParams, str, StageContext]:
+        """Manners, source and context that the options name."""
+        from components.context import StageContext
+        from components.crawl.spider import CrawlParams
+
+        context = StageContext(load_params(self.storage, StorageParams), tracking=None, report=None)
+        return load_params(self.params, CrawlParams, self.set), self.source or load_pipeline().source, context
+
+
+@app.command
+def run(*, options: Options[CrawlOptions]) -> None:
+    """Crawl a site, or register WARC files or images that are there."""
+    from components.crawl import stage
     from components.web.listing import shown
 
-    params = load_params(arguments.params, CrawlParams, arguments.set)
-    context = StageContext(load_params(arguments.storage, StorageParams), tracking=None, report=None)
-    source = arguments.source or load_pipeline().source
-    if arguments.command == "retry":
-        from components.crawl import retry as again
+    params, source, context = options.read()
+    counts = stage.run(params, stage.CrawlInputs(source), options.out, context)
+    print(f"crawl: {shown(source)} -> {options.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
 
-        reasons = [reason.strip() for reason in arguments.reasons.split(",") if reason.strip()]
-        counts = again.run(reasons, params, source, arguments.out, context)
-        print(f"crawl retry: {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
-        if counts["asked"]:
-            print("next: dvc commit -f crawl makes this the stage's version; dvc repro curates it")
-        return 0
-    counts = stage.run(params, stage.CrawlInputs(source), arguments.out, context)
-    print(f"crawl: {shown(source)} -> {arguments.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
-    return 0
+
+@app.command
+def retry(*, reasons: str = "timed-out,unreachable", options: Options[CrawlOptions]) -> None:
+    """Ask again only for what a finished crawl could not get.
+
+    Args:
+        reasons: Why they were not got, as in the index, separated by commas.
+    """
+    from components.crawl import retry as again
+
+    params, source, context = options.read()
+    wanted = [reason.strip() for reason in reasons.split(",") if reason.strip()]
+    counts = again.run(wanted, params, source, options.out, context)
+    print(f"crawl retry: {options.out}: " + ", ".join(f"{k} {v}" for k, v in counts.items()))
+    if counts["asked"]:
+        print("next: dvc commit -f crawl makes this the stage's version; dvc repro curates it")

@@ -10,129 +10,193 @@ python -m components.dedup train --params params/sscd/small.yaml --curated data/
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from components.command_name import prog
+from cyclopts import Parameter
+
+from components.command_line import ExecutorOptions, Options, ParamsOptions, application, as_options, commands_of
 from components.errors import VitrailError
-from components.executor import add_arguments, overlays
 from components.params import load_params
 from components.storage import StorageParams
 
-
-def _thresholds(text: str) -> list[float]:
-    """Cosines of a comma-separated list."""
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected cosines such as 0.5,0.6,0.7") from None
-    if not all(-1 <= value <= 1 for value in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: cosines lie between -1 and 1")
-    return found
+app = application("dedup", "Remove copies and held-out images, and choose the training images.", "components.dedup")
+main = commands_of(app)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv`` and run the command it names."""
-    parser = argparse.ArgumentParser(
-        prog=prog("components.dedup"), description="From image shards to a training manifest."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="descriptors, copy graph, relative dedup, retrieval; manifest and decisions")
-    run.add_argument("--params", type=Path, required=True)
-    run.add_argument("--benchmarks", type=Path, required=True)
-    run.add_argument("--curated", type=Path, required=True)
-    run.add_argument("--out", type=Path, required=True)
-    run.add_argument("--report", type=Path, required=True)
-    run.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
-    add_arguments(run)
-    search = commands.add_parser("search", help="the nearest images of the pool to a picture")
-    search.add_argument("image", type=Path)
-    search.add_argument("--curated", type=Path, default=Path("data/curate"))
-    search.add_argument("--dedup", type=Path, default=Path("data/dedup"))
-    search.add_argument("-k", type=int, default=10, help="how many (default: 10)")
-    review = commands.add_parser("review", help="what each threshold would drop, and pictures, as one HTML file")
-    review.add_argument("--curated", type=Path, default=Path("data/curate"))
-    review.add_argument("--dedup", type=Path, default=Path("data/dedup"))
-    review.add_argument("--benchmarks", type=Path, default=Path("params/benchmarks.yaml"))
-    review.add_argument("--out", type=Path, default=Path("reports/dedup-review.html"), help="a .csv is put beside it")
-    review.add_argument(
-        "--threshold-sweep", type=_thresholds, metavar="COSINES", help="comma-separated; left out: every twentieth"
-    )
-    review.add_argument("--groups", type=int, default=24, help="groups shown of each kind (default: 24)")
-    train = commands.add_parser("train", help="a copy descriptor of SSCD's kind, for descriptor.weights of any pool")
-    train.add_argument("--params", type=Path, required=True)
-    train.add_argument("--curated", type=Path, required=True)
-    train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--workers", type=int, default=0, help="processes that read images; 0: this one")
-    train.add_argument("--chunk", type=int, default=512, help="images a unit of work")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
-    whiten = commands.add_parser("whiten", help="PCA whitening for descriptor.whitening of a published network")
-    whiten.add_argument("--params", type=Path, required=True, help="of the stage, with a descriptor of kind sscd")
-    whiten.add_argument("--curated", type=Path, required=True, help="the background set")
-    whiten.add_argument("--out", type=Path, required=True)
-    whiten.add_argument("--dim", type=int, help="directions kept (default: all)")
-    whiten.add_argument("--images", type=int, default=20_000, help="of the background, at most (default: 20000)")
-    whiten.add_argument("--floor", type=float, default=0.0, help="added to each spread, relative to the largest")
-    whiten.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overlay a value of --params")
-    for command in (run, search, review, train, whiten):
-        command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
-    arguments = parser.parse_args(argv)
-    storage = load_params(arguments.storage, StorageParams)
-    if arguments.command == "search":
-        from components.dedup.search import search as nearest
+@as_options
+class StoreOptions:
+    """Options of every command."""
 
-        print(nearest(arguments.image, arguments.curated, arguments.dedup, arguments.k, storage))
-        return 0
-    if arguments.command == "review":
-        from components.dedup.revisit import Again, revisit
-        from components.evaluation.benchmarks import BenchmarksFile
+    storage: Path = Path("params/storage.yaml")
+    """Where image shards lie."""
 
-        print(
-            revisit(
-                arguments.curated,
-                arguments.dedup,
-                load_params(arguments.benchmarks, BenchmarksFile),
-                storage,
-                Again(arguments.out, arguments.threshold_sweep, arguments.groups),
-            )
-        )
-        return 0
-    if arguments.command == "train":
-        from components.dedup.fit import train as fit
-        from components.descriptors.kinds import TrainedParams
+    def store(self) -> StorageParams:
+        """What ``--storage`` names."""
+        return load_params(self.storage, StorageParams)
 
-        trained = load_params(arguments.params, TrainedParams, arguments.set)
-        count = fit(trained, arguments.curated, arguments.out, storage, arguments.workers, arguments.chunk)
-        print(f"dedup: a descriptor of {count} images -> {arguments.out}")
-        return 0
+
+@as_options
+class FoldersOptions(StoreOptions):
+    """Options of a command that reads what the stages wrote."""
+
+    curated: Path = Path("data/curate")
+    """Folder that the curate stage wrote."""
+    dedup: Path = Path("data/dedup")
+    """Folder that the dedup stage wrote."""
+
+
+_FOLDERS = FoldersOptions()
+
+
+@as_options
+class RunOptions(ExecutorOptions, StoreOptions, ParamsOptions):
+    """Options of ``run``."""
+
+    benchmarks: Path
+    """Parameter file of the labelled images, which are kept out of training."""
+    curated: Path
+    """Folder that the curate stage wrote."""
+    out: Path
+    """Folder for manifest, decisions and descriptors."""
+    report: Path
+    """JSON file for the run's figures."""
+    tracking: Path = Path("params/tracking.yaml")
+    """How runs are recorded in MLflow."""
+
+
+@app.command
+def run(*, options: Options[RunOptions]) -> None:
+    """Describe images, find copies, remove held-out images, retrieve; write manifest and decisions."""
+    from components.context import StageContext
     from components.dedup import stage
     from components.dedup.params import DedupParams
-
-    if arguments.command == "whiten":
-        from components.dedup.fit import Whitening
-        from components.dedup.fit import whiten as fit_background
-        from components.descriptors.sscd import SscdParams
-
-        network = load_params(arguments.params, DedupParams, arguments.set).descriptor
-        if not isinstance(network, SscdParams):
-            raise VitrailError(f"{arguments.params}: descriptor.kind is {network.kind}; whitening is for sscd")
-        how = Whitening(arguments.dim, arguments.images, arguments.floor)
-        digest = fit_background(network, arguments.curated, arguments.out, storage, how)
-        print(f"descriptor.whitening: {{path: {arguments.out}, sha256: {digest}}}")
-        return 0
-    from components.context import StageContext
     from components.evaluation.benchmarks import BenchmarksFile
     from components.tracking import TrackingParams
 
-    params = load_params(arguments.params, DedupParams, arguments.set + overlays(arguments))
-    inputs = stage.DedupInputs(arguments.curated, load_params(arguments.benchmarks, BenchmarksFile))
-    context = StageContext(storage, load_params(arguments.tracking, TrackingParams), arguments.report)
-    report = stage.run(params, inputs, arguments.out, context)
+    storage = options.store()
+    params = load_params(options.params, DedupParams, [*options.set, *options.overrides()])
+    inputs = stage.DedupInputs(options.curated, load_params(options.benchmarks, BenchmarksFile))
+    context = StageContext(storage, load_params(options.tracking, TrackingParams), options.report)
+    report = stage.run(params, inputs, options.out, context)
     seldom = report["seldom_found"]
     said = seldom if isinstance(seldom, str) else ", ".join(f"{edit} ({share})" for edit, share in seldom.items())
     print(f"dedup: copies that this descriptor seldom finds: {said or 'none of those measured'}")
     reasons = ", ".join(f"{reason} {count}" for reason, count in report["reasons"].items())
-    print(f"dedup: {report['images']} images, {report['selected']} selected ({reasons}) -> {arguments.out}")
-    return 0
+    print(f"dedup: {report['images']} images, {report['selected']} selected ({reasons}) -> {options.out}")
+
+
+@app.command
+def search(
+    image: Path, /, *, k: Annotated[int, Parameter(name="-k")] = 10, options: Options[FoldersOptions] = _FOLDERS
+) -> None:
+    """Find the nearest images of the pool to a picture.
+
+    Args:
+        image: The picture.
+        k: How many images.
+    """
+    from components.dedup.search import search as nearest
+
+    print(nearest(image, options.curated, options.dedup, k, options.store()))
+
+
+def _cosines(_: object, tokens: object) -> tuple[float, ...]:
+    """Cosines of a comma-separated list."""
+    text = tokens[0].value  # type: ignore[index]  # cyclopts' tokens; the option takes one
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r}: expected cosines such as 0.5,0.6,0.7") from None
+    if not all(-1 <= value <= 1 for value in found):
+        raise ValueError(f"{text!r}: cosines lie between -1 and 1")
+    return found
+
+
+Cosines = Annotated[tuple[float, ...] | None, Parameter(converter=_cosines, n_tokens=1, metavar="COSINES")]
+
+
+@as_options
+class ReviewOptions(FoldersOptions):
+    """Options of ``review``."""
+
+    benchmarks: Path = Path("params/benchmarks.yaml")
+    """Parameter file of the labelled images."""
+    out: Path = Path("reports/dedup-review.html")
+    """The page; a .csv file is written beside it."""
+    threshold_sweep: Cosines = None
+    """Thresholds, separated by commas. Without it: every twentieth."""
+    groups: int = 24
+    """Groups shown of each kind."""
+
+
+_REVIEW = ReviewOptions()
+
+
+@app.command
+def review(*, options: Options[ReviewOptions] = _REVIEW) -> None:
+    """Show what each threshold would drop, with pictures, as one HTML file."""
+    from components.dedup.revisit import Again, revisit
+    from components.evaluation.benchmarks import BenchmarksFile
+
+    sweep = None if options.threshold_sweep is None else list(options.threshold_sweep)
+    again = Again(options.out, sweep, options.groups)
+    benchmarks = load_params(options.benchmarks, BenchmarksFile)
+    print(revisit(options.curated, options.dedup, benchmarks, options.store(), again))
+
+
+@as_options
+class TrainOptions(StoreOptions, ParamsOptions):
+    """Options of ``train``."""
+
+    curated: Path
+    """Folder that the curate stage wrote."""
+    out: Path
+    """File for the weights."""
+    workers: int = 0
+    """Processes that read images; 0: this one."""
+    chunk: int = 512
+    """Images in a unit of work."""
+
+
+@app.command
+def train(*, options: Options[TrainOptions]) -> None:
+    """Train a copy descriptor of SSCD's kind, for descriptor.weights of any pool."""
+    from components.dedup.fit import train as fit
+    from components.descriptors.kinds import TrainedParams
+
+    trained = load_params(options.params, TrainedParams, options.set)
+    count = fit(trained, options.curated, options.out, options.store(), options.workers, options.chunk)
+    print(f"dedup: a descriptor of {count} images -> {options.out}")
+
+
+@as_options
+class WhitenOptions(StoreOptions, ParamsOptions):
+    """Options of ``whiten``. ``--params`` is the stage's file, with a descriptor of kind sscd."""
+
+    curated: Path
+    """The background set."""
+    out: Path
+    """File for the whitening."""
+    dim: int | None = None
+    """Directions to keep (default: all)."""
+    images: int = 20_000
+    """Images of the background set, at most."""
+    floor: float = 0.0
+    """Added to each spread, relative to the largest."""
+
+
+@app.command
+def whiten(*, options: Options[WhitenOptions]) -> None:
+    """Fit a PCA whitening, for descriptor.whitening of a published network."""
+    from components.dedup.fit import Whitening
+    from components.dedup.fit import whiten as fit_background
+    from components.dedup.params import DedupParams
+    from components.descriptors.sscd import SscdParams
+
+    network = load_params(options.params, DedupParams, options.set).descriptor
+    if not isinstance(network, SscdParams):
+        raise VitrailError(f"{options.params}: descriptor.kind is {network.kind}; whitening is for sscd")
+    how = Whitening(options.dim, options.images, options.floor)
+    digest = fit_background(network, options.curated, options.out, options.store(), how)
+    print(f"descriptor.whitening: {{path: {options.out}, sha256: {digest}}}")

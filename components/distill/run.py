@@ -1,42 +1,40 @@
 """python -m components.distill run --params params/distill/vitxt.yaml --curated data/curate --manifest data/dedup/manifest --teacher data/pretrain/vitt --out data/distill/vitxt --report reports/distill-vitxt.json
 
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
-``--stage distill@vitxt`` stands for params, out, report and teacher of that stage in params/pipeline.yaml.
+``--stage distill@vitxt`` gives params, out, report and teacher of that stage in params/pipeline.yaml.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-
-from components.command_name import prog
+from components.command_line import Options, application, as_options, commands_of, words
 from components.pipeline import with_stage
-from components.training.command import add_params_arguments, add_run_arguments, context, inputs
+from components.training.command import TrainOptions
+
+app = application("distill", "Train a smaller student from a frozen teacher.", "components.distill")
+main = commands_of(app, with_stage)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    top = argparse.ArgumentParser(prog=prog("components.distill"), description="Distillation of a frozen teacher.")
-    commands = top.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train the student and export it")
-    add_params_arguments(run)
-    add_run_arguments(run, "distill")
-    run.add_argument("--teacher", required=True, help="the teacher with its heads: an export, or any checkpoint")
-    return top
+@as_options
+class RunOptions(TrainOptions):
+    """Options of ``run``."""
+
+    teacher: str
+    """The teacher with its heads: an export, or any checkpoint."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
-    argv = with_stage(argv)
-    args = parser().parse_args(argv)
+@app.command
+def run(*, options: Options[RunOptions]) -> None:
+    """Train the student and export it.
+
+    `--stage distill@vitxt` gives --params, --out, --report and --teacher of that stage in params/pipeline.yaml.
+    """
     from components.distill.method import DistillParams
     from components.params import load_params
     from components.training.launch import start_ranks
 
-    params = load_params(args.params, DistillParams, args.set)
-    start_ranks("components.distill", argv, params)
+    params = load_params(options.params, DistillParams, options.set)
+    start_ranks("components.distill", ["run", *words(options)], params)
     from components.distill import stage
 
-    given = stage.DistillInputs(**vars(inputs(args)), teacher=args.teacher)
-    stage.run(params, given, args.out, context(args))
-    return 0
+    given = stage.DistillInputs(**vars(options.inputs()), teacher=options.teacher)
+    stage.run(params, given, options.out, options.context("distill"))

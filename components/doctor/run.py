@@ -5,11 +5,10 @@ python -m components.doctor
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.doctor import machine, workspace
 from components.doctor.finding import Check, Finding
 
@@ -28,12 +27,13 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print a line for each finding; the exit code is 1 if one is bad."""
-    argparse.ArgumentParser(
-        prog=prog("components.doctor"),
-        description="Check this machine and checkout, and say what to do. The exit code is 1 if something is bad.",
-    ).parse_args(argv)
+app = application("doctor", "Check this machine and checkout, and say what to do.", "components.doctor")
+main = commands_of(app)
+
+
+@app.default
+def doctor() -> int:
+    """Check this machine and checkout, and say what to do. The exit code is 1 if something is bad."""
     bad = 0
     for finding in examine(Path.cwd()):
         print(finding, flush=True)

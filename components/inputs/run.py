@@ -9,11 +9,10 @@ parameters name; each stage depends on its own. Nothing named has changed: the f
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
+from components.command_line import application, commands_of
 from components.errors import VitrailError
 from components.inputs.content import Contents
 from components.inputs.named import named_inputs
@@ -24,18 +23,19 @@ from components.storage import StorageParams, atomic_dir
 CACHE = Path("scratch/inputs.json")
 
 
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv`` and run the command it names."""
-    parser = argparse.ArgumentParser(
-        prog="components.inputs", description=__doc__.partition("\n")[0] if __doc__ else ""
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="digests of the files and folders that parameters name")
-    run.add_argument("--params", type=Path, default=Path("params"), help="folder of the parameter files")
-    run.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args(argv)
-    write(given.params, given.out, CACHE)
-    return 0
+app = application("inputs", "Digests of what parameters name.", "components.inputs")
+main = commands_of(app)
+
+
+@app.command
+def run(*, params: Path = Path("params"), out: Path) -> None:
+    """Write a file for each stage: digests of the files and folders that its parameters name.
+
+    Args:
+        params: Folder of the parameter files.
+        out: Folder for the files.
+    """
+    write(params, out, CACHE)
 
 
 def write(params: Path, out: Path, cache: Path) -> None:

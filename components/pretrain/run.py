@@ -2,60 +2,60 @@
 
 Also ``check --params ...`` (does this machine fit the preset?). What a cluster needs: ``python -m components.planning``.
 ``run`` starts a process a GPU (``run.processes``); under torchrun or srun the same command is one of their ranks.
-``--stage pretrain@vitt`` stands for params, out, report of that stage in params/pipeline.yaml.
+``--stage pretrain@vitt`` gives params, out and report of that stage in params/pipeline.yaml.
 """  # noqa: E501 - the command to copy
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Sequence
+from typing import Annotated
 
-from components.command_name import prog
+from cyclopts import Parameter
+
+from components.command_line import Options, ParamsOptions, application, commands_of, words
 from components.pipeline import with_stage
-from components.training.command import add_params_arguments, add_run_arguments, context, inputs
+from components.training.command import TrainOptions
+
+app = application("pretrain", "Train a vision transformer with DINO, iBOT and KoLeo.", "components.pretrain")
+main = commands_of(app, with_stage)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    top = argparse.ArgumentParser(prog=prog("components.pretrain"), description="DINO + iBOT + KoLeo pretraining.")
-    commands = top.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="train and export")
-    add_run_arguments(run, "pretrain")
-    check = commands.add_parser("check", help="does this machine fit the preset?")
-    commands.add_parser("plan", help="the same as: python -m components.planning pretrain", add_help=False)
-    for command in (run, check):
-        add_params_arguments(command)
-    return top
+@app.command
+def run(*, options: Options[TrainOptions]) -> None:
+    """Train and export.
 
-
-def main(argv: Sequence[str]) -> int:
-    """Run the command; returns the exit code."""
-    if argv[:1] == ["plan"]:  # a room above this one, which is not imported from here
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", "components.planning", "pretrain", *argv[1:]])
-    argv = with_stage(argv)
-    args = parser().parse_args(argv)
+    `--stage pretrain@vitt` gives --params, --out and --report of that stage in params/pipeline.yaml.
+    """
     from components.params import load_params
+    from components.training.capability import require, this_machine
+    from components.training.distributed import place
+    from components.training.launch import launched, processes, start_ranks
     from components.training.params import TrainingParams
 
-    params = load_params(args.params, TrainingParams, args.set)
-    if args.command == "check":
-        from components.pretrain.check import check
+    params = load_params(options.params, TrainingParams, options.set)
+    count = None if launched() else processes(params, this_machine())
+    for phase in params.phases():  # before the imports and the data: seconds, not minutes
+        require(options.params, phase.params, count or place().size, here=count)
+    start_ranks("components.pretrain", ["run", *words(options)], params)
+    from components.pretrain import stage
 
-        for phase in params.phases():
-            print(check(args.params, phase.params) + (f" ({phase.name})" if phase.name else ""))
-    else:
-        from components.training.capability import require, this_machine
-        from components.training.distributed import place
-        from components.training.launch import launched, processes, start_ranks
+    stage.run(params, options.inputs(), options.out, options.context("pretrain"))
 
-        count = None if launched() else processes(params, this_machine())
-        for phase in params.phases():  # before the imports and the data: seconds, not minutes
-            require(args.params, phase.params, count or place().size, here=count)
-        start_ranks("components.pretrain", argv, params)
-        from components.pretrain import stage
 
-        stage.run(params, inputs(args), args.out, context(args))
-    return 0
+@app.command
+def check(*, options: Options[ParamsOptions]) -> None:
+    """Say whether this machine fits the preset."""
+    from components.params import load_params
+    from components.pretrain.check import check as fits
+    from components.training.params import TrainingParams
+
+    for phase in load_params(options.params, TrainingParams, options.set).phases():
+        print(fits(options.params, phase.params) + (f" ({phase.name})" if phase.name else ""))
+
+
+@app.command(help_flags=())
+def plan(*given: Annotated[str, Parameter(allow_leading_hyphen=True)]) -> None:
+    """The same as: python -m components.planning pretrain."""
+    sys.stdout.flush()  # a room above this one, which is not imported from here
+    os.execv(sys.executable, [sys.executable, "-m", "components.planning", "pretrain", *given])

@@ -6,61 +6,94 @@ python -m components.provenance forget --domain example.org --dry-run
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from components.command_name import prog
+from cyclopts import ArgumentCollection, Group, Parameter
+
+from components.command_line import Many, Options, application, as_options, commands_of
 from components.params import load_params
 from components.storage import StorageParams
 
-
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv`` and run the command it names."""
-    parser = argparse.ArgumentParser(
-        prog=prog("components.provenance"), description="Trace an image, or take images down."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    trace = commands.add_parser("trace", help="an image's whole story, by key, address or SHA-256")
-    trace.add_argument("image", help="key (20 hex digits), address, or SHA-256 (64 hex digits)")
-    forget = commands.add_parser("forget", help="take images down, and list who held them")
-    named = forget.add_mutually_exclusive_group(required=True)
-    named.add_argument("--domain", default="", help="all images of a domain and below it, and all that its pages name")
-    named.add_argument("--url", default="", help="one image by its address")
-    named.add_argument("--key", default="", help="one image by its key")
-    with_it = "take down with it: nothing, its exact and near duplicates (default), or its copy-graph component, too"
-    forget.add_argument("--copies", choices=["none", "curate", "dedup"], default="curate", help=with_it)
-    forget.add_argument("--dry-run", action="store_true", help="list, and change nothing")
-    forget.add_argument("--report", type=Path, help="a JSON file for all that was found and done")
-    forget.add_argument("--tracking", type=Path, default=Path("params/tracking.yaml"))
-    for command in (trace, forget):
-        command.add_argument("--curated", type=Path, default=Path("data/curate"))
-        command.add_argument("--dedup", type=Path, default=Path("data/dedup"))
-        command.add_argument("--look", type=Path, nargs="*", default=[Path("data"), Path("runs")],
-                             help="folders with manifests and exported models (default: data runs)")  # fmt: skip
-        command.add_argument("--block", type=Path, default=Path("params/policy/forgotten.txt"), help="the block list")
-        command.add_argument("--storage", type=Path, default=Path("params/storage.yaml"))
-    arguments = parser.parse_args(argv)
-    storage = load_params(arguments.storage, StorageParams)
-    if arguments.command == "trace":
-        from components.provenance.trace import trace as story
-
-        look = tuple(arguments.look)
-        print(story(arguments.image, arguments.curated, arguments.dedup, look, storage, [arguments.block]))
-    else:
-        _forget(arguments, storage)
-    return 0
+app = application("provenance", "Trace an image, or take images down.", "components.provenance")
+main = commands_of(app)
 
 
-def _forget(arguments: argparse.Namespace, storage: StorageParams) -> None:
+def _one(given: ArgumentCollection) -> None:
+    if sum(argument.has_tokens for argument in given) != 1:
+        raise ValueError(f"give one of {', '.join(argument.name for argument in given)}")
+
+
+_Named = Annotated[str, Parameter(group=Group("Images, by one of these", validator=_one))]
+
+
+@as_options
+class PlacesOptions:
+    """Options of both commands: where images may be held."""
+
+    curated: Path = Path("data/curate")
+    """Folder that the curate stage wrote."""
+    dedup: Path = Path("data/dedup")
+    """Folder that the dedup stage wrote."""
+    look: Many[Path] = (Path("data"), Path("runs"))
+    """Folders with manifests and exported models."""
+    block: Path = Path("params/policy/forgotten.txt")
+    """The block list."""
+    storage: Path = Path("params/storage.yaml")
+    """Where image shards lie."""
+
+
+_PLACES = PlacesOptions()
+
+
+@app.command
+def trace(image: str, /, *, options: Options[PlacesOptions] = _PLACES) -> None:
+    """Tell an image's whole story: where it came from, and which models saw it.
+
+    Args:
+        image: Key (20 hex digits), address, or SHA-256 (64 hex digits).
+    """
+    from components.provenance.trace import trace as story
+
+    storage = load_params(options.storage, StorageParams)
+    print(story(image, options.curated, options.dedup, options.look, storage, [options.block]))
+
+
+@as_options
+class ForgetOptions(PlacesOptions):
+    """Options of ``forget``. One of ``--domain``, ``--url`` and ``--key`` names the images."""
+
+    domain: _Named = ""
+    """All images of a domain and below it, and all that its pages name."""
+    url: _Named = ""
+    """One image by its address."""
+    key: _Named = ""
+    """One image by its key."""
+    copies: Literal["none", "curate", "dedup"] = "curate"
+    """Take down with it: nothing, its exact and near duplicates, or its copy-graph component, too."""
+    dry_run: bool = False
+    """List, and change nothing."""
+    report: Path | None = None
+    """JSON file for all that was found and done."""
+    tracking: Path = Path("params/tracking.yaml")
+    """How runs are recorded in MLflow."""
+
+
+_FORGET = ForgetOptions()
+
+
+@app.command
+def forget(*, options: Options[ForgetOptions] = _FORGET) -> None:
+    """Take images down, and list the models that saw them."""
     from components.provenance import receipt as receipts
     from components.provenance import take_down
     from components.tracking import TrackingParams
 
-    wanted = take_down.Wanted(arguments.domain, arguments.url, arguments.key)
-    outputs = take_down.Outputs(arguments.curated, arguments.dedup, tuple(arguments.look), arguments.block)
-    tracking = load_params(arguments.tracking, TrackingParams)
-    receipt = take_down.forget(wanted, outputs, arguments.copies, storage, tracking, arguments.dry_run)
-    if arguments.report is not None:
-        receipts.save(receipt, arguments.report)
-    print(receipts.told(receipt, arguments.curated, arguments.block, arguments.dry_run))
+    storage = load_params(options.storage, StorageParams)
+    wanted = take_down.Wanted(options.domain, options.url, options.key)
+    outputs = take_down.Outputs(options.curated, options.dedup, options.look, options.block)
+    tracking = load_params(options.tracking, TrackingParams)
+    receipt = take_down.forget(wanted, outputs, options.copies, storage, tracking, options.dry_run)
+    if options.report is not None:
+        receipts.save(receipt, options.report)
+    print(receipts.told(receipt, options.curated, options.block, options.dry_run))

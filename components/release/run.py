@@ -6,114 +6,120 @@ python -m components.release embed --model data/models/vits14_reg4 --images phot
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
 
-from components.command_name import prog
+from cyclopts import Parameter
+
+from components.command_line import Many, Options, application, as_options, commands_of
+from components.errors import VitrailError
 from components.release import commands, serve_commands
+from components.release.options import NAMED, EmbedOptions, Model
 
-FORMS = ("safetensors", "huggingface", "official", "onnx", "torch-export")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Parse ``argv`` and run the command it names; returns the exit code."""
-    arguments = parser().parse_args(argv)
-    return int(arguments.run(arguments))
+app = application("release", "Models in and out, and their use.", "components.release")
+main = commands_of(app)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of all commands; ``run`` of what it parses carries the command out."""
-    parser = argparse.ArgumentParser(prog=prog("components.release"), description="Models in and out, and their use.")
-    subparsers = parser.add_subparsers(dest="command", required=True)
-    _import_arguments(subparsers.add_parser("import", help="take a model in as an export of ours"))
-    _export_arguments(subparsers.add_parser("export", help="write a model in another layout"))
-    _embed_arguments(subparsers.add_parser("embed", help="features of images, as a table, arrays or JSON"))
-    commands.add_picture_arguments(subparsers)
-    commands.add_classify_arguments(subparsers)
-    commands.add_retrieve_arguments(subparsers)
-    serve_commands.add_explore_arguments(subparsers)
-    serve_commands.add_serve_arguments(subparsers)
-    return parser
+@app.command(name="import")
+def import_(
+    source: Annotated[str, Parameter(help=f"{NAMED}.")], /, *, out: Path, heads: int | None = None
+) -> None:  # fmt: skip
+    """Take a released model or a checkpoint in, as an export of ours.
 
-
-def _import_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", help=commands.NAMED)
-    command.add_argument("--out", type=Path, required=True, help="folder of the model")
-    command.add_argument("--heads", type=int, help="attention heads, where no config or known architecture tells")
-    command.set_defaults(run=_import)
-
-
-def _import(arguments: argparse.Namespace) -> int:
+    Args:
+        out: Folder of the model.
+        heads: Attention heads, if no config or known architecture states them.
+    """
     from components.release.export import described, save_model
     from components.release.load import load_model
 
-    model = load_model(arguments.source, heads=arguments.heads)
-    save_model(model, arguments.out)
-    print(f"{arguments.out}: {described(model)}")
-    return 0
+    model = load_model(source, heads=heads)
+    save_model(model, out)
+    print(f"{out}: {described(model)}")
 
 
-def _export_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help=commands.NAMED)
-    command.add_argument("--to", choices=FORMS, required=True)
-    command.add_argument("--out", type=Path, required=True, help="a folder; a file of official, onnx and torch-export")
-    command.add_argument("--image-size", type=int, help="huggingface: resample position embeddings to this size, px")
-    command.add_argument("--licence", default="", help="safetensors: for the model card, such as apache-2.0")
-    command.add_argument("--scores", type=Path, help="safetensors: report of the benchmark, for the model card")
-    command.add_argument("--receipts", type=Path, nargs="*", default=[], help="safetensors: reports of `forget` runs")
-    command.set_defaults(run=_export)
+@as_options
+class ExportOptions:
+    """Options of ``export``."""
+
+    model: Model
+    to: Literal["safetensors", "huggingface", "official", "onnx", "torch-export"]
+    """Layout."""
+    out: Path
+    """A folder; a file for official, onnx and torch-export."""
+    image_size: int | None = None
+    """huggingface: resample position embeddings to this size, in pixels."""
+    licence: str = ""
+    """safetensors: for the model card, such as apache-2.0."""
+    scores: Path | None = None
+    """safetensors: report of the benchmark, for the model card."""
+    receipts: Many[Path] = ()
+    """safetensors: reports of `forget` runs, for the model card."""
 
 
-def _export(arguments: argparse.Namespace) -> int:
+@app.command
+def export(*, options: Options[ExportOptions]) -> None:
+    """Write a model for others: safetensors, Hugging Face, Meta's layout, ONNX, torch.export."""
     from components.release.load import load_model
 
-    model, out = load_model(arguments.model), arguments.out
-    if arguments.to == "safetensors":
+    model, out = load_model(options.model), options.out
+    if options.to == "safetensors":
         from components.release.model_card import CardFacts, export_safetensors
 
-        export_safetensors(
-            model, out, CardFacts(arguments.licence, arguments.scores, arguments.model, tuple(arguments.receipts))
-        )
-    elif arguments.to == "huggingface":
+        export_safetensors(model, out, CardFacts(options.licence, options.scores, options.model, options.receipts))
+    elif options.to == "huggingface":
         from components.release.writers import export_transformers
 
-        print(export_transformers(model, out, arguments.image_size))
-    elif arguments.to == "official":
+        print(export_transformers(model, out, options.image_size))
+    elif options.to == "official":
         from components.release.writers import export_official
 
         export_official(model, out)
     else:
         from components.release import graphs
 
-        (graphs.export_onnx if arguments.to == "onnx" else graphs.export_program)(model, out)
-    print(f"{out}: {arguments.to} of {model.card.kind} {model.card.preset}")
-    return 0
+        (graphs.export_onnx if options.to == "onnx" else graphs.export_program)(model, out)
+    print(f"{out}: {options.to} of {model.card.kind} {model.card.preset}")
 
 
-def _embed_arguments(command: argparse.ArgumentParser) -> None:
-    commands.add_source_arguments(command)
-    command.add_argument("--out", type=Path, help="folder of the features; without it, JSON of one image is printed")
-    kinds = ("cls", "mean", "patches")
-    command.add_argument("--features", nargs="+", choices=kinds, default=["cls"], help="default: cls")
-    command.add_argument("--format", choices=["parquet", "npy"], default="parquet")
-    command.set_defaults(run=_embed)
+@as_options
+class FeaturesOptions(EmbedOptions):
+    """Options of ``embed``."""
+
+    out: Path | None = None
+    """Folder of the features. Without it, the features of one image are printed as JSON."""
+    features: Many[Literal["cls", "mean", "patches"]] = ("cls",)
+    """Class token, mean of the patches, every patch."""
+    format: Literal["parquet", "npy"] = "parquet"
+    """A table, or arrays."""
 
 
-def _embed(arguments: argparse.Namespace) -> int:
-    from components.errors import VitrailError
+@app.command
+def embed(*, options: Options[FeaturesOptions]) -> None:
+    """Compute the features of images, as a table, arrays or JSON."""
     from components.release.embed import embed_all, embed_one
 
-    spec = commands.spec_of(arguments, tuple(arguments.features))
-    if arguments.out is None:
-        if not Path(arguments.images).is_file() or arguments.images.endswith((".tar", ".parquet")):
-            raise VitrailError(f"{arguments.images}: give --out FOLDER; without it, --images names one image")
-        print(json.dumps(embed_one(arguments.model, Path(arguments.images), spec, arguments.device)))
-        return 0
-    facts = embed_all(
-        arguments.model, arguments.images, arguments.out, commands.embed_params(arguments, spec, arguments.format)
-    )
+    spec = options.spec(options.features)
+    if options.out is None:
+        if not Path(options.images).is_file() or options.images.endswith((".tar", ".parquet")):
+            raise VitrailError(f"{options.images}: give --out FOLDER; without it, --images names one image")
+        print(json.dumps(embed_one(options.model, Path(options.images), spec, options.device)))
+        return
+    facts = embed_all(options.model, options.images, options.out, options.embedding(spec, options.format))
     refused = f", {facts['errors']} of them could not be used (column error says why)" if facts["errors"] else ""
-    print(f"{arguments.out}: features of {facts['rows']} images{refused}")
-    return 0
+    print(f"{options.out}: features of {facts['rows']} images{refused}")
+
+
+for _more in (
+    commands.pca,
+    commands.attention,
+    commands.classify,
+    commands.retrieve,
+    serve_commands.explore,
+    serve_commands.register,
+    serve_commands.serve,
+    serve_commands.promote,
+    serve_commands.rollback,
+):
+    app.command(_more)

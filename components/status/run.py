@@ -5,12 +5,11 @@ python -m components.status [--watch]
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.lock import Held, look
 from components.progress import duration, published
 
@@ -19,18 +18,22 @@ _PLACES = ("data", "data/*", "scratch", "scratch/*", "scratch/*/*")
 _EVERY = 2.0  # seconds between two looks of --watch
 
 
-def main(argv: Sequence[str]) -> int:
-    """Print what runs; with ``--watch`` until nothing does."""
-    parser = argparse.ArgumentParser(
-        prog=prog("components.status"), description="Show what is running in this checkout, and how far it is."
-    )
-    parser.add_argument("--watch", action="store_true", help=f"look again every {_EVERY:.0f} s until nothing runs")
-    watch = parser.parse_args(argv).watch
+app = application("status", "Show what is running in this checkout, and how far it is.", "components.status")
+main = commands_of(app)
+
+
+@app.default
+def status(*, watch: bool = False) -> None:
+    """Show what is running in this checkout, and how far it is.
+
+    Args:
+        watch: Look again every 2 s until nothing runs.
+    """
     while True:
         running = [held for held in held_folders(Path()) if held.alive]
         print("\n".join(shown(running, time.time())), flush=True)
         if not (watch and running):
-            return 0
+            return
         time.sleep(_EVERY)
 
 

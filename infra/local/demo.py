@@ -7,7 +7,6 @@ The exit code is DVC's. Run it again to carry on after a fault, or to see that n
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -15,11 +14,10 @@ import shutil
 import sys
 import sysconfig
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.errors import VitrailError, run_cli
 from components.progress import duration, share_done
 from flows.process import run_streaming
@@ -99,11 +97,17 @@ def preflight(root: Path) -> None:
     load_pipeline(root)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Reproduce the stages named in ``argv`` (all, by default) and summarise."""
-    parser = argparse.ArgumentParser(prog=prog("infra.local.demo"), description="the whole chain, then its results")
-    parser.add_argument("stage", nargs="*", help="reproduce only these, with what they need")
-    stages = parser.parse_args(argv).stage
+app = application("run", "Bring every stage up to date, and print the results.", "infra.local.demo")
+main = commands_of(app)
+
+
+@app.default
+def run(*stages: str) -> int:
+    """Bring every stage up to date, from source to benchmark, and print the results.
+
+    Args:
+        stages: Only these stages, with what they need.
+    """
     root = Path.cwd()
     preflight(root)
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}

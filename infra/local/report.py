@@ -5,13 +5,11 @@ python -m infra.local.report [--no-open]
 
 from __future__ import annotations
 
-import argparse
 import os
 import webbrowser
-from collections.abc import Sequence
 from pathlib import Path
 
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.errors import run_cli
 from components.params import load_params
 from components.report.build import write
@@ -20,20 +18,21 @@ from components.tracking.pages import look_at
 from components.tracking.store import resolve
 from flows.settings import PlatformParams, load_platform
 
+app = application("report", "Write one page about this run, with pictures, and open it.", "infra.local.report")
+main = commands_of(app)
 
-def main(argv: Sequence[str]) -> int:
-    """Write the report, print where it is, and open it in a browser where there is one."""
-    parser = argparse.ArgumentParser(
-        prog=prog("infra.local.report"),
-        description="One page about this run: data, training, scores, pictures and links.",
-    )
-    parser.add_argument("--no-open", action="store_true", help="write the file and open no browser")
-    arguments = parser.parse_args(argv)
+
+@app.default
+def report(*, no_open: bool = False) -> None:
+    """Write one page about this run (data, training, scores, pictures and links), and open it in a browser.
+
+    Args:
+        no_open: Write the file and open no browser.
+    """
     out = write_report(Path.cwd())
     print(f"report: {out}")
-    if not arguments.no_open and not _opened(out):
+    if not no_open and not _opened(out):
         print("no browser was found here; open the file in one")
-    return 0
 
 
 def write_report(root: Path) -> Path:

@@ -8,7 +8,6 @@ logs: ``.platform/``. ``up`` twice is ``up`` once: what runs and is healthy stay
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.command_name import prog
+from components.command_line import application, commands_of
 from components.errors import VitrailError, run_cli
 from components.loopback import spare_loopback
 from components.params import load_params
@@ -186,16 +185,26 @@ class Stack:
         print("end it:  make down")
 
 
-def main(argv: Sequence[str]) -> int:
-    """``up``, ``down`` or ``status`` for the checkout in the current directory."""
-    parser = argparse.ArgumentParser(prog=prog("infra.local.stack"), description="the local platform")
-    parser.add_argument("action", choices=("up", "down", "status"))
-    action = parser.parse_args(argv).action
-    stack = Stack(Path.cwd(), load_platform())
-    if action == "status":
-        return 0 if stack.status() else 1
-    stack.up() if action == "up" else stack.down()
-    return 0
+app = application("platform", "Start, end or check the local Prefect and MLflow servers.", "infra.local.stack")
+main = commands_of(app)
+
+
+@app.command
+def up() -> None:
+    """Start what does not run: Prefect's server, a worker, MLflow's server; and deploy the flows."""
+    Stack(Path.cwd(), load_platform()).up()
+
+
+@app.command
+def down() -> None:
+    """End what `up` started."""
+    Stack(Path.cwd(), load_platform()).down()
+
+
+@app.command
+def status() -> int:
+    """Show which servers are healthy. The exit code is 1 if one is not."""
+    return 0 if Stack(Path.cwd(), load_platform()).status() else 1
 
 
 if __name__ == "__main__":

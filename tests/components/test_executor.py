@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import argparse
 import os
 from pathlib import Path
 
 import pytest
 
+from components.command_line import ExecutorOptions
 from components.dedup.params import DedupParams
 from components.errors import VitrailError
-from components.executor import ExecutorParams, add_arguments, kept_workers, map_shards, overlays
+from components.executor import ExecutorParams, kept_workers, map_shards
 from components.params import load_params
 
 
@@ -69,11 +69,9 @@ def test_workers_keep_their_libraries_to_one_thread() -> None:
     assert set(map_shards(threads, range(2), ExecutorParams(workers=1))) == {"1"}
 
 
-def test_the_commands_arguments_lie_over_the_parameters() -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    assert overlays(parser.parse_args([])) == []
-    given = parser.parse_args(["--executor", "ray", "--address", "head:6379"])
-    assert overlays(given) == ["executor.kind=ray", "executor.address=head:6379"]
-    params = load_params(Path("params/dedup.yaml"), DedupParams, overlays(given)).executor
+def test_the_commands_options_override_the_parameters() -> None:
+    assert ExecutorOptions().overrides() == ()
+    given = ExecutorOptions(executor="ray", address="head:6379").overrides()
+    assert given == ("executor.kind=ray", "executor.address=head:6379")
+    params = load_params(Path("params/dedup.yaml"), DedupParams, given).executor
     assert (params.kind, params.address) == ("ray", "head:6379")

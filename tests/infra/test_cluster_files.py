@@ -13,7 +13,7 @@ import pytest
 import yaml
 from patience import PATIENCE
 
-from components.pretrain.run import parser
+from components.pretrain.run import app
 
 ROOT = Path(__file__).resolve().parents[2]
 SBATCH = ROOT / "infra/slurm/pretrain.sbatch"
@@ -36,9 +36,9 @@ def kubernetes_command() -> list[str]:
 def test_the_ranks_run_the_stages_own_command(command: list[str]) -> None:
     at = command.index("-m")
     assert command[at + 1] == "components.pretrain"
-    args = parser().parse_args(command[at + 2 :])
-    assert args.command == "run"
-    assert (ROOT / args.params).is_file()
+    function, given, _ = app.parse_args(command[at + 2 :], exit_on_error=False, print_error=False)
+    assert function.__name__ == "run"
+    assert (ROOT / given.arguments["options"].params).is_file()
     # What dvc.yaml writes, so that `dvc commit` records the cluster's result.
     # dvc.yaml's command leaves preset, output and report to --stage; the launchers spell them out.
     stage = shlex.split(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["pretrain"]["cmd"])

@@ -16,12 +16,12 @@ from PIL import Image
 from components.learning.export import weights_digest
 from components.release import registered, server
 from components.release.load import load_model
-from components.release.run import main, parser
+from components.release.run import app, main
 from tests.components.release.small_models import official_names, saved, small_vit
 
 PAGE = Path(__file__).resolve().parents[3] / "docs/using.md"
 COMMAND = "python -m components.release "
-ACTIONS = next(action.choices for action in parser()._actions if isinstance(action.choices, dict))
+ACTIONS = [name for name in app if not name.startswith("-")]
 
 
 def commands() -> list[str]:
