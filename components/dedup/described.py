@@ -14,9 +14,16 @@ from components.dedup.fit import learning_pictures
 from components.dedup.params import DedupParams
 from components.dedup.pool import Pool
 from components.dedup.scratch import described_digest, scratch_folder
-from components.descriptors.kinds import Descriptor, DescriptorParams, TrainedParams, adopt, learn, load_descriptor
+from components.descriptors.kinds import (
+    Descriptor,
+    DescriptorParams,
+    ReadyParams,
+    TrainedParams,
+    adopt,
+    learn,
+    load_descriptor,
+)
 from components.descriptors.rows import Rows
-from components.descriptors.sscd import SscdParams
 from components.descriptors.views import WHOLE, Views
 from components.evaluation.benchmarks import Benchmark
 
@@ -48,7 +55,7 @@ def describe_pool(
     """
     folder = scratch_folder(parent, kind, described_digest(given, views, params.chunk, pool.digest, pool.storage))
     weights = folder / "weights.safetensors"
-    if not isinstance(given, SscdParams) and not weights.exists():
+    if not isinstance(given, ReadyParams) and not weights.exists():
         if isinstance(given, TrainedParams) and given.weights:
             adopt(given, weights)
         else:

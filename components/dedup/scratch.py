@@ -16,11 +16,12 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from components.descriptors.kinds import DescriptorParams, TrainedParams
+from components.descriptors.kinds import DescriptorParams, OwnDescriptorParams, TrainedParams
 from components.descriptors.sscd import SscdParams
 from components.descriptors.views import Views
 from components.descriptors.weights import read_weights
 from components.params import fingerprint
+from components.plugins import code_digests
 from components.storage import StorageParams
 
 FORMAT = 6  # of what is kept, and of the decoding behind it; a change makes old files stale
@@ -56,6 +57,8 @@ def described_digest(
     if isinstance(params, SscdParams):
         cache = Path(params.cache)
         weights = params.sha256 or _sha256(read_weights(params.path, None, cache, storage, "descriptor.path"))
+    elif isinstance(params, OwnDescriptorParams):
+        weights = code_digests([params.call])[0]
     elif isinstance(params, TrainedParams) and params.weights and Path(params.weights).is_file():
         weights = _sha256(Path(params.weights).read_bytes())  # a missing file is an error where it is read for use
     return fingerprint(params.model_dump(mode="json"), asdict(views), [chunk, FORMAT, weights], images)

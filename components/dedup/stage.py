@@ -47,6 +47,7 @@ ADVISED = {  # cosines to begin with, between copies and with held-out images
     "discriminant": "0.65 and 0.55 (measured on photographs)",
     "trained": "none were measured; look at the review",
     "thumbnail": "none were measured; look at the review",
+    "plugin": "none were measured; look at the review",
 }
 
 

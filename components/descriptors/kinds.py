@@ -1,4 +1,4 @@
-"""Copy-detection descriptors: the official SSCD network, one trained on the pool itself, or whitened thumbnails.
+"""Copy-detection descriptors: the official SSCD network, one trained on the pool, whitened thumbnails, or a plug-in.
 
 A descriptor is a row of unit length; the cosine of two rows says how alike two pictures are *as copies*. All kinds go
 through one small interface, so the graph, the thresholds and retrieval do not know which is in use.
@@ -21,8 +21,9 @@ from components.descriptors.train_params import EditParams, NetworkParams, Train
 from components.descriptors.views import RGB, ViewParams, squash
 from components.descriptors.whiten import Whitening, fit_whitening
 from components.errors import VitrailError
-from components.input_paths import InputPath
+from components.input_paths import InputPath, PluginName
 from components.params import Seed, Strict
+from components.plugins import load_plugin
 from components.storage import StorageParams, atomic_file
 
 
@@ -57,8 +58,17 @@ class DiscriminantDescriptorParams(Strict):
     seed: Seed = 0
 
 
+class OwnDescriptorParams(Strict):
+    """A descriptor of the user's own, ready for use: nothing is learned from the pool."""
+
+    kind: Literal["plugin"]
+    call: PluginName  # package.module:maker; the maker takes this section and returns a :class:`Descriptor`
+    settings: dict[str, Any] = {}  # whatever the maker wants to know
+
+
 LearnedParams = TrainedParams | DiscriminantDescriptorParams | ThumbnailParams
-DescriptorParams = Annotated[SscdParams | LearnedParams, Field(discriminator="kind")]
+ReadyParams = SscdParams | OwnDescriptorParams
+DescriptorParams = Annotated[ReadyParams | LearnedParams, Field(discriminator="kind")]
 
 
 class Descriptor(Protocol):
@@ -170,8 +180,11 @@ def load_descriptor(params: DescriptorParams, path: Path, storage: StorageParams
     """The descriptor that ``params`` describe; ``path``: the weights that :func:`learn` wrote.
 
     Raises:
-        VitrailError: no such file, or not the kind of file expected.
+        VitrailError: no such file or plug-in, or not the kind of file expected.
     """
+    if isinstance(params, OwnDescriptorParams):
+        own: Descriptor = load_plugin(params.call, "descriptor.call")(params)
+        return own
     return load_sscd(params, storage) if isinstance(params, SscdParams) else _load_learned(params, path)
 
 

@@ -32,8 +32,9 @@ from components.evaluation.revisited import load_ground_truth
 from components.evaluation.robustness import RobustnessParams, read_robustness
 from components.evaluation.selection import divide
 from components.evaluation.video_set import DavisParams, load_davis
-from components.input_paths import InputPath
+from components.input_paths import InputPath, PluginName
 from components.params import Name, Seed, Strict, load_params
+from components.plugins import load_plugin
 
 __all__ = ["Benchmark", "BenchmarksFile", "Images", "load_benchmark", "load_named"]
 
@@ -61,6 +62,14 @@ class ParquetParams(Strict):
     group: str | None = None  # column of what belongs together (scene, patient); a probe never divides a group
 
 
+class OwnBenchmarkParams(Strict):
+    """Labelled images that a reader of the user's own finds."""
+
+    kind: Literal["plugin"]
+    call: PluginName  # package.module:reader; it takes the benchmark's name and this section, returns a Benchmark
+    settings: dict[str, Any] = {}  # whatever the reader wants to know
+
+
 class RevisitedParams(Strict):
     """Revisited Oxford or Paris (Radenovic et al. 2018): retrieval by the official ground truth."""
 
@@ -78,7 +87,8 @@ class QueryParams(Strict):
     key: str | None = None
 
 
-ClassParams = ElpvParams | ParquetParams | FolderParams | ImageNetParams | TarParams | DatasetsParams
+FilesParams = ElpvParams | ParquetParams | FolderParams | ImageNetParams | TarParams | DatasetsParams
+ClassParams = FilesParams | OwnBenchmarkParams
 AnyParams = ClassParams | DavisParams | RevisitedParams | QueryParams | RobustnessParams | DenseParams
 BenchmarkParams = Annotated[AnyParams, Field(discriminator="kind")]
 Labels = npt.NDArray[np.int64]
@@ -143,6 +153,7 @@ def load_benchmark(name: str, params: AnyParams) -> Benchmark:
         "imagenet": read_imagenet,
         "tar": read_tar_shards,
         "datasets": read_hf,
+        "plugin": _own,
         "queries": _queries,
         "revisited": _revisited,
         "robustness": read_robustness,
@@ -159,6 +170,13 @@ def load_named(path: Path, name: str) -> Benchmark:
     if name not in known:
         raise VitrailError(f"{path}: no benchmark {name!r}; there are {', '.join(known)}{nearest(name, list(known))}")
     return load_benchmark(name, known[name])
+
+
+def _own(name: str, params: OwnBenchmarkParams) -> Benchmark:
+    found = load_plugin(params.call, f"benchmark {name}")(name, params)
+    if not isinstance(found, Benchmark):
+        raise VitrailError(f"benchmark {name}: {params.call} must return a Benchmark")
+    return found
 
 
 def _elpv(name: str, params: ElpvParams) -> Benchmark:

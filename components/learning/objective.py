@@ -9,9 +9,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
+from components.input_paths import PluginName
 from components.learning.collapse import feature_figures
 from components.learning.heads import HeadConfig, ProjectionHead
 from components.learning.losses.centering import centered_softmax, update_center
@@ -22,6 +23,7 @@ from components.learning.losses.koleo import koleo_loss
 from components.learning.losses.sinkhorn import sinkhorn_knopp
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import CHANGES, Strict
+from components.plugins import load_plugin
 
 
 class HeadsParams(Strict):
@@ -29,6 +31,25 @@ class HeadsParams(Strict):
 
     dino: HeadConfig
     ibot: HeadConfig | None = None
+
+
+TERMS = ("dino_global", "dino_local", "ibot", "koleo")
+
+
+class OwnLoss(Strict):
+    """A term of the user's own."""
+
+    effect: ClassVar = CHANGES
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)  # of the term, as it is logged
+    call: PluginName  # package.module:function; it takes the student's Output and the Targets, returns a scalar
+    weight: float = Field(1.0, ge=0, le=1000.0)
+
+    @field_validator("name")
+    @classmethod
+    def _is_new(cls, name: str) -> str:
+        if name in TERMS:
+            raise ValueError(f"{name!r} is a term already; choose another name")
+        return name
 
 
 class ObjectiveParams(Strict):
@@ -47,6 +68,7 @@ class ObjectiveParams(Strict):
     centering: Literal["sinkhorn", "softmax"] = "sinkhorn"  # long recipe: sinkhorn, short: softmax centring
     sinkhorn_iterations: int = Field(3, ge=1, le=1000)
     center_momentum: float = Field(0.9, ge=0, le=1)  # of softmax centring, a micro-batch
+    own: list[OwnLoss] = []  # further terms
 
 
 class Output(NamedTuple):
@@ -185,6 +207,8 @@ def losses(
         crops_cls = student.cls.reshape(2, -1, student.cls.shape[-1])
         koleo = koleo_loss(crops_cls, group if params.koleo_over == "all" else None)
         terms["koleo"] = params.koleo_weight * koleo
+    for one in params.own:
+        terms[one.name] = one.weight * load_plugin(one.call, f"objective.own: {one.name}")(student, targets)
     return total(terms)
 
 
