@@ -24,8 +24,8 @@ PREFIX = "filter:"  # of the reasons
 class FilterParams(Strict):
     """What scores images, and the score that drops one."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)
-    call: PluginName  # package.module:maker; the maker takes this section and returns an :class:`ImageFilter`
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)  # in the reason, filter:NAME
+    call: PluginName  # package.module:maker; the maker takes this section, returns an ImageFilter
     threshold: float = Field(0.5, ge=-1e9, le=1e9)  # a higher score drops the image
     settings: dict[str, Any] = {}  # whatever the maker wants to know
 

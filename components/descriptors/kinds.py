@@ -62,7 +62,7 @@ class OwnDescriptorParams(Strict):
     """A descriptor of the user's own, ready for use: nothing is learned from the pool."""
 
     kind: Literal["plugin"]
-    call: PluginName  # package.module:maker; the maker takes this section and returns a :class:`Descriptor`
+    call: PluginName  # package.module:maker; the maker takes this section, returns a Descriptor
     settings: dict[str, Any] = {}  # whatever the maker wants to know
 
 

@@ -59,7 +59,7 @@ def test_one_line_of_params_drops_images_with_a_reason_of_its_own(checkout: Path
     report = stage.run(params, stage.CurateInputs(checkout / "crawl"), checkout / "curate", context)
 
     assert report["reasons"] == {"filter:dark": 2}  # the copy of a dropped image shares its fate
-    rows = {Path(row["url"]).name: row for row in read_table(checkout / "curate/index", INDEX).to_pylist()}
+    rows = {row["url"].removeprefix("file:"): row for row in read_table(checkout / "curate/index", INDEX).to_pylist()}
     assert {name: row["reason"] for name, row in rows.items()} == {
         "dark.png": "filter:dark", "again.png": "filter:dark", "bright.png": "", "gray.png": "",
     }  # fmt: skip
