@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.command_line import ParamsOptions, as_options
-from components.context import StageContext
 from components.params import load_params
 from components.storage import StorageParams, is_remote
-from components.tracking import TrackingParams
+
+if TYPE_CHECKING:
+    from components.context import StageContext
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class TrainOptions(ParamsOptions):
 
     def context(self, stage: str) -> StageContext:
         """What the run shares with every stage; ``stage`` names the folder of its training state."""
+        from components.context import StageContext
+        from components.tracking import TrackingParams
+
         tracking = None if self.no_tracking else load_params(self.tracking, TrackingParams)
         storage = load_params(self.storage, StorageParams)
         scratch, copies = self.scratch or str(Path("scratch") / stage), None

@@ -12,10 +12,6 @@ from pathlib import Path
 from components.command_line import application, commands_of
 from components.errors import run_cli
 from components.params import load_params
-from components.report.build import write
-from components.tracking import TrackingParams
-from components.tracking.pages import look_at
-from components.tracking.store import resolve
 from flows.settings import PlatformParams, load_platform
 
 app = application("report", "Write one page about this run, with pictures, and open it.", "infra.local.report")
@@ -37,6 +33,8 @@ def report(*, no_open: bool = False) -> None:
 
 def write_report(root: Path) -> Path:
     """Write the report of the checkout ``root`` with the addresses of its servers; returns its path."""
+    from components.report.build import write
+
     return write(root, pages(root, load_platform(root)))
 
 
@@ -51,6 +49,10 @@ def pages(root: Path, platform: PlatformParams) -> dict[str, str]:
 
 def mlflow_pages(root: Path, platform: PlatformParams) -> list[str]:
     """MLflow's pages of this checkout's experiment, a line each: address, then what it shows."""
+    from components.tracking import TrackingParams
+    from components.tracking.pages import look_at
+    from components.tracking.store import resolve
+
     tracking = load_params(root / "params/tracking.yaml", TrackingParams)
     store = resolve(os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri)
     return look_at(store if store.startswith("http") else platform.mlflow_url, store, tracking.experiment)
