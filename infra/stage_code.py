@@ -24,7 +24,7 @@ STAGES |= {"continue": "pretrain", "gain": "benchmark"}
 EXEMPT = {
     "components/__init__.py": "a docstring",
     "components/errors.py": "how faults are told",
-    "components/command_name.py": "how usage lines begin",
+    "components/command_line.py": "how command lines are read",
     "components/code_version.py": "names the commit",
     "components/deferred_imports.py": "when a library's modules are loaded",
     "components/progress.py": "what is printed meanwhile",
