@@ -30,7 +30,7 @@ def as_options(cls: type[T]) -> type[T]:
     Another module can inherit from it without the imports that its fields' types need.
     """
     made = dataclass(frozen=True, kw_only=True)(cls)
-    made.__init__.__annotations__ = get_type_hints(made, include_extras=True)  # type: ignore[misc]
+    made.__init__.__annotations__ = get_type_hints(made, include_extras=True)
     return made
 
 
