@@ -66,6 +66,8 @@ def method_name(method: str) -> str:
         return f"mP@{method.removeprefix('precision')}"
     if method.startswith("pck"):
         return f"PCK@{int(method.removeprefix('pck')) / 100:g}"
+    if method.endswith("_mce"):
+        return f"{method.removesuffix('_mce')}, mCE"
     head, _, part = method.rpartition("_")
     if part in PARTS and head.startswith("lin"):
         return f"lin. {head.removeprefix('lin')}, {PARTS[part]}"

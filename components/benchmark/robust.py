@@ -15,9 +15,10 @@ from components.benchmark.outcome import Outcome
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import scores
+from components.evaluation.corruptions import corruption_error, mean_corruption_error
 from components.evaluation.features import Rows
 from components.evaluation.labelled_set import Benchmark
-from components.evaluation.robustness import RobustSet, among, among_linear, corruption_error
+from components.evaluation.robustness import RobustSet, among, among_linear
 
 Outcomes = Mapping[str, Mapping[tuple[str, str], Outcome]]
 
@@ -69,13 +70,16 @@ def _outcomes(
 
 
 def _errors(contenders: Sequence[Contender], right: Outcomes, robust: RobustSet, label: str) -> list[Figure]:
-    """The error of each corruption and their mean, in percent."""
+    """The error of each corruption, their mean, and mCE where it is asked for; in percent."""
     found = []
     assert robust.corruptions is not None
     for one in contenders:
         for (_, method), outcome in right[one.name].items():
             errors = corruption_error(outcome.right, robust.corruptions)
-            errors = {"mean": float(np.mean(list(errors.values())))} | errors
+            means = {"mean": float(np.mean(list(errors.values())))}
+            if robust.mce:
+                means["mce"] = mean_corruption_error(errors)
+            errors = means | errors
             for corruption, error in errors.items():
                 about = one.name, one.kind, robust.pictures.name, "corruptions", f"{method}_{corruption}"
                 value = round(100 * error, 3)

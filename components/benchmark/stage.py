@@ -123,7 +123,7 @@ def _table(
     table += few_shot_table({one.name: one.few for one in labelled}, confidence)
     table += ranking_table([f for one in measured for f in one.ranked if f.task != "corruptions"], confidence)
     kept = [figure for one in measured for figure in one.ranked if figure.task == "corruptions"]
-    table += figure_table(kept, "error by corruption", "the mean is over corruptions, not divided by another network's")
+    table += figure_table(kept, "error by corruption", "`mean` is over corruptions; mCE divides each by AlexNet's")
     note = f"{confidence:.0%} intervals: bootstrap over pictures"
     table += figure_table(
         [figure for one in measured for figure in one.dense], "segmentation, depth, propagation, matching", note

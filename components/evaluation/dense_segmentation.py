@@ -18,7 +18,7 @@ from components.errors import VitrailError
 from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import Rows
 from components.evaluation.intervals import Interval
-from components.evaluation.knn import knn_votes
+from components.evaluation.knn import Bank
 from components.evaluation.linear import LinearParams
 from components.evaluation.patch_tokens import PatchExtractor, Reading
 from components.evaluation.segmentation import (
@@ -76,12 +76,13 @@ def segment(
     tokens, labels, owners = _training(extractor, pictures, params, size, reading)
     classifier = fit_patches(tokens, labels, owners, params.linear)
     names = ["linear"] if params.k is None else ["linear", "knn"]
+    bank = None if params.k is None else Bank.of(tokens, labels, device)
     found: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in names}
 
     def levels(name: str, rows: Rows) -> npt.NDArray[np.float32]:
-        if name == "linear":
+        if bank is None or name == "linear":
             return classifier.levels(rows, pictures.classes)
-        votes = knn_votes(tokens, labels, rows, params.k or 1, params.temperature, device)
+        votes = torch.cat([one.cpu() for (one,) in bank.votes(rows, [params.k or 1], params.temperature)]).numpy()
         return np.pad(votes, ((0, 0), (0, pictures.classes - votes.shape[1])))
 
     rows = pictures.test_rows.tolist()

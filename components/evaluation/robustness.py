@@ -12,9 +12,11 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import model_validator
 
 from components.errors import VitrailError, nearest
 from components.evaluation.class_layouts import Side, class_folders
+from components.evaluation.corruptions import GROUPS, check_complete
 from components.evaluation.knn import knn_predict
 from components.evaluation.labelled_set import Benchmark, Files
 from components.evaluation.linear import fit
@@ -23,7 +25,7 @@ from components.params import Strict
 
 
 class RobustnessParams(Strict):
-    """A folder of images for each class; with corruptions ``CORRUPTION/SEVERITY/CLASS``."""
+    """A folder of images for each class; with corruptions ``CORRUPTION/SEVERITY/CLASS``, or below a group."""
 
     kind: Literal["robustness"]
     of: str  # benchmark whose classes these are
@@ -31,6 +33,13 @@ class RobustnessParams(Strict):
     layout: Literal["classes", "corruptions"] = "classes"
     task: str | None = None  # of `of`; null: its first
     names: dict[str, str] = {}  # folder -> class of `of`, where they differ
+    reference: Literal["alexnet"] | None = None  # whose published errors on ImageNet-C mCE divides by; null: no mCE
+
+    @model_validator(mode="after")
+    def _only_with_corruptions(self) -> RobustnessParams:
+        if self.reference is not None and self.layout != "corruptions":
+            raise ValueError("reference: only `layout: corruptions` has a mean corruption error")
+        return self
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class RobustSet:
     task: str
     allowed: npt.NDArray[np.int64]  # class numbers of the benchmark that the set has, rising
     corruptions: list[tuple[str, str]] | None = None  # of each image: what and how severe; None: of no such set
+    mce: bool = False  # whether the mean corruption error is asked for
 
 
 def read_robustness(name: str, params: RobustnessParams) -> Benchmark:
@@ -74,7 +84,9 @@ def load_robustness(name: str, params: RobustnessParams, of: Benchmark) -> Robus
     names = {task: of.class_names[task]}
     keys = _keys(name, len(labels))
     pictures = Benchmark(name, keys, Files(side.images), {task: labels}, names, test, held_out_only=True)
-    return RobustSet(pictures, task, np.unique(labels), corruptions)
+    if corruptions is not None and params.reference is not None:
+        check_complete(name, corruptions)
+    return RobustSet(pictures, task, np.unique(labels), corruptions, params.reference is not None)
 
 
 def _keys(name: str, count: int) -> list[str]:
@@ -86,7 +98,9 @@ def _images(name: str, params: RobustnessParams) -> tuple[Side, list[tuple[str, 
     if params.layout == "classes":
         return class_folders(root, name), None
     found, corruptions = Side([], []), []
-    folders = [path for path in sorted(root.glob("*/*")) if path.is_dir()]
+    # As ImageNet-C's archives unpack, below a folder a group, or without it.
+    inside = [sorted(top.glob("*/*" if _is_group(top) else "*")) for top in sorted(root.glob("*"))]
+    folders = [path for paths in inside for path in paths if path.is_dir()]
     if not folders:
         raise VitrailError(f"benchmark {name}: {root}: no folders CORRUPTION/SEVERITY, as in {root}/fog/3")
     for folder in folders:
@@ -95,6 +109,11 @@ def _images(name: str, params: RobustnessParams) -> tuple[Side, list[tuple[str, 
         found.classes.extend(side.classes)
         corruptions += [(folder.parent.name, folder.name)] * len(side.images)
     return found, corruptions
+
+
+def _is_group(folder: Path) -> bool:
+    """Whether ``folder`` is ``noise`` or so of ImageNet-C, not a corruption of that name: ``noise/shot_noise/1/red``."""
+    return folder.name in GROUPS and any(path.is_dir() for path in folder.glob("*/*/*"))
 
 
 def among(
@@ -106,9 +125,7 @@ def among(
     temperature: float = 0.07,
 ) -> npt.NDArray[np.int64]:
     """The vote of the ``k`` nearest rows of ``train`` that have a class of ``allowed``, [M]."""
-    known = np.isin(labels, allowed)
-    if not known.any():
-        raise VitrailError("robustness: no class of the set has a training image")
+    known = _known(labels, allowed)
     return knn_predict(train[known], labels[known], test, k, temperature)
 
 
@@ -121,23 +138,16 @@ def among_linear(
     max_iterations: int,
 ) -> npt.NDArray[np.int64]:
     """The likeliest class of ``allowed`` by the linear probe of that ``cost``, [M]."""
+    _known(labels, allowed)
     model = fit(train, labels, cost, max_iterations)
     columns = np.flatnonzero(np.isin(model.classes_, allowed))
-    if not len(columns):
-        raise VitrailError("robustness: no class of the set has a training image")
     found: npt.NDArray[np.int64] = model.classes_[columns][model.predict_log_proba(test)[:, columns].argmax(1)]
     return found
 
 
-def corruption_error(right: npt.NDArray[np.bool_], corruptions: list[tuple[str, str]]) -> dict[str, float]:
-    """The error (0 ... 1) of each corruption, its severities counted alike, in the order of their names.
-
-    It is not divided by another network's error, as the mean corruption error of the literature (mCE) is.
-    """
-    cells: dict[tuple[str, str], list[bool]] = {}
-    for one, corruption in zip(right.tolist(), corruptions, strict=True):
-        cells.setdefault(corruption, []).append(one)
-    found: dict[str, list[float]] = {}
-    for (what, _), values in sorted(cells.items()):
-        found.setdefault(what, []).append(1 - sum(values) / len(values))
-    return {what: sum(errors) / len(errors) for what, errors in found.items()}
+def _known(labels: npt.NDArray[np.integer], allowed: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+    """Which training images have a class of ``allowed``; none is an error."""
+    known = np.isin(labels, allowed)
+    if not known.any():
+        raise VitrailError("robustness: no class of the set has a training image")
+    return known

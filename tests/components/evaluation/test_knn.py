@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from components.errors import VitrailError
 from components.evaluation import knn
-from components.evaluation.knn import knn_predict, knn_predict_each
+from components.evaluation.knn import Bank, knn_predict, knn_predict_each
 
 
 def brute(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int, temperature: float) -> list[int]:
@@ -42,6 +42,31 @@ def test_it_equals_scikit_learn_with_the_same_weights() -> None:
     test = generator.normal(size=(200, 16)) + generator.integers(0, 5, (200, 1)) * 0.3
     theirs = KNeighborsClassifier(20, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07))
     assert (knn_predict(train, labels, test, 20) == theirs.fit(train, labels).predict(test)).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 12))
+def test_the_order_of_training_rows_changes_no_bit_even_where_features_are_equal(seed: int, k: int) -> None:
+    generator = np.random.default_rng(seed)
+    train, test = generator.integers(-1, 2, (24, 3)), generator.normal(size=(7, 3))
+    labels, order = generator.integers(0, 3, 24), generator.permutation(24)
+    (mine,), (theirs,) = (
+        next(Bank.of(rows.astype(float), known).votes(test, [k]))
+        for rows, known in ((train, labels), (train[order], labels[order]))
+    )
+    assert (mine == theirs).all()
+    assert mine.sum(1).numpy() == pytest.approx(1)
+
+
+def test_equal_features_share_the_votes_that_are_left() -> None:
+    # Nearest is one row of class 0; then come four equal ones, classes 1, 1, 1, 2, of which two may still vote.
+    train = np.array([[1.0, 0.0]] + [[1.0, 1.0]] * 4 + [[0.0, 1.0]])
+    labels, query = np.array([0, 1, 2, 1, 1, 2]), np.array([[1.0, 0.1]])
+    ((votes,),) = Bank.of(train, labels).votes(query, [3], 1.0)
+    cosines = [(train[row] / np.linalg.norm(train[row]) @ query[0]) / np.linalg.norm(query) for row in (0, 1)]
+    one, four = np.exp(cosines)
+    assert votes[0].numpy() == pytest.approx(np.array([one, 1.5 * four, 0.5 * four]) / (one + 2 * four))
+    assert knn_predict(np.ones((4, 2)), np.array([2, 1, 1, 2]), np.ones((1, 2)), 1).tolist() == [1]  # the smaller class
 
 
 def test_several_k_from_one_search_and_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

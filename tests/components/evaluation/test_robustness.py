@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from components.benchmark.protocol import load_protocol
 from components.benchmark.robust import commonest, measure_robust
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.corruptions import ALEXNET, corruption_error, mean_corruption_error
 from components.evaluation.features import Extractor, extract
-from components.evaluation.robustness import among, among_linear, corruption_error, load_robustness
+from components.evaluation.robustness import RobustSet, among, among_linear, load_robustness
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -84,6 +86,41 @@ def test_severities_count_alike_within_a_corruption() -> None:
     right = np.array([True, False, True, True, True])
     kinds = [("fog", "1"), ("fog", "1"), ("fog", "2"), ("blur", "1"), ("blur", "1")]
     assert corruption_error(right, kinds) == {"blur": 0.0, "fog": 0.25}
+
+
+def test_the_corruption_errors_are_those_published_for_a_resnet_50() -> None:
+    # Top-1 accuracy on ImageNet-C and the corruption error that another evaluation of the same network printed.
+    published = {
+        "brightness": (68.02, 56.64), "contrast": (39.06, 71.43), "defocus_blur": (38.75, 74.71), "fog": (45.83, 66.11),
+        "elastic_transform": (45.25, 84.75), "frost": (38.14, 74.84), "gaussian_noise": (29.29, 79.77),
+        "glass_blur": (26.79, 88.61), "impulse_noise": (23.81, 82.58),
+    }  # fmt: skip
+    for what, (accuracy, error) in published.items():
+        assert 100 * (100 - accuracy) / ALEXNET[what] == pytest.approx(error, abs=0.01)
+    ours = {what: error / 100 for what, error in ALEXNET.items()}
+    assert mean_corruption_error(ours) == pytest.approx(1)
+    assert mean_corruption_error(ours | {"fog": 0.0, "spatter": 1.0}) == pytest.approx(14 / 15)
+
+
+def test_mce_needs_every_corruption_and_severity(file: dict[str, Any], tmp_path: Path) -> None:
+    for number, what in enumerate([*ALEXNET, "spatter"]):
+        for severity in range(1, 6):
+            write(tmp_path / "all" / ("blur" if number % 2 else "extra") / what / str(severity) / "red/0.png", (9,), 1)
+    spec = {"kind": "robustness", "of": "base", "path": str(tmp_path / "all"), "layout": "corruptions"}
+
+    def load(**more: str) -> RobustSet:
+        known = parse_params(file | {"all": spec | {"reference": "alexnet"} | more}, BenchmarksFile, "here")
+        return load_robustness("all", known.robustness["all"], load_benchmark("base", known.benchmarks["base"]))
+
+    assert load().mce
+    shutil.rmtree(tmp_path / "all/blur/snow/3")
+    with pytest.raises(VitrailError, match="benchmark all: snow has 4 severities"):
+        load()
+    shutil.rmtree(tmp_path / "all/blur")
+    with pytest.raises(VitrailError, match=r"no corruption 'shot_noise' \(7 of 15 are missing\)"):
+        load()
+    with pytest.raises(VitrailError, match="only `layout: corruptions` has a mean corruption error"):
+        load(layout="classes")
 
 
 def test_contenders_are_scored_on_every_set(file: dict[str, Any]) -> None:
