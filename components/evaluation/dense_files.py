@@ -17,11 +17,14 @@ IGNORE = -1  # of pixels and patches without a label
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def pairs(images: Path, others: Path, where: tuple[str, str], endings: Sequence[str] = (".png",)) -> list[Path]:
+def pairs(
+    images: Path, others: Path, where: tuple[str, str], endings: Sequence[str] = (".png",), suffix: str = ""
+) -> list[Path]:
     """The files of ``others`` that belong to the images of ``images``, by their stem, in the images' order.
 
     Args:
         where: what names the two folders in messages.
+        suffix: what the stems of ``others`` have at their end beside the image's.
 
     Raises:
         VitrailError: a folder is missing, or an image has no such file.
@@ -29,10 +32,12 @@ def pairs(images: Path, others: Path, where: tuple[str, str], endings: Sequence[
     for name, folder in zip(where, (images, others), strict=True):
         if not folder.is_dir():
             raise VitrailError(f"{name}: {folder}: no such folder")
-    known = {path.stem: path for path in sorted(others.iterdir()) if path.suffix.lower() in endings}
+    known = {
+        path.stem.removesuffix(suffix): path for path in sorted(others.iterdir()) if path.suffix.lower() in endings
+    }
     stems = [path.stem for path in image_files(images)]
     if missing := sorted(set(stems) - known.keys()):
-        raise VitrailError(f"{where[1]}: {others}: no {missing[0]}{endings[0]} ({len(missing)} are missing)")
+        raise VitrailError(f"{where[1]}: {others}: no {missing[0]}{suffix}{endings[0]} ({len(missing)} are missing)")
     return [known[stem] for stem in stems]
 
 

@@ -15,22 +15,21 @@ import numpy.typing as npt
 from pydantic import Field
 
 from components.errors import VitrailError
-from components.evaluation.dense_files import IGNORE, depth_of, image_files, mask_of, pairs
-from components.evaluation.dense_set import DenseBenchmark, Truth
-from components.evaluation.labelled_set import Benchmark, Files, held_out_by_seed
+from components.evaluation.camvid import CamVidParams, read_camvid
+from components.evaluation.dense_files import image_files, pairs
+from components.evaluation.dense_pictures import Paths, depths_of, lines_of, pictures_of, segmentation_of
+from components.evaluation.dense_set import DenseBenchmark
+from components.evaluation.labelled_set import held_out_by_seed
+from components.evaluation.nyu import NyuParams, read_nyu
 from components.input_paths import InputPath
 from components.params import Seed, Share, Strict
-from components.text import read_text
 
 VOC = [
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
     "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 ]  # fmt: skip
-CAMVID = ["sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
-EIGEN = (45, 471, 41, 601)  # rows and columns of 480 x 640 that Eigen et al. 2014 score
 
 Metres = Annotated[float, Field(gt=0, le=1e6)]
-Paths = Sequence[Path]
 
 
 class OwnDense(Strict):
@@ -79,21 +78,6 @@ class VocParams(Strict):
     test: str = "val"
 
 
-class CamVidParams(Strict):
-    """CamVid as SegNet's authors divide it: ``train`` with ``trainannot``, ``test`` likewise; 11 is no label."""
-
-    kind: Literal["camvid"]
-    path: InputPath
-
-
-class NyuParams(Strict):
-    """NYU Depth v2 as lists of pairs: ``nyu_train.txt`` and ``nyu_test.txt``, PNGs in millimetres."""
-
-    kind: Literal["nyu"]
-    path: InputPath
-    crop: Literal["eigen", "none"] = "eigen"  # of 480 x 640 px: what is scored
-
-
 DenseParams = MaskParams | DepthParams | Ade20kParams | VocParams | CamVidParams | NyuParams
 DENSE = get_args(DenseParams)
 
@@ -105,7 +89,7 @@ def load_dense(name: str, params: DenseParams) -> DenseBenchmark:
         VitrailError: a folder, list or file is missing.
     """
     readers: dict[str, Callable[[str, Any], DenseBenchmark]] = {
-        "masks": _masks, "depths": _depths, "ade20k": _ade20k, "voc": _voc, "camvid": _camvid, "nyu": _nyu
+        "masks": _masks, "depths": _depths, "ade20k": _ade20k, "voc": _voc, "camvid": read_camvid, "nyu": read_nyu
     }  # fmt: skip
     return readers[params.kind](name, params)
 
@@ -128,14 +112,14 @@ def _own(name: str, params: MaskParams | DepthParams, endings: Sequence[str]) ->
 
 def _masks(name: str, params: MaskParams) -> DenseBenchmark:
     images, masks, test = _own(name, params, (".png",))
-    return _segmentation(_pictures(name, images, masks, test), masks, params.classes, params.ignore)
+    return segmentation_of(pictures_of(name, images, masks, test), masks, params.classes, params.ignore)
 
 
 def _depths(name: str, params: DepthParams) -> DenseBenchmark:
     images, files, test = _own(name, params, (".png", ".npy"))
     if params.least >= params.most:
         raise VitrailError(f"benchmark {name}: least {params.least:g} m must be below most {params.most:g} m")
-    return _depth(_pictures(name, images, files, test), files, params.per_metre, (params.least, params.most))
+    return depths_of(pictures_of(name, images, files, test), files, params.per_metre, (params.least, params.most))
 
 
 def _ade20k(name: str, params: Ade20kParams) -> DenseBenchmark:
@@ -147,7 +131,7 @@ def _ade20k(name: str, params: Ade20kParams) -> DenseBenchmark:
         images += found
         sides += [side == "validation"] * len(found)
     names = [f"class {number}" for number in range(1, 151)]
-    return _segmentation(_pictures(name, images, masks, np.array(sides, bool)), masks, names, 0, shift=-1)
+    return segmentation_of(pictures_of(name, images, masks, np.array(sides, bool)), masks, names, 0, shift=-1)
 
 
 def _voc(name: str, params: VocParams) -> DenseBenchmark:
@@ -155,90 +139,8 @@ def _voc(name: str, params: VocParams) -> DenseBenchmark:
     root = next((one for one in (root, root / "VOC2012") if (one / "JPEGImages").is_dir()), root)
     images, masks, sides = [], [], []
     for side in (params.train, params.test):
-        stems = _lines(root / "ImageSets" / "Segmentation" / f"{side}.txt", name)
+        stems = lines_of(root / "ImageSets" / "Segmentation" / f"{side}.txt", name)
         images += [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
         masks += [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
         sides += [side == params.test] * len(stems)
-    return _segmentation(_pictures(name, images, masks, np.array(sides, bool)), masks, VOC, 255)
-
-
-def _camvid(name: str, params: CamVidParams) -> DenseBenchmark:
-    images, masks, sides = [], [], []
-    for side in ("train", "test"):
-        folder, annotations = Path(params.path) / side, Path(params.path) / f"{side}annot"
-        masks += pairs(folder, annotations, (f"benchmark {name}", f"benchmark {name}"))
-        found = image_files(folder)
-        images += found
-        sides += [side == "test"] * len(found)
-    return _segmentation(_pictures(name, images, masks, np.array(sides, bool)), masks, CAMVID, 11)
-
-
-def _nyu(name: str, params: NyuParams) -> DenseBenchmark:
-    root, images, depths, sides = Path(params.path), [], [], []
-    for side in ("train", "test"):
-        for number, line in enumerate(_lines(root / f"nyu_{side}.txt", name), 1):
-            words = line.split()
-            if len(words) < 2:
-                raise VitrailError(
-                    f"benchmark {name}: {root}/nyu_{side}.txt, line {number}: an image and its map of depths are "
-                    f"expected, found {line!r}"
-                )
-            if words[1] == "None":  # the lists' word for an image without depth
-                continue
-            images.append(root / words[0].lstrip("/"))
-            depths.append(root / words[1].lstrip("/"))
-            sides.append(side == "test")
-    shown = _pictures(name, images, depths, np.array(sides, bool))
-    return _depth(shown, depths, 1000.0, (1e-3, 10.0), params.crop == "eigen")
-
-
-def _lines(path: Path, name: str) -> list[str]:
-    try:
-        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise VitrailError(f"benchmark {name}: {path}: no such list of images") from None
-
-
-def _pictures(name: str, images: Paths, files: Paths, test: npt.NDArray[np.bool_]) -> Benchmark:
-    missing = [path for path in (*images, *files) if not path.is_file()]
-    if missing:
-        raise VitrailError(f"benchmark {name}: {missing[0]}: no such file ({len(missing)} are missing)")
-    keys = [f"{name}/{number:06d}" for number in range(len(images))]
-    return Benchmark(name, keys, Files(images), {}, {}, test)
-
-
-def _segmentation(
-    pictures: Benchmark, masks: Paths, names: list[str] | None, ignored: int, shift: int = 0
-) -> DenseBenchmark:
-    def read(row: int) -> npt.NDArray[Any]:
-        classes = mask_of(masks[row].read_bytes(), str(masks[row]))
-        return np.where(classes == ignored, IGNORE, classes + shift)
-
-    facts = f"ignore {ignored}, shift {shift}"
-    truth = Truth("segmentation", _bytes(masks), read, _where(masks), names, facts=facts)
-    return DenseBenchmark(pictures, truth)
-
-
-def _depth(
-    pictures: Benchmark, files: Paths, per_metre: float, depths: tuple[float, float], eigen: bool = False
-) -> DenseBenchmark:
-    def read(row: int) -> npt.NDArray[Any]:
-        metres = depth_of(files[row].read_bytes(), str(files[row]), per_metre)
-        if eigen and pictures.test[row] and metres.shape == (480, 640):
-            top, bottom, left, right = EIGEN
-            inside = np.zeros_like(metres, bool)
-            inside[top:bottom, left:right] = True
-            metres[~inside] = np.nan
-        return metres
-
-    facts = f"{per_metre} a metre, eigen {eigen}"
-    truth = Truth("depth", _bytes(files), read, _where(files), depths=depths, facts=facts)
-    return DenseBenchmark(pictures, truth)
-
-
-def _bytes(paths: Paths) -> Callable[[int], bytes]:
-    return lambda row: paths[row].read_bytes()
-
-
-def _where(paths: Paths) -> Callable[[int], str]:
-    return lambda row: str(paths[row])
+    return segmentation_of(pictures_of(name, images, masks, np.array(sides, bool)), masks, VOC, 255)

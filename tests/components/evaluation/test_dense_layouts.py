@@ -120,6 +120,98 @@ def test_camvid(tmp_path: Path) -> None:
     assert ours.read(0)[1][0].tolist() == [0, 10, IGNORE, 4]
 
 
+COLOURS = {"Animal": (64, 128, 64), "Bridge": (0, 128, 64), "Road": (128, 64, 128), "Sky": (128,) * 3, "Void": (0,) * 3}
+
+
+def colour_mask(path: Path, *names: str) -> None:
+    save(path, np.array([[COLOURS[name] for name in names]] * 3, np.uint8))
+
+
+def test_camvid_by_colours_has_the_eleven_classes_or_its_own(tmp_path: Path) -> None:
+    for side in ("train", "test"):
+        photograph(tmp_path / side / "0001TP_1.png")
+        colour_mask(tmp_path / f"{side}_labels/0001TP_1_L.png", "Sky", "Bridge", "Animal", "Void")
+    lines = [f"{name}, {r}, {g}, {b}" for name, (r, g, b) in COLOURS.items()]
+    (tmp_path / "class_dict.csv").write_text("\n".join(["name, r, g, b", *lines]) + "\n")
+    spec: dict[str, Any] = {"kind": "camvid", "path": str(tmp_path)}
+    ours = load(spec)
+    assert (ours.classes, ours.pictures.test.tolist()) == (11, [False, True])
+    assert ours.read(1)[1][0].tolist() == [0, 1, 9, IGNORE]  # sky, building, pedestrian
+    every = load(spec | {"classes": "all"})
+    assert every.truth.class_names == ["Animal", "Bridge", "Road", "Sky"]
+    assert every.read(1)[1][0].tolist() == [3, 1, 0, IGNORE]
+    save(tmp_path / "test_labels/0001TP_1_L.png", np.full((3, 4, 3), 7, np.uint8))
+    with pytest.raises(VitrailError, match=r"_L\.png: 12 pixels of colour \(7, 7, 7\), which .*class_dict\.csv lacks"):
+        ours.read(1)
+    save(tmp_path / "test_labels/0001TP_1_L.png", np.zeros((3, 4), np.uint8))
+    with pytest.raises(VitrailError, match="a mask by colour has three channels, this file has one"):
+        ours.read(1)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nSkye,1,2,3\n")
+    with pytest.raises(VitrailError, match=r"'Skye' is no class of CamVid.*Sky"):
+        load(spec)
+    (tmp_path / "class_dict.csv").write_text("name,r,g\nSky,1,2\n")
+    with pytest.raises(VitrailError, match="columns name, r, g and b are expected"):
+        load(spec)
+    (tmp_path / "class_dict.csv").unlink()
+    with pytest.raises(VitrailError, match="neither trainannot nor class_dict"):
+        load(spec)
+
+
+def test_camvid_as_its_authors_ship_it_needs_lists_of_both_sides(tmp_path: Path) -> None:
+    for stem in ("0001TP_1", "0016E5_2"):
+        photograph(tmp_path / "701_StillsRaw_full" / f"{stem}.png")
+        colour_mask(tmp_path / "LabeledApproved_full" / f"{stem}_L.png", "Road", "Road", "Void", "Sky")
+    lines = [f"{r} {g} {b}\t{name}" for name, (r, g, b) in COLOURS.items()]
+    (tmp_path / "label_colors.txt").write_text("\n".join(lines) + "\n")
+    spec = {"kind": "camvid", "path": str(tmp_path)}
+    with pytest.raises(VitrailError, match=r"train\.txt: no such list of images"):
+        load(spec)
+    (tmp_path / "train.txt").write_text("0016E5_2.png\n")
+    (tmp_path / "test.txt").write_text("0001TP_1\n")
+    ours = load(spec)
+    assert ours.pictures.test.tolist() == [False, True]
+    assert ours.truth.where(1).endswith("0001TP_1_L.png")
+    assert ours.read(1)[1][0].tolist() == [3, 3, IGNORE, 0]
+
+
+def test_nyus_labelled_set_is_read_from_its_mat_file(tmp_path: Path) -> None:
+    import h5py
+    from scipy.io import savemat
+
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (3, 3, 640, 480), np.uint8)  # as MATLAB's axes come: [n, colour, W, H]
+    raw = generator.uniform(1, 4, (3, 640, 480)).astype(np.float32)
+    raw[:, 100, 100] = 0
+    mat = tmp_path / "nyu_depth_v2_labeled.mat"
+    with h5py.File(mat, "w") as file:
+        file.update({"images": images, "rawDepths": raw, "depths": raw + 1})
+    spec = {"kind": "nyu", "path": str(mat)}
+    with pytest.raises(VitrailError, match=r"splits\.mat: no such file; it names the sides"):
+        load(spec)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[3], [1]]), "testNdxs": np.array([[2]])})
+    ours = load(spec)
+    assert (ours.pictures.test.tolist(), ours.pictures.keys[-1]) == ([False, False, True], "mine/000002")
+    rgb, metres = ours.read(0)
+    assert (rgb == images[2].transpose(2, 1, 0)).all()
+    assert np.isnan(metres).sum() == 1
+    assert metres[7, 300] == raw[2, 300, 7]
+    assert np.isfinite(ours.read(2)[1]).sum() == 426 * 560 - 1
+    assert np.isfinite(load(spec | {"depths": "filled", "crop": "none"}).read(2)[1]).all()
+    assert len({ours.digest, load(spec).digest, load(spec | {"depths": "filled"}).digest}) == 2
+    savemat(tmp_path / "splits.mat", {"trainNdxs": [[3]], "testNdxs": [[4]]})
+    with pytest.raises(VitrailError, match=r"splits\.mat names picture 4 of 3"):
+        load(spec)
+    other = tmp_path / "other.mat"
+    with h5py.File(other, "w") as file:
+        file.update({"images": images})
+    spec |= {"path": str(other)}
+    with pytest.raises(VitrailError, match="no array 'rawDepths' of 3 dimensions"):
+        load(spec)
+    other.write_bytes(b"MATLAB 5.0")
+    with pytest.raises(VitrailError, match="not a file of MATLAB"):
+        load(spec)
+
+
 def test_nyu_scores_eigens_part_of_test_pictures(tmp_path: Path) -> None:
     depth = np.full((480, 640), 2500, np.uint16)
     depth[100, 100] = 0
