@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -14,7 +13,7 @@ from prefect.client.schemas.objects import State, StateType
 from components.errors import VitrailError
 from components.progress import Progress
 from flows import artifacts, launch
-from flows.artifacts import ProgressArtifact, artifact_key, flatten, percent_done, publish_outcome, tracking_link
+from flows.artifacts import ProgressArtifact, artifact_key, flatten, percent_done, tracking_link
 from flows.tasks import as_flow_state, failure_message, is_busy, stage_environment
 
 
@@ -76,25 +75,8 @@ def test_keys_use_only_the_letters_prefect_allows() -> None:
     assert re.fullmatch(r"[a-z0-9-]+", artifact_key("pretrain@ViT_t"))
 
 
-def test_metrics_are_published_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, object] = {}
-    monkeypatch.setattr(artifacts, "create_table_artifact", lambda table, **rest: made.update(table=table, **rest))
-    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda markdown, **rest: made.update(md=markdown))
-    monkeypatch.setattr(artifacts, "create_link_artifact", lambda link, **rest: made.update(link=link))
-    (tmp_path / "reports").mkdir()
-    report = tmp_path / "reports/benchmark.json"
-    report.write_text(json.dumps({"type": {"knn": 0.9, "many": [1]}, "n": 3}))
-    (tmp_path / "data/benchmark").mkdir(parents=True)
-    (tmp_path / "data/benchmark/table.md").write_text("| a |")
-    publish_outcome("benchmark", report, "http://x/#/experiments/1/runs/a")
-    assert made["table"] == [
-        {"metric": "type.knn", "value": 0.9},
-        {"metric": "type.many", "value": [1]},
-        {"metric": "n", "value": 3},
-    ]
-    assert made["key"] == "benchmark-metrics"
-    assert made["md"] == "| a |"
-    assert str(made["link"]).endswith("/a")
+def test_the_parts_of_a_path_are_joined_by_dots() -> None:
+    assert flatten({"type": {"knn": 0.9, "many": [1]}, "n": 3}) == [("type.knn", 0.9), ("type.many", [1]), ("n", 3)]
     assert flatten({}) == []
 
 
@@ -141,40 +123,3 @@ def test_a_stage_finds_this_pythons_tools_first(monkeypatch: pytest.MonkeyPatch,
     assert rest == "/usr/bin"
     assert "PYTHONPATH" not in env
     assert env["VITRAIL_FLOW_RUN_ID"] == ""
-
-
-def test_the_benchmarks_scores_are_one_table_and_its_gate_fails_the_run(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    made: dict[str, object] = {}
-    monkeypatch.setattr(artifacts, "create_table_artifact", lambda **given: made.update(given))
-    artifacts.publish_scores(tmp_path / "none.json")
-    assert made == {}
-    row = {"model": "pretrain vitt", "benchmark": "cells", "task": "type", "method": "knn20", "protocol": "quick v1"}
-    score = row | {"accuracy": 90.0, "low": 88.0, "high": 92.0}
-    error = row | {"method": "lin4_rmse", "value": 0.4, "low": 0.3, "high": 0.5, "unit": "m"}
-    other = score | {"model": "raw pixels"}
-    (tmp_path / "scores.json").write_text(json.dumps({"scores": [score, other], "ranking": [], "dense": [error]}))
-    artifacts.publish_scores(tmp_path / "scores.json", "pretrain vitt")
-    assert made["key"] == "benchmark-scores"
-    assert [(one["method"], one["value"], one["unit"]) for one in made["table"]] == [  # type: ignore[attr-defined]
-        ("knn20", 90.0, "%"),
-        ("lin4_rmse", 0.4, "m"),
-    ]
-    asked: list[object] = []
-
-    def gate(workspace: Path, platform: object, only: str | None, return_state: bool) -> State[object]:
-        asked.append(only)
-        return State(
-            type=StateType.FAILED, message="gate: error: params/gate.yaml: pretrain vitt, cells/type/knn20: 90.0"
-        )
-
-    monkeypatch.chdir(Path(__file__).resolve().parents[2])
-    monkeypatch.setattr(launch, "reproduce", lambda *given: State(type=StateType.COMPLETED, message="up to date"))
-    monkeypatch.setattr(launch, "gate", gate)
-    state = launch.run_benchmark("vitt")
-    assert state.is_failed()
-    assert "cells/type/knn20: 90.0" in (state.message or "")
-    assert asked == ["pretrain vitt"]
-    unknown = launch.run_benchmark("vitq")
-    assert "reproduces no preset 'vitq'" in (unknown.message or "")

@@ -3,61 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from patience import PATIENCE
 
 from components.errors import VitrailError
 from flows.clusters import DONE, RUNNING, WAITING, Kubernetes, Slurm, follow
 
 ROOT = Path(__file__).resolve().parents[2]
-
-# A cluster of files: $STATE/job is the state of job 77, whose output grows by a line whenever somebody looks.
-SLURM = {
-    "sbatch": """
-printf '%s\\n' "$@" > "$STATE/asked"; echo "$PRESET" > "$STATE/preset"
-for word in "$@"; do case $word in --output=*) out=${word#--output=};; esac; done
-echo "${out/\\%j/77}" > "$STATE/out"; echo PENDING > "$STATE/job"; echo "77;cluster"
-""",
-    "scontrol": """
-[ "$1 $2 $3" = "show job --oneliner" ] || exit 2
-[ -e "$STATE/forgotten" ] && { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
-state=$(head -n 1 "$STATE/job")
-[ "$(wc -l < "$STATE/job")" -gt 1 ] && sed -i 1d "$STATE/job"
-[ "$state" = RUNNING ] && echo "pretrain: $(date +%N)/9 steps" >> "$(cat "$STATE/out")"
-echo "JobId=$4 JobName=x JobState=$state Reason=None ExitCode=1:0 Requeue=1"
-""",
-    "sacct": 'echo "$(head -n 1 "$STATE/job")|0:0"\n',
-    "scancel": 'echo "$1" > "$STATE/cancelled"; echo CANCELLED > "$STATE/job"\n',
-}
-KUBECTL = """
-case "$*" in
-  kustomize*) cat "$STATE/manifests";;
-  "apply --filename=-") cat > "$STATE/applied"; echo '{"status": {}}' > "$STATE/job";;
-  *"get job"*) [ -e "$STATE/job" ] && head -n 1 "$STATE/job"
-     [ -e "$STATE/job" ] && [ "$(wc -l < "$STATE/job")" -gt 1 ] && sed -i 1d "$STATE/job"; true;;
-  *logs*) cat "$STATE/log" 2>/dev/null || { echo "not found" >&2; exit 1; };;
-  *"delete job"*) echo "$*" >> "$STATE/deleted"; rm -f "$STATE/job";;
-  *) echo "unknown: $*" >&2; exit 2;;
-esac
-"""
-
-
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    for name, body in {**SLURM, "kubectl": KUBECTL}.items():
-        (tools / name).write_text(f"#!/bin/bash\nset -u\n{body}")
-        (tools / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-    monkeypatch.setenv("STATE", str(tmp_path))
-    return tmp_path
 
 
 def slurm(root: Path) -> Slurm:
@@ -188,33 +143,3 @@ def test_a_kubernetes_job_is_followed_cancelled_and_not_started_twice(cluster: P
     failed = '{"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}}\n'
     said = follow(kubernetes, lambda _: (cluster / "job").write_text(failed) and None, every=0.01)
     assert said == "vitrail/vitrail-vitl-518: BackoffLimitExceeded"
-
-
-@pytest.mark.e2e
-def test_the_flow_trains_on_a_cluster_and_says_how_it_failed(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prefect.testing.utilities import prefect_test_harness
-
-    from flows.pretrain import pretrain
-
-    monkeypatch.setenv("PATH", f"{cluster}/tools:{os.environ['PATH']}:{Path(sys.executable).parent}")
-    (cluster / "params").symlink_to(ROOT / "params")
-
-    def ends(state: str, line: str) -> None:
-        """The next job prints ``line`` and ends at once."""
-        more = f"echo '{line}' > \"$(cat $STATE/out)\"\necho {state} > $STATE/job\n"
-        (cluster / "tools/sbatch").write_text(f"#!/bin/bash\n{SLURM['sbatch']}\n{more}")
-
-    ends("FAILED", "error: rank 0: params/pretrain/vits.yaml needs a GPU")
-    monkeypatch.chdir(cluster)
-    with prefect_test_harness(server_startup_timeout=PATIENCE):
-        state = pretrain("vits", cluster="slurm", nodes=2, return_state=True)
-        assert state.is_failed()
-        assert state.message == (
-            "pretrain@vits: 77: FAILED, exit code 1:0; error: rank 0: params/pretrain/vits.yaml needs a GPU"
-        )
-        ends("COMPLETED", "pretrain: 9/9 steps")
-        state = pretrain("vits", cluster="slurm", nodes=2, return_state=True)
-        assert (state.is_completed(), state.message) == (True, "pretrain@vits: done")
-        assert pretrain("vitz", cluster="slurm", return_state=True).message.startswith(
-            "error: params/pretrain/vitz.yaml"
-        )
