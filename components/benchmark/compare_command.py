@@ -7,6 +7,7 @@ from pathlib import Path
 
 from components.benchmark import stage
 from components.benchmark.compare import divided, markdown, paired_tests, rows_of, test_rows
+from components.benchmark.label_efficiency import few_tables
 from components.benchmark.options import CompareOptions, MeasureOptions, RunOptions
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import load_protocol, split_overrides
@@ -55,6 +56,8 @@ def compare(sources: Sequence[str], options: CompareOptions) -> None:
     tests = paired_tests(found)
     print(markdown(rows_of(found)))
     print(markdown(test_rows(found, tests)))
+    for (name, task), rows in few_tables(found.efficiency).items():
+        print(f"{name} {task}: balanced accuracy with few labels\n\n{markdown(rows)}")
     if options.html is not None:
         from components.benchmark.page import page
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from components.evaluation.gate import BALANCED
+
 NAMES = {
     "map": "mAP",
     "micro_ap": "micro-AP",
@@ -66,6 +68,10 @@ def method_name(method: str) -> str:
         return f"mP@{method.removeprefix('precision')}"
     if method.startswith("pck"):
         return f"PCK@{int(method.removeprefix('pck')) / 100:g}"
+    if method.endswith(BALANCED):
+        return f"{method_name(method.removesuffix(BALANCED))}, balanced"
+    if method.startswith("knn") and method[3:].isdigit():
+        return f"{method[3:]}-NN"
     if method.endswith("_mce"):
         return f"{method.removesuffix('_mce')}, mCE"
     head, _, part = method.rpartition("_")

@@ -17,7 +17,7 @@ from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import Protocol
 from components.benchmark.ranking import copy_scores, retrieval_scores
 from components.benchmark.robust import measure_robust
-from components.benchmark.scoring import outcomes, scores
+from components.benchmark.scoring import check_finite, outcomes, scores
 from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import Rows, square
 from components.evaluation.labelled_set import Benchmark
@@ -62,15 +62,17 @@ def measure(
     contenders = _with_patches(contenders, benchmark, params, protocol)
     folder = None if params.feature_cache is None else Path(params.feature_cache)
     features = cached_features(contenders, benchmark, protocol.params.features, folder)
+    check_finite(features)
+    confidence = params.intervals.confidence
     both = {
-        contender.name: outcomes(contender, features[contender.name], benchmark, protocol.params, device)
+        contender.name: outcomes(contender, features[contender.name], benchmark, protocol, confidence, device)
         for contender in track(contenders, f"{benchmark.name} kNN and probes", len(contenders), unit="models")
     }
     right = {name: found for name, (found, _) in both.items()}
-    few = {name: found for name, (_, found) in both.items() if found}
+    few = [figure for _, found in both.values() for figure in found]
     found = scores(contenders, right, benchmark, params.intervals, protocol.label)
-    ranked = _ranked(contenders, features, benchmark, protocol, params.intervals.confidence)
-    dense = matching_figures(contenders, benchmark, protocol, params.intervals.confidence, device)
+    ranked = _ranked(contenders, features, benchmark, protocol, confidence)
+    dense = matching_figures(contenders, benchmark, protocol, confidence, device)
     measured = Measured(benchmark, contenders, dense, None, found, few, right, ranked)
     return [measured, *[measure_robust(measured, features, one, params, protocol) for one in robust]]
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
+from components.benchmark.label_efficiency import FewFigure
 from components.benchmark.outcome import Outcome
-from components.benchmark.scoring import Few, Score
+from components.benchmark.scoring import Score
 from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.labelled_set import Benchmark
 
@@ -21,7 +22,7 @@ class Measured:
     dense: list[Figure]  # of segmentation, depth and matching
     pictures: DenseBenchmark | None = None  # None: it has a label an image
     scores: list[Score] = field(default_factory=list)
-    few: dict[str, Few] = field(default_factory=dict)  # by contender
+    few: list[FewFigure] = field(default_factory=list)
     right: dict[str, dict[tuple[str, str], Outcome]] = field(default_factory=dict)  # by contender
     ranked: list[Figure] = field(default_factory=list)
 
@@ -42,4 +43,4 @@ class Measured:
     @property
     def figures(self) -> list[Figure]:
         """All that are no accuracies."""
-        return [*self.ranked, *self.dense]
+        return [*self.ranked, *self.dense, *[one.figure for one in self.few]]

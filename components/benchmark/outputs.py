@@ -57,13 +57,7 @@ def write(
             for contender in {one.name: one for each in measured for one in each.contenders}.values()
             if contender.model is not None and contender.kind == "checkpoint"
         },
-        "few_shot": [
-            {"model": name, "benchmark": one.benchmark.name, "task": task, "per_class": count, "fewest": shot.fewest}
-            | {key: round(100 * value, 3) for key, value in shot.accuracy._asdict().items()}
-            for one in measured
-            for name, few in one.few.items()
-            for (task, count), shot in few.items()
-        ],
+        "few_shot": [figure.plain() for one in measured for figure in one.few],
         "ranking": [figure.plain() for one in measured for figure in one.ranked],
         "dense": [figure.plain() for one in measured for figure in one.dense],
         "own_images": facts.spread,
@@ -112,8 +106,6 @@ def record(run: tracking.Run, measured: Sequence[Measured], protocol: Protocol) 
             model = run.ensure_model(known, contender.name, contender.facts, {"vitrail.kind": contender.kind})
             points = {score.metric: score.accuracy for score in one.scores if score.model == contender.name}
             points |= {score.metric: score.value for score in one.figures if score.model == contender.name}
-            for (task, count), shot in one.few.get(contender.name, {}).items():
-                points[f"{name}/{task}/fewshot{count}"] = round(100 * shot.accuracy.value, 3)
             run.log_scores(model, points, (name, digest), tags=protocol.tags)
 
 

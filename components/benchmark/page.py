@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from components.benchmark.compare import Test, missed, rows_of, test_rows
+from components.benchmark.figure import method_name
+from components.benchmark.label_efficiency import few_tables
 from components.benchmark.results import Results
 from components.evaluation.features import square
 from components.evaluation.gate import Column
@@ -47,6 +50,7 @@ def page(found: Results, tests: Sequence[Test], benchmarks: Mapping[str, Benchma
         "signs of differences by query or picture (of mIoU: the pictures' own). The last column is corrected for "
         f"{len(tests)} tests.</p>",
         _table(test_rows(found, tests)),
+        _efficiency(found),
         _curves(found),
         _pca(found),
         _errors(found, benchmarks or {}),
@@ -63,6 +67,25 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _efficiency(found: Results) -> str:
+    """Of each task a curve a model and classifier over labelled images a class, and the table."""
+    parts = []
+    for (name, task), rows in few_tables(found.efficiency).items():
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for one in found.efficiency:
+            if (one["benchmark"], one["task"]) == (name, task) and one["balanced"] and one["per_class"] is not None:
+                points = lines.setdefault(f"{one['model']}, {method_name(one['classifier'])}", [])
+                points.append((one["per_class"], one["value"]))
+        drawn = curve([Line(line, sorted(points)) for line, points in lines.items()], even_ratios=True)
+        caption = f"{html.escape(f'{name} {task}')}: balanced accuracy, %, over labelled images a class (even ratios)"
+        parts.append(f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>{_table(rows)}")
+    about = (
+        "<h2>Label efficiency</h2><p>Balanced accuracy with few labelled images a class: the mean over draws with its "
+        "interval, and with all labels.</p>"
+    )
+    return about + "".join(parts) if parts else ""
+
+
 def _curves(found: Results) -> str:
     if not found.curves:
         return ""
@@ -76,13 +99,15 @@ def _curves(found: Results) -> str:
     )
 
 
-def curve(lines: Sequence[Line]) -> str:
-    """An SVG of ``lines`` with the ends of both axes."""
+def curve(lines: Sequence[Line], even_ratios: bool = False) -> str:
+    """An SVG of ``lines`` with the ends of both axes; with ``even_ratios`` equal steps across are equal factors."""
     points = [point for line in lines for point in line.points]
     (left, right), (low, high) = ((min(axis), max(axis)) for axis in zip(*points, strict=True))
+    across = math.log if even_ratios else float
 
     def at(step: float, value: float) -> str:
-        x = EDGE + (step - left) / ((right - left) or 1) * (WIDTH - 2 * EDGE)
+        share = (across(step) - across(left)) / ((across(right) - across(left)) or 1)
+        x = EDGE + share * (WIDTH - 2 * EDGE)
         y = HEIGHT - EDGE - (value - low) / ((high - low) or 1) * (HEIGHT - 2 * EDGE)
         return f"{x:.1f},{y:.1f}"
 

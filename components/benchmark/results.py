@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError
-from components.evaluation.gate import Column, Entry, by_column, read_scores
+from components.evaluation.gate import FEW, Column, Entry, by_column, read_scores
 
 Values = npt.NDArray[np.float64]
 
@@ -26,6 +26,7 @@ class Results:
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # of training, by model
     pictures: dict[str, dict[str, Path]] = field(default_factory=dict)  # model -> group -> file of its PCA
     digests: dict[str, str] = field(default_factory=dict)  # of benchmarks
+    efficiency: list[dict[str, Any]] = field(default_factory=list)  # figures of few labels, as scores.json has them
 
     @property
     def models(self) -> list[str]:
@@ -34,8 +35,8 @@ class Results:
 
     @property
     def columns(self) -> list[Column]:
-        """In order."""
-        return list(dict.fromkeys(column for _, column in self.scores))
+        """In order, without those of few labels, which have tables of their own."""
+        return list(dict.fromkeys(column for _, column in self.scores if not column[2].startswith(FEW)))
 
     def entry_of(self, column: Column) -> Entry:
         """Any model's figure of a column."""
@@ -66,6 +67,8 @@ def load_results(folders: Sequence[Path]) -> Results:
         mine = by_column(content)
         for (model, column), entry in mine.items():
             found.scores[named(model), column] = entry
+        few = (row for row in content.get("few_shot", []) if "method" in row)
+        found.efficiency.extend(row | {"model": named(row["model"])} for row in few)
         for row in outcomes:
             found.right[named(row["model"]), _column(row)] = np.array(row["right"], bool)
         for row in paired:

@@ -46,7 +46,7 @@ def measure_robust(
         )
     found = scores(measured.contenders, right, robust.pictures, params.intervals, protocol.label)
     errors = [] if robust.corruptions is None else _errors(measured.contenders, right, robust, protocol.label)
-    return Measured(robust.pictures, measured.contenders, [], None, found, {}, right, errors)
+    return Measured(robust.pictures, measured.contenders, [], None, found, [], right, errors)
 
 
 def commonest(benchmark: Benchmark, robust: RobustSet) -> dict[str, float]:

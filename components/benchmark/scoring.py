@@ -11,12 +11,12 @@ from pydantic import Field
 
 from components.benchmark.classify import grid_choices, knn_outcomes, logistic_choices, sides
 from components.benchmark.contenders import Contender
+from components.benchmark.label_efficiency import FewFigure, few_figures
 from components.benchmark.outcome import Outcome
-from components.benchmark.protocol import ProtocolParams
+from components.benchmark.protocol import Protocol
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Rows, without_equal_channels
-from components.evaluation.few_shot import FewShot, Labelled, few_shot
 from components.evaluation.intervals import Interval, paired_difference, wilson
 from components.evaluation.linear import linear_probe
 from components.evaluation.selection import Choices
@@ -76,44 +76,45 @@ class Score:
         return found
 
 
-Few = dict[tuple[str, int], FewShot]  # (task, images a class) -> accuracy
+def check_finite(features: Mapping[str, Rows]) -> None:
+    """Refuse features, by the contender's name, of a network that has diverged: before hours of probes, not after.
+
+    Raises:
+        VitrailError: some are not finite.
+    """
+    for name, rows in features.items():
+        if not np.isfinite(rows).all():
+            raise VitrailError(
+                f"{name}: its features hold NaN or infinity; the run it comes from has diverged, train it again"
+            )
 
 
 def outcomes(
-    contender: Contender, features: Rows, benchmark: Benchmark, protocol: ProtocolParams, device: str
-) -> tuple[dict[tuple[str, str], Outcome], Few]:
+    contender: Contender, features: Rows, benchmark: Benchmark, protocol: Protocol, confidence: float, device: str
+) -> tuple[dict[tuple[str, str], Outcome], list[FewFigure]]:
     """(task, method) -> whether each test image was classified rightly; and label efficiency.
 
     Args:
-        features: [n, D] of all images of ``benchmark``, as the contender's extractor gives them.
-
-    Raises:
-        VitrailError: features are not finite.
+        features: [n, D] of all images of ``benchmark``, as the contender's extractor gives them, all finite.
     """
     if contender.kind == "raw":
         features = without_equal_channels(features)
-    if not np.isfinite(features).all():
-        raise VitrailError(
-            f"{contender.name}: its features hold NaN or infinity; the run it comes from has diverged, train it again"
-        )
-    main = contender.extractor.main(features)
+    main, params = contender.extractor.main(features), protocol.params
     found: dict[tuple[str, str], Outcome] = {}
-    few: Few = {}
+    few: list[FewFigure] = []
     for task, labels in benchmark.labels.items():
         side = sides(main, labels, benchmark)
-        found |= {(task, method): one for method, one in knn_outcomes(side, protocol.knn, device).items()}
-        probed = linear_probe(side.train, side.known, side.test, protocol.linear)
+        found |= {(task, method): one for method, one in knn_outcomes(side, params.knn, device).items()}
+        probed = linear_probe(side.train, side.known, side.test, params.linear)
         found[task, "linear"] = Outcome(probed.predicted == side.truth, probed.cost)
-        if protocol.linear_grid is not None:
-            grid = protocol.linear_grid
+        if params.linear_grid is not None:
+            grid = params.linear_grid
             inputs = contender.extractor.inputs(features, grid.blocks, grid.pooling)
             found |= _both(task, "grid", grid_choices(inputs, side, benchmark, grid, device))
-        if protocol.logistic is not None:
-            found |= _both(task, "logistic", logistic_choices(side, protocol.logistic))
-        if protocol.few_shot is not None:
-            train, test = Labelled(side.train, side.known), Labelled(side.test, side.truth)
-            parts = few_shot(train, test, protocol.few_shot, protocol.knn.temperature)
-            few |= {(task, count): one for count, one in parts.items()}
+        if params.logistic is not None:
+            found |= _both(task, "logistic", logistic_choices(side, params.logistic))
+        own = {method: one for (name, method), one in found.items() if name == task}
+        few += few_figures(contender, (benchmark.name, task), side, own, protocol, confidence)
     return found, few
 
 

@@ -16,6 +16,7 @@ from components import tracking
 from components.benchmark.contenders import gather
 from components.benchmark.dense import not_measured
 from components.benchmark.figure import figure_table
+from components.benchmark.label_efficiency import few_shot_table
 from components.benchmark.measure import measure, measure_dense, measure_videos
 from components.benchmark.measured import Measured
 from components.benchmark.outputs import Facts, Shown, draw_pictures, earlier, record, write
@@ -28,7 +29,7 @@ from components.benchmark.published import Published, published_table
 from components.benchmark.ranking import ranking_table
 from components.benchmark.robust import commonest
 from components.benchmark.scoring import majority
-from components.benchmark.tables import few_shot_table, markdown, nested
+from components.benchmark.tables import markdown, nested
 from components.benchmark.training_curves import read_curve, trade_off_table
 from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
@@ -102,7 +103,7 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
         run.log_metrics({f"own/{name}/{key}": value for name, one in spread.items() for key, value in one.items()})
         if context.report is not None:
             content = nested([score for one in measured for score in one.scores])
-            for figure in (figure for one in measured for figure in one.figures):
+            for figure in (figure for one in measured for figure in [*one.ranked, *one.dense]):
                 tasks = content.setdefault(figure.model, {}).setdefault(figure.benchmark, {})
                 tasks.setdefault(figure.task, {})[figure.method] = figure.value
             with atomic_file(context.report, "w") as file:
@@ -120,7 +121,7 @@ def _table(
     labelled = [one for one in measured if one.scores]
     found = [score for one in labelled for score in one.scores]
     table = markdown(found, [one.benchmark for one in labelled], majorities, inputs.protocol, confidence)
-    table += few_shot_table({one.name: one.few for one in labelled}, confidence)
+    table += few_shot_table([figure for one in labelled for figure in one.few], confidence)
     table += ranking_table([f for one in measured for f in one.ranked if f.task != "corruptions"], confidence)
     kept = [figure for one in measured for figure in one.ranked if figure.task == "corruptions"]
     table += figure_table(kept, "error by corruption", "`mean` is over corruptions; mCE divides each by AlexNet's")

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from components.benchmark.protocol import Protocol
-from components.benchmark.scoring import Few, Score
+from components.benchmark.scoring import Score
 from components.evaluation.benchmarks import Benchmark
 
 
@@ -108,30 +108,6 @@ def nested(scores: Sequence[Score]) -> dict[str, Any]:
         model = found.setdefault(score.model, {})
         model.setdefault(score.benchmark, {}).setdefault(score.task, {})[score.method] = score.accuracy
     return found
-
-
-def few_shot_table(found: Mapping[str, Mapping[str, Few]], confidence: float) -> str:
-    """Label efficiency: benchmark -> model -> (task, images a class) -> accuracy; nothing where none was measured."""
-    parts = []
-    for benchmark, models in found.items():
-        cells = list(dict.fromkeys(cell for few in models.values() for cell in few))
-        if not cells:
-            continue
-        fewest = {cell: min(few[cell].fewest for few in models.values()) for cell in cells}
-        heads = [
-            f"{task}, {count} a class" + (f" (least {fewest[task, count]})" if fewest[task, count] < count else "")
-            for task, count in cells
-        ]
-        rows = []
-        for model, few in models.items():
-            intervals = [few[cell].accuracy for cell in cells]
-            rows.append([model, *[f"{100 * i.value:.1f} ({100 * i.low:.1f} to {100 * i.high:.1f})" for i in intervals]])
-        parts.append(
-            f"\n### {benchmark}: label efficiency\n\nkNN with few labelled images a class, in percent: the mean over "
-            f"draws with its {confidence:.0%} interval (Student).\n"
-        )
-        parts.append(_table(["model", *heads], rows))
-    return "\n".join(parts)
 
 
 def _method(name: str) -> str:

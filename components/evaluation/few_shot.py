@@ -1,4 +1,4 @@
-"""Label efficiency: accuracy when only a few images of each class carry a label."""
+"""Label efficiency: what a classifier reaches when only a few images of each class carry a label."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.evaluation.intervals import Interval
 from components.evaluation.knn import knn_predict
-from components.evaluation.linear import SMALL
-from components.params import Seed, Strict
+from components.evaluation.linear import few_threads, fit_here
+from components.params import Cost, Seed, Strict
+
+LINEAR = "linear"  # the name of the probe's figures
+Predicted = npt.NDArray[np.int64]
 
 
 class FewShotParams(Strict):
@@ -21,13 +24,17 @@ class FewShotParams(Strict):
     per_class: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(min_length=1)
     tries: int = Field(5, ge=2, le=1000)  # draws, over which the mean and its interval are taken
     k: int = Field(20, ge=1, le=1_000_000)  # neighbours that vote
+    # Inverse L2 strength of the linear probe, the same for every draw: a few images cannot choose one. null: no probe
+    cost: Cost | None = None
+    max_iterations: int = Field(300, ge=1, le=1_000_000)  # of its L-BFGS
     seed: Seed = 0
 
 
 class FewShot(NamedTuple):
-    """Shares of 0 ... 1: the mean over the draws with its interval, and the smallest class of a draw."""
+    """Shares of 0 ... 1: means over the draws with their intervals, and the smallest class of a draw."""
 
     accuracy: Interval
+    balanced: Interval  # the mean over the classes of the share of each that is right
     fewest: int
 
 
@@ -40,38 +47,71 @@ class Labelled(NamedTuple):
 
 def few_shot(
     train: Labelled, test: Labelled, params: FewShotParams, temperature: float = 0.07, confidence: float = 0.95
-) -> dict[int, FewShot]:
-    """Images a class -> accuracy of the kNN vote on ``test``, from draws of ``train``.
+) -> dict[tuple[str, int], FewShot]:
+    """(classifier, images a class) -> its figures on ``test``, from draws of ``train``.
 
-    A class with fewer images than asked gives all it has; ``fewest`` tells. All networks see the same draws, since
-    they depend on labels and seed alone.
+    Classifiers are ``knn20`` (of ``params.k``) and, with ``params.cost``, ``linear``. A class with fewer images than
+    asked gives all it has; ``fewest`` tells. All networks see the same draws, since they depend on labels and seed
+    alone. Where one class alone has images, the probe calls everything by it.
 
     Raises:
         VitrailError: no test images.
     """
-    from threadpoolctl import threadpool_limits
-
     if not len(test.labels):
         raise VitrailError("few-shot: there are no test images")
     # Many small products: threads would cost more than they save (3.7 s with two, 0.3 s with one on a busy machine).
-    with threadpool_limits(1 if max(train.features.size, test.features.size) < SMALL else None):
-        return _few_shot(train, test, params, temperature, confidence)
+    with few_threads(max(train.features.size, test.features.size)):
+        found: dict[tuple[str, int], FewShot] = {}
+        for count in params.per_class:
+            found |= {(name, count): one for name, one in _drawn(train, test, params, count, (temperature, confidence))}
+        return found
 
 
-def _few_shot(
-    train: Labelled, test: Labelled, params: FewShotParams, temperature: float, confidence: float
-) -> dict[int, FewShot]:
-    labels, found = train.labels, {}
-    for count in params.per_class:
-        accuracies = []
-        fewest = count
-        for number in range(params.tries):
-            rows = draw(labels, count, [params.seed, count, number])
-            fewest = min(fewest, int(np.unique(labels[rows], return_counts=True)[1].min()))
-            predicted = knn_predict(train.features[rows], labels[rows], test.features, params.k, temperature)
-            accuracies.append(float((predicted == test.labels).mean()))
-        found[count] = FewShot(mean_interval(accuracies, confidence), fewest)
+def _drawn(
+    train: Labelled, test: Labelled, params: FewShotParams, count: int, how: tuple[float, float]
+) -> list[tuple[str, FewShot]]:
+    temperature, confidence = how
+    fewest, right = count, dict[str, list[npt.NDArray[np.bool_]]]()
+    for number in range(params.tries):
+        rows = draw(train.labels, count, [params.seed, count, number])
+        features, labels = train.features[rows], train.labels[rows]
+        fewest = min(fewest, int(np.unique(labels, return_counts=True)[1].min()))
+        predicted = {f"knn{params.k}": knn_predict(features, labels, test.features, params.k, temperature)}
+        if params.cost is not None:
+            predicted[LINEAR] = _linear(features, labels, test.features, params.cost, params.max_iterations)
+        for name, classes in predicted.items():
+            right.setdefault(name, []).append(classes == test.labels)
+    return [
+        (
+            name,
+            FewShot(
+                mean_interval([float(one.mean()) for one in draws], confidence),
+                mean_interval([balanced_accuracy(one, test.labels) for one in draws], confidence),
+                fewest,
+            ),
+        )
+        for name, draws in right.items()
+    ]
+
+
+def _linear(
+    features: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    test: npt.NDArray[np.floating],
+    cost: float,
+    max_iterations: int,
+) -> Predicted:
+    if len(np.unique(labels)) < 2:
+        return np.full(len(test), labels[0], np.int64)
+    found: Predicted = fit_here(features, labels, cost, max_iterations).predict(test).astype(np.int64)
     return found
+
+
+def balanced_accuracy(right: npt.NDArray[np.bool_], labels: npt.NDArray[np.integer]) -> float:
+    """The mean over the classes of ``labels`` [M] of the share of each that is ``right`` [M]."""
+    counts = np.bincount(labels)
+    known = counts > 0
+    return float(np.mean(np.bincount(labels, right, len(counts))[known] / counts[known]))
 
 
 def draw(labels: npt.NDArray[np.integer], per_class: int, seed: list[int]) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from components.errors import VitrailError
 from components.params import Strict
 
+FEW, BALANCED = "fewshot", "_balanced"  # the beginning and the end of methods of label efficiency
 Column = tuple[str, str, str]  # benchmark, task, method
 Bound = Annotated[float, Field(ge=0, le=1e6)]
 
@@ -64,7 +65,9 @@ def by_column(content: Mapping[str, Any]) -> dict[tuple[str, Column], Entry]:
 def _entries(content: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Entry]]:
     for row in content["scores"]:
         yield row, Entry(row["kind"], row["accuracy"], row["low"], row["high"], row["protocol"])
-    for row in [*content.get("ranking", []), *content.get("dense", [])]:
+    for row in [*content.get("ranking", []), *content.get("dense", []), *content.get("few_shot", [])]:
+        if "method" not in row:
+            continue  # label efficiency as earlier versions wrote it
         interval = row["value"], row["low"], row["high"]
         more = row.get("unit", "%"), row.get("lower_is_better", False)
         yield row, Entry(row.get("kind", "checkpoint"), *interval, row["protocol"], *more)

@@ -74,12 +74,13 @@ def choose_cost(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rare class may miss a fold; it is scored all the same
         splits = list(folds.split(train, labels, groups))
-    for fitted, held in splits:
-        if len(np.unique(labels[fitted])) < 2:
-            continue  # whole groups may leave one class alone: such a fold tells no cost from another
-        for cost in right:
-            model = fit(train[fitted], labels[fitted], cost, params.max_iterations)
-            right[cost] += int((model.predict(train[held]) == labels[held]).sum())
+    with few_threads(train.size):
+        for fitted, held in splits:
+            if len(np.unique(labels[fitted])) < 2:
+                continue  # whole groups may leave one class alone: such a fold tells no cost from another
+            for cost in right:
+                model = fit_here(train[fitted], labels[fitted], cost, params.max_iterations)
+                right[cost] += int((model.predict(train[held]) == labels[held]).sum())
     best = max(right, key=lambda cost: (right[cost], -cost))
     return best, right[best] / len(train)
 
@@ -90,12 +91,29 @@ def fit(features: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], cos
     A small table is fitted on one thread: after torch had used its own threads, fits of raw pixels took seven times as
     long with two BLAS threads as with one (2 cores).
     """
+    with few_threads(features.size):
+        return fit_here(features, labels, cost, max_iterations)
+
+
+def few_threads(size: int) -> Any:
+    """A context in which fits of tables of ``size`` numbers use as many threads as suits them.
+
+    Entering takes 15 ms, half of a small fit: many fits share one.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1 if size < SMALL else None)
+
+
+def fit_here(
+    features: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], cost: float, max_iterations: int
+) -> Any:
+    """:func:`fit` with the threads that there are."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     regression = LogisticRegression(C=cost, max_iter=max_iterations)
-    with warnings.catch_warnings(), threadpool_limits(1 if features.size < SMALL else None):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # weak penalties stop at max_iterations; validation judges them all the same
         return make_pipeline(StandardScaler(), regression).fit(features, labels)

@@ -112,7 +112,7 @@ def _images(name: str, params: RobustnessParams) -> tuple[Side, list[tuple[str, 
 
 
 def _is_group(folder: Path) -> bool:
-    """Whether ``folder`` is ``noise`` or so of ImageNet-C, not a corruption of that name: ``noise/shot_noise/1/red``."""
+    """Whether ``folder`` is a group of ImageNet-C (``noise/shot_noise/1/red``), not a corruption of that name."""
     return folder.name in GROUPS and any(path.is_dir() for path in folder.glob("*/*/*"))
 
 

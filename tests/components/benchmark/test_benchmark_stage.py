@@ -20,7 +20,7 @@ from components.benchmark.pictures import SHIPPED
 from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
-from components.evaluation.benchmarks import ElpvParams, load_benchmark
+from components.evaluation.benchmarks import BenchmarksFile, ElpvParams, load_benchmark
 from components.learning.export import (
     ModelCard,
     StartedFrom,
@@ -147,14 +147,25 @@ def test_every_contender_is_scored_on_held_out_images(compared: Path) -> None:
     assert list(dict.fromkeys(score["model"] for score in scores)) == MODELS
     assert {score["method"] for score in scores} == {"knn10", "knn20", "linear"}
     protocol = load_protocol(ROOT / "params", "demo", SMALL)
-    assert content["protocol"] == {"name": "demo", "version": 1, "digest": protocol.digest}
+    assert content["protocol"] == {"name": "demo", "version": 2, "digest": protocol.digest}
     assert {score["protocol"] for score in scores} == {protocol.label}
     assert set(content["models"]) == {name for name in MODELS if name.startswith(("pretrain", "distill"))}
     vitxt, _ = load_backbone(compared / "distill/vitxt")
     assert content["models"]["distill vitxt"]["weights"] == weights_digest(vitxt)
-    assert {(row["model"], row["per_class"], row["fewest"]) for row in content["few_shot"]} == {
-        (name, 5, 5) for name in MODELS
-    }
+    few = {(row["model"], row["method"]): row for row in content["few_shot"]}
+    both = ("knn20", "linear")
+    asked = [f"fewshot5_{by}{measure}" for by in both for measure in ("", "_balanced")] + [
+        f"{by}_balanced" for by in both
+    ]
+    assert set(few) == {(name, method) for name in MODELS for method in asked}
+    assert {(row["per_class"], row["fewest"]) for row in few.values()} == {(5, 5), (None, None)}
+    kinds = load_benchmark("cells", load_params(compared / "benchmarks.yaml", BenchmarksFile).benchmarks["cells"])
+    rights = pq.read_table(compared / "out/outcomes.parquet").to_pylist()
+    for row in rights:
+        if row["method"] in both:
+            right, truth = np.array(row["right"]), kinds.labels["type"][kinds.test]
+            share = 100 * np.mean([right[truth == one].mean() for one in np.unique(truth)])
+            assert few[row["model"], f"{row['method']}_balanced"]["value"] == pytest.approx(share, abs=0.001)
     for score in scores:
         assert score["test_images"] == 40
         assert score["low"] <= score["accuracy"] <= score["high"]
@@ -186,6 +197,7 @@ def test_the_same_scores_stand_in_table_parquet_and_report(compared: Path) -> No
         if score["method"] == "knn20":
             assert f"{score['accuracy']:.1f} ({score['low']:.1f} to {score['high']:.1f})" in table
     assert "type, 20-NN" in table
+    assert "| model | by | 5 a class | all labels |" in table
     assert "pretrain vitt - untrained other" in table
 
 
@@ -212,10 +224,12 @@ def test_each_contender_is_one_logged_model_with_the_same_metrics(
     digest = json.loads((compared / "out/scores.json").read_text())["benchmarks"]["cells"]["digest"]
     for model in first:
         assert {m.key for m in model.metrics} == {
-            *("cells/type/knn10", "cells/type/knn20", "cells/type/linear", "cells/type/fewshot5"),
+            *("cells/type/knn10", "cells/type/knn20", "cells/type/linear"),
+            *(f"cells/type/fewshot5_{by}{end}" for by in ("knn20", "linear") for end in ("", "_balanced")),
+            *("cells/type/knn20_balanced", "cells/type/linear_balanced"),
             *("cells/type/map", "cells/type/recall1", "cells/type/recall5", "cells/copies/micro_ap"),
         }
-        assert model.tags["vitrail.protocol"] == "demo v1"
+        assert model.tags["vitrail.protocol"] == "demo v2"
         assert len(model.tags["vitrail.protocol_digest"]) == 64
         assert {m.dataset_digest for m in model.metrics} == {digest[:36]}
     (run,) = client.search_runs([experiment])
@@ -233,7 +247,7 @@ def test_a_protocol_that_changed_without_a_new_version_writes_over_nothing(
 ) -> None:
     before = (compared / "out/scores.json").read_bytes()
     assert run_cli(main, command(compared, "--set", "knn.temperature=0.1")) == 1
-    assert "protocol demo v1 has changed since" in capsys.readouterr().err
+    assert "protocol demo v2 has changed since" in capsys.readouterr().err
     assert (compared / "out/scores.json").read_bytes() == before
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from components.benchmark.compare import divided, missed, paired_tests
 from components.benchmark.figure import Figure
+from components.benchmark.label_efficiency import FewFigure
 from components.benchmark.outcome import Outcome, outcome_table, paired_table
 from components.benchmark.page import page
 from components.benchmark.results import load_results
@@ -96,6 +97,35 @@ def test_other_metrics_keep_their_unit_and_their_direction(tmp_path: Path) -> No
     assert shortfalls(found.scores, GateParams(rows=rows[:1]), only="a") == []
     with pytest.raises(VitrailError, match="give one of at_least and at_most"):
         parse_params({"rows": [row]}, GateParams, "gate.yaml")
+
+
+def test_label_efficiency_has_a_table_and_a_curve_of_its_own_and_can_be_asked_by_a_gate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write(tmp_path / "x", ACCURACY)
+    content = json.loads((folder / "scores.json").read_text())
+    content["few_shot"] = [
+        FewFigure(
+            Figure(name, "checkpoint", "cells", "type", f"fewshot{count}_linear_balanced", 50 + count * share, 40.0,
+                   90.0, 5, "quick v1 (pppppppp)"),
+            "linear", count, True, min(count, 7),
+        ).plain()
+        for name, share in ACCURACY.items() for count in (5, 10)
+    ]  # fmt: skip
+    # As it was before figures of few labels had a method: left out.
+    content["few_shot"].append({"model": "a", "benchmark": "cells", "task": "type", "per_class": 5, "value": 1.0})
+    (folder / "scores.json").write_text(json.dumps(content))
+    found = load_results([folder])
+    assert found.columns == [("cells", "type", "knn20")]
+    made = page(found, paired_tests(found))
+    assert "<th>10 a class (least 7)</th><th>all labels</th>" in made
+    assert made.count("<polyline") == 2
+    row = {"benchmark": "cells", "task": "type", "method": "fewshot10_linear_balanced", "at_least": 55.0}
+    assert shortfalls(found.scores, GateParams(rows=[GateRow(**row)])) == [
+        "b, cells/type/fewshot10_linear_balanced: 53.0, at least 55 is asked for"
+    ]
+    assert main(["compare", str(folder)]) == 0
+    assert "| a | linear | 54.5 (40.0 to 90.0) | 59.0 (40.0 to 90.0) |  |" in capsys.readouterr().out
 
 
 def test_images_that_only_one_model_misses_come_first(tmp_path: Path) -> None:
