@@ -1,4 +1,4 @@
-"""Pictures with a class at every pixel, for the dense probe: mosaics of labelled images, or the user's own masks."""
+"""Pictures with a class at every pixel, for the dense probe: mosaics, a named set of masks, or the user's own."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ import numpy.typing as npt
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.dense_files import IGNORE, image_files, mask_of, numbers_of, pairs, same_size
+from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import square
 from components.images.decode import RGB, decode
-from components.training.probe_params import DenseFolderParams, DenseMosaicParams, DenseParquetParams
+from components.training.probe_params import (
+    DenseFolderParams,
+    DenseMosaicParams,
+    DenseNamedParams,
+    DenseParams,
+    DenseParquetParams,
+)
 
 Mask = npt.NDArray[np.int16]
 Source = Callable[[], tuple[RGB, npt.NDArray[np.integer]]]  # reads one image and its mask
@@ -97,9 +104,31 @@ def own_masks(params: DenseFolderParams | DenseParquetParams, size: int, seed: i
         VitrailError: files or columns are missing, or an image has no mask, or one that does not fit it.
     """
     sources, where = _folder(params) if isinstance(params, DenseFolderParams) else _parquet(params)
+    return _drawn(params, (sources, where), (params.name, params.ignore), size, seed)
+
+
+def named_masks(params: DenseNamedParams, pictures: DenseBenchmark, size: int, seed: int) -> DenseSet:
+    """The same of a benchmark's training side; its held-out pictures are never read.
+
+    Raises:
+        VitrailError: a file cannot be read, or a mask does not fit its picture.
+    """
+
+    def source(row: int) -> Source:
+        return lambda: pictures.read(row)
+
+    sources = [source(row) for row in pictures.train_rows.tolist()]
+    return _drawn(params, (sources, pictures.name), (pictures.name, IGNORE), size, seed)
+
+
+def _drawn(
+    params: DenseParams, where: tuple[list[Source], str], named: tuple[str, int], size: int, seed: int
+) -> DenseSet:
+    """A draw of the sources, divided; ``named`` is the set's name and the value without a label."""
+    (sources, place), (name, ignore) = where, named
     wanted = params.train + params.held_out
     if len(sources) < 2:
-        raise VitrailError(f"probe.dense: {where}: {len(sources)} images with masks; at least 2 are needed")
+        raise VitrailError(f"probe.dense: {place}: {len(sources)} images with masks; at least 2 are needed")
     order = np.random.default_rng([seed, 0x30543]).permutation(len(sources))[:wanted]
     # Small sets are cut in the asked proportion.
     train = min(len(order) - 1, max(1, round(len(order) * params.train / wanted)))
@@ -109,11 +138,11 @@ def own_masks(params: DenseFolderParams | DenseParquetParams, size: int, seed: i
         images.append(square(rgb, size))
         masks.append(_square_mask(mask, size))
     classes = np.stack(masks).astype(np.int64)
-    classes[classes == params.ignore] = IGNORE
+    classes[classes == ignore] = IGNORE
     if (classes < IGNORE).any() or classes.max() > np.iinfo(np.int16).max:
-        raise VitrailError(f"probe.dense: {where}: class numbers must be 0 to 32767 (and {params.ignore}: no label)")
+        raise VitrailError(f"probe.dense: {place}: class numbers must be 0 to 32767 (and {ignore}: no label)")
     count = int(classes.max()) + 1
-    return DenseSet(params.name, np.stack(images), classes.astype(np.int16), train, max(1, count))
+    return DenseSet(name, np.stack(images), classes.astype(np.int16), train, max(1, count))
 
 
 def _square_mask(mask: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.integer]:

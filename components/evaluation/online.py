@@ -21,6 +21,8 @@ from torch import nn
 
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
+from components.evaluation.dense_layouts import load_dense
+from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import square
 from components.evaluation.pca import pca_pictures
 from components.evaluation.probes import Prober, Scores, mean_of
@@ -37,6 +39,7 @@ from components.training.distributed import World
 from components.training.engine import Engine
 from components.training.identity import listed
 from components.training.params import TrainingParams
+from components.training.probe_params import DenseNamedParams, ProbeParams
 
 RUN_NOTE = "mlflow-run"  # file in the folder of the training state
 RAW = "_raw_pixels"  # end of the names of the references' scores
@@ -51,6 +54,7 @@ class Subject:
     data: tuple[str, str]  # name and digest of the training set, recorded with every checkpoint
     seeds: Sequence[RGB] = ()  # training images to show
     benchmark: Benchmark | None = None  # its training side is probed; None: no kNN and no linear probe
+    masks: DenseBenchmark | None = None  # its training side is probed; None: `probe.dense` names no set
 
 
 class Recorder:
@@ -78,7 +82,7 @@ class Recorder:
         self.model_id: str | None = None  # of the last checkpoint's LoggedModel
         self._backbone, self._dtype = backbone, dtype
         self._preset, self._kind, self._data = subject.preset, subject.kind, subject.data
-        self._benchmark, self._seeds = subject.benchmark, list(subject.seeds)
+        self._benchmark, self._masks, self._seeds = subject.benchmark, subject.masks, list(subject.seeds)
         self._prober: Prober | None = None
         self._raw: Scores = {}
         self._models: dict[int, str | None] = {}  # step -> LoggedModel
@@ -150,7 +154,7 @@ class Recorder:
             return {}
         first = self._prober is None
         if self._prober is None:
-            self._prober = Prober(draw(self._benchmark, self.params), self.params, self.world.device)
+            self._prober = Prober(draw(self._benchmark, self.params, self._masks), self.params, self.world.device)
         if first and self.world.main:
             raw = self._prober.raw()
             self._raw = {f"{name}{RAW}": value for name, value in raw.items()}
@@ -222,23 +226,15 @@ def observe(
     """A :class:`Recorder` of ``subject``, with its benchmark loaded; rank 0's writes to MLflow unless it is None.
 
     Args:
-        benchmarks_file: where ``probe.benchmark`` is looked up.
+        benchmarks_file: where ``probe.benchmark`` and a named ``probe.dense`` are looked up.
         state: the run's checkpoints. Beside them the MLflow run's id is noted; when there are some, that run is
             continued, and its curves go on.
 
     Raises:
         VitrailError: a parameter file is missing, names no such benchmark, or MLflow cannot be reached.
     """
-    benchmark = None
-    if params.probe.benchmark is not None:
-        if benchmarks_file is None:
-            raise VitrailError(f"probe.benchmark: {params.probe.benchmark} is asked for, but no --benchmarks file")
-        known = load_params(benchmarks_file, BenchmarksFile).scored
-        if params.probe.benchmark not in known:
-            hint = nearest(params.probe.benchmark, list(known))
-            raise VitrailError(f"probe.benchmark: {params.probe.benchmark!r} is not in {benchmarks_file}{hint}")
-        benchmark = load_benchmark(params.probe.benchmark, known[params.probe.benchmark])
-    subject = replace(subject, benchmark=benchmark)
+    benchmark, masks = named_sets(params.probe, benchmarks_file)
+    subject = replace(subject, benchmark=benchmark, masks=masks)
     kind, preset, data = subject.kind, subject.preset, subject.data
     with contextlib.ExitStack() as stack:
         run = null_run()
@@ -255,6 +251,33 @@ def observe(
             run.log_dataset("manifest", data[1], data[0], "training")
         backbone = engine.average.module.backbone
         yield Recorder(run, backbone, engine.dtype, params, engine.world, subject)
+
+
+def named_sets(probe: ProbeParams, file: Path | None) -> tuple[Benchmark | None, DenseBenchmark | None]:
+    """The sets that ``probe`` names in ``file`` (``params/benchmarks.yaml``): of labelled images, and of masks.
+
+    Raises:
+        VitrailError: no file, no such set in it, or one of depths where masks are needed.
+    """
+    dense = probe.dense.benchmark if isinstance(probe.dense, DenseNamedParams) else None
+    asked = {"probe.benchmark": probe.benchmark, "probe.dense.benchmark": dense}
+    wanted = {key: name for key, name in asked.items() if name is not None}
+    if not wanted:
+        return None, None
+    if file is None:
+        key, name = next(iter(wanted.items()))
+        raise VitrailError(f"{key}: {name} is asked for, but no --benchmarks file")
+    content = load_params(file, BenchmarksFile)
+    for key, name in wanted.items():
+        known = list(content.dense if key == "probe.dense.benchmark" else content.scored)
+        if name not in known:
+            kind = " as a set of masks" if key == "probe.dense.benchmark" else ""
+            raise VitrailError(f"{key}: {name!r} is not in {file}{kind}{nearest(name, known)}")
+    masks = None if dense is None else load_dense(dense, content.dense[dense])
+    if masks is not None and masks.truth.kind != "segmentation":
+        raise VitrailError(f"probe.dense.benchmark: {dense!r} of {file} holds depths; the dense probe needs masks")
+    name = probe.benchmark
+    return (None if name is None else load_benchmark(name, content.scored[name])), masks
 
 
 def _noted(state: Checkpoints | None) -> str | None:

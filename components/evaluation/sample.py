@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from components.errors import VitrailError, nearest
 from components.evaluation.benchmarks import Benchmark, task_name
-from components.evaluation.dense import DenseSet, MosaicPlan, mosaics, own_masks, plan_mosaics
+from components.evaluation.dense import DenseSet, MosaicPlan, mosaics, named_masks, own_masks, plan_mosaics
+from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import Rows, raw_pixels, square, without_equal_channels
 from components.images.decode import RGB
 from components.training.params import TrainingParams
-from components.training.probe_params import DenseMosaicParams, ProbeParams
+from components.training.probe_params import DenseMosaicParams, DenseNamedParams, ProbeParams
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,11 @@ class Sample:
     dense: DenseSet | None
 
 
-def draw(benchmark: Benchmark | None, params: TrainingParams) -> Sample:
+def draw(benchmark: Benchmark | None, params: TrainingParams, masks: DenseBenchmark | None = None) -> Sample:
     """The sample that ``params.probe`` describes.
+
+    Args:
+        masks: the set that ``params.probe.dense`` names, where it names one.
 
     Raises:
         VitrailError: an image cannot be read, or the dense probe's data are not as described.
@@ -54,12 +58,11 @@ def draw(benchmark: Benchmark | None, params: TrainingParams) -> Sample:
     probe, augment, patch = params.probe, params.augment, params.vit.patch_size
     size = max(1, ((probe.dense and probe.dense.image_size) or augment.global_size) // patch) * patch
     if benchmark is None:
-        own = None if isinstance(probe.dense, DenseMosaicParams) else probe.dense
-        return Sample(None, own_masks(own, size, probe.seed) if own else None)
+        return Sample(None, _masks(probe, masks, size))
     bank, held_out = probe_rows(benchmark, probe)
     if not isinstance(probe.dense, DenseMosaicParams):
         labelled, _ = _labelled(benchmark, bank, held_out, params)
-        return Sample(labelled, own_masks(probe.dense, size, probe.seed) if probe.dense else None)
+        return Sample(labelled, _masks(probe, masks, size))
     task = task_name(probe.dense.task)
     if task not in benchmark.labels:
         known = list(benchmark.labels)
@@ -70,6 +73,16 @@ def draw(benchmark: Benchmark | None, params: TrainingParams) -> Sample:
     plan = plan_mosaics(bank, held_out, probe.dense, size, probe.seed)
     labelled, squares = _labelled(benchmark, bank, held_out, params, plan)
     return Sample(labelled, mosaics(benchmark, task, plan, squares))
+
+
+def _masks(probe: ProbeParams, masks: DenseBenchmark | None, size: int) -> DenseSet | None:
+    """The pictures of the dense probe where they are no mosaics."""
+    if probe.dense is None or isinstance(probe.dense, DenseMosaicParams):
+        return None
+    if isinstance(probe.dense, DenseNamedParams):
+        assert masks is not None
+        return named_masks(probe.dense, masks, size, probe.seed)
+    return own_masks(probe.dense, size, probe.seed)
 
 
 def probe_rows(benchmark: Benchmark, probe: ProbeParams) -> tuple[list[int], list[int]]:

@@ -55,10 +55,11 @@ def _of(path: Path, model: type[Strict]) -> dict[str, str]:
 def _probed(path: Path, model: type[TrainingParams], benchmarks: Path) -> Iterator[tuple[str, str]]:
     """What the benchmark names that probes during training use."""
     try:
-        name = load_params(path, model).probe.benchmark
+        probe = load_params(path, model).probe
         known = load_params(benchmarks, BenchmarksFile).benchmarks
     except VitrailError:
         return
-    if name in known:
-        for key, value in input_paths(known[name]):
-            yield f"{benchmarks}: {name}.{key}", value
+    for name in (probe.benchmark, getattr(probe.dense, "benchmark", None)):
+        if name in known:
+            for key, value in input_paths(known[name]):
+                yield f"{benchmarks}: {name}.{key}", value

@@ -59,7 +59,16 @@ class DenseParquetParams(DenseParams):
     ignore: int = Field(255, ge=0, le=65_535)
 
 
-DenseProbeParams = Annotated[DenseMosaicParams | DenseFolderParams | DenseParquetParams, Field(discriminator="kind")]
+class DenseNamedParams(DenseParams):
+    """A set of masks of ``params/benchmarks.yaml`` (CamVid, ADE20K, your own): its training side alone is read."""
+
+    kind: Literal["named"]
+    benchmark: str  # its name there
+
+
+DenseProbeParams = Annotated[
+    DenseMosaicParams | DenseNamedParams | DenseFolderParams | DenseParquetParams, Field(discriminator="kind")
+]
 
 
 class ProbeParams(Strict):

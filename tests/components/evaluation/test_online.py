@@ -19,7 +19,7 @@ from components import tracking
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.linear import LinearParams, linear_probe
-from components.evaluation.online import Recorder, Subject, best_step
+from components.evaluation.online import Recorder, Subject, best_step, named_sets
 from components.evaluation.probes import Found, Prober, choose_patches, pixels_of_patches
 from components.evaluation.sample import draw, probe_rows
 from components.evaluation.seeds import crops_picture
@@ -257,6 +257,37 @@ def test_what_is_wrong_with_own_masks_is_said(tmp_path: Path, change: str, messa
     dense = {"kind": "folder", "images": str(images), "masks": str(tmp_path / "masks"), "train": 8, "held_out": 4}
     with pytest.raises(VitrailError, match=message):
         draw(None, params(benchmark=None, dense=dense))
+
+
+def test_a_set_of_masks_is_named_and_its_held_out_pictures_are_never_read(tmp_path: Path) -> None:
+    for name, below in (("a", ""), ("b", ""), ("c", ""), ("z", "test_")):
+        for folder, value in (("images", 90), ("masks", 1)):
+            (tmp_path / f"{below}{folder}").mkdir(exist_ok=True)
+            levels = np.full((40, 48, 3), value, np.uint8) if folder == "images" else np.full((40, 48), value, np.uint8)
+            levels[:, :20] = 0 if folder == "masks" else 200
+            Image.fromarray(levels).save(tmp_path / f"{below}{folder}/{name}.png")
+    (tmp_path / "test_masks/z.png").write_bytes(b"never read")
+    paths = {key: str(tmp_path / key) for key in ("images", "masks", "test_images", "test_masks")}
+    file = tmp_path / "benchmarks.yaml"
+    depth = {"kind": "depths", "images": paths["images"], "depths": paths["masks"]}
+    file.write_text(json.dumps({"ground": {"kind": "masks"} | paths, "deep": depth}))
+    dense = {"kind": "named", "benchmark": "ground", "image_size": 32, "train": 2, "held_out": 1, "patches": 100}
+    asked = params(benchmark=None, dense=dense)
+    assert asked.probe.scored
+    benchmark, masks = named_sets(asked.probe, file)
+    sample = draw(benchmark, asked, masks)
+    assert sample.dense is not None
+    assert (sample.dense.name, sample.dense.images.shape, sample.dense.train) == ("ground", (3, 32, 32, 3), 2)
+    scores = Prober(sample, asked, CPU).raw()
+    assert scores["probe/ground/miou"] > 0.8
+    for change, message in (
+        ({"benchmark": "grond"}, "probe.dense.benchmark: 'grond' is not in .* as a set of masks.*ground"),
+        ({"benchmark": "deep"}, "'deep' of .* holds depths; the dense probe needs masks"),
+    ):
+        with pytest.raises(VitrailError, match=message):
+            named_sets(params(benchmark=None, dense=dense | change).probe, file)
+    with pytest.raises(VitrailError, match="ground is asked for, but no --benchmarks file"):
+        named_sets(asked.probe, None)
 
 
 def test_the_best_step_is_that_of_the_asked_method() -> None:
