@@ -14,8 +14,10 @@ NAMES = {
     "region": "J",
     "boundary": "F",
     "region_boundary": "J&F",
-    "linear_miou": "linear, mIoU",
-    "linear_pixel_accuracy": "linear, right pixels",
+    "linear_miou": "linear on patches, mIoU",
+    "linear_pixel_accuracy": "linear on patches, right pixels",
+    "pixels_miou": "linear on pixels, mIoU",
+    "pixels_pixel_accuracy": "linear on pixels, right pixels",
     "knn_miou": "kNN, mIoU",
     "knn_pixel_accuracy": "kNN, right pixels",
 }
@@ -76,7 +78,9 @@ def method_name(method: str) -> str:
         return f"{method.removesuffix('_mce')}, mCE"
     head, _, part = method.rpartition("_")
     if part in PARTS and head.startswith("lin"):
-        return f"lin. {head.removeprefix('lin')}, {PARTS[part]}"
+        blocks = head.removeprefix("lin")
+        fitted = " on pixels" if blocks.endswith("pixels") else ""
+        return f"lin. {blocks.removesuffix('pixels')}{fitted}, {PARTS[part]}"
     return NAMES.get(method, method)
 
 

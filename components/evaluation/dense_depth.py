@@ -14,11 +14,10 @@ from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.depth_head import DepthErrors, DepthHead, HeadParams, depth_errors, expected, fit_depth
 from components.evaluation.features import Rows
 from components.evaluation.patch_tokens import PatchExtractor, Reading
+from components.evaluation.pixel_heads import FINER, PixelFitParams, Source, fit_depth_on_pixels
 from components.evaluation.windows import join, random_window, smooth_to, windows
 from components.params import NEUTRAL, Seed, Strict
 from components.progress import track
-
-FINER = 4  # times the patches' grid: where the expectation is taken, as in the paper
 
 
 class DepthHeadParams(Strict):
@@ -32,6 +31,7 @@ class DepthHeadParams(Strict):
     pictures: int = Field(2000, ge=1, le=10_000_000)  # training pictures that patches are taken from
     patches: int = Field(100_000, ge=10, le=100_000_000)  # patches fitted at most, as many of each picture
     head: HeadParams = HeadParams()
+    pixels: PixelFitParams | None = None  # also fitted on pixels, with the head's bins; null: not measured
     samples: int = Field(1000, ge=100, le=1_000_000)  # bootstrap resamples of the pictures
     batch_size: Annotated[int, Field(ge=1, le=4096), NEUTRAL] = 16  # windows
     seed: Seed = 0
@@ -42,27 +42,30 @@ def estimate_depth(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """``lin1``, ``lin4`` ... -> [n, 3]: RMSE, relative error and share within 1.25 of each held-out picture.
 
-    A hole counts nowhere. A picture without any depth has NaN.
+    With ``params.pixels`` also ``lin1pixels`` and so on, fitted on pixels. A hole counts nowhere; a picture without any
+    depth has NaN.
 
     Raises:
         VitrailError: a file cannot be read, no patch has a depth, no held-out pixel has one, or tokens are not finite.
     """
-    return {f"lin{count}": _estimate(extractor, pictures, params, count, device) for count in params.blocks}
+    found = {}
+    for count in params.blocks:
+        size = max(1, params.image_size // extractor.patch) * extractor.patch
+        reading = Reading(count, spread=True, norm=count == 1, cls=True)
+        source = Source(extractor, pictures, size, reading)
+        found[f"lin{count}"] = _scored(source, _fitted(source, params, device), params)
+        if params.pixels is not None:
+            head = fit_depth_on_pixels(source, params.head.bins, params.pixels, device)
+            found[f"lin{count}pixels"] = _scored(source, head, params)
+    return found
 
 
-def _estimate(
-    extractor: PatchExtractor,
-    pictures: DenseBenchmark,
-    params: DepthHeadParams,
-    blocks: int,
-    device: torch.device | str,
-) -> npt.NDArray[np.float64]:
-    size = max(1, params.image_size // extractor.patch) * extractor.patch
-    reading = Reading(blocks, spread=True, norm=blocks == 1, cls=True)
-    head = _fitted(extractor, pictures, params, (size, reading), device)
+def _scored(source: Source, head: DepthHead, params: DepthHeadParams) -> npt.NDArray[np.float64]:
+    """The errors [n, 3] of ``head`` on the held-out pictures."""
+    extractor, pictures, size, reading = source
     span, found = pictures.truth.depths, []
     rows = pictures.test_rows.tolist()
-    for row in track(rows, f"{pictures.name} depth, {blocks} blocks", len(rows), unit="pictures"):
+    for row in track(rows, f"{pictures.name} depth, {reading.blocks} blocks", len(rows), unit="pictures"):
         rgb, truth = pictures.read(row)
         cut = windows(rgb, size, params.stride or max(1, size * 2 // 3))
         maps = []
@@ -85,14 +88,9 @@ def depth_map(head: DepthHead, tokens: Rows, grid: int, side: int) -> npt.NDArra
     return smooth_to(metres, (side, side))
 
 
-def _fitted(
-    extractor: PatchExtractor,
-    pictures: DenseBenchmark,
-    params: DepthHeadParams,
-    at: tuple[int, Reading],
-    device: torch.device | str,
-) -> DepthHead:
-    size, reading = at
+def _fitted(source: Source, params: DepthHeadParams, device: torch.device | str) -> DepthHead:
+    """A head fitted on patches."""
+    extractor, pictures, size, reading = source
     generator = np.random.default_rng([params.seed, 0xDE97])
     rows = np.sort(generator.permutation(pictures.train_rows)[: params.pictures]).tolist()
     each, span = max(1, params.patches // len(rows)), pictures.truth.depths

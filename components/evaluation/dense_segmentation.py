@@ -1,8 +1,9 @@
 """Segmentation by frozen patch tokens on a set of masks: a linear classifier, and the vote of nearest patches.
 
 DINOv2's linear segmentation (arXiv 2304.07193, section 7.4) with the classifier of the online probe
-(:func:`components.evaluation.segmentation.fit_patches`): it is fitted on patches with the label of their largest area,
-not on pixels. Pictures are read whole, by sliding windows; with several scales this is the paper's "+ms".
+(:func:`components.evaluation.segmentation.fit_patches`): it is fitted on patches with the label of their largest area.
+With ``pixels`` a second one is fitted on pixels, as the paper does (:mod:`components.evaluation.pixel_heads`).
+Pictures are read whole, by sliding windows; with several scales this is the paper's "+ms".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from components.evaluation.intervals import Interval
 from components.evaluation.knn import Bank
 from components.evaluation.linear import LinearParams
 from components.evaluation.patch_tokens import PatchExtractor, Reading
+from components.evaluation.pixel_heads import PixelFitParams, Source, fit_segmentation
 from components.evaluation.segmentation import (
     check_finite,
     choose_patches,
@@ -46,6 +48,7 @@ class SegmentationParams(Strict):
     pictures: int = Field(2000, ge=1, le=10_000_000)  # training pictures that patches are taken from
     patches: int = Field(100_000, ge=10, le=100_000_000)  # labelled patches fitted at most, as many of each picture
     linear: LinearParams
+    pixels: PixelFitParams | None = None  # the paper's way, fitted on pixels; null: not measured
     k: int | None = Field(30, ge=1, le=1_000_000)  # neighbours of the training-free vote; null: not measured
     temperature: float = Field(0.07, gt=0, le=10)
     samples: int = Field(1000, ge=100, le=1_000_000)  # bootstrap resamples of the pictures
@@ -64,7 +67,7 @@ class Counts(NamedTuple):
 def segment(
     extractor: PatchExtractor, pictures: DenseBenchmark, params: SegmentationParams, device: torch.device | str = "cpu"
 ) -> dict[str, Counts]:
-    """``linear`` and ``knn``: what each predicts for the held-out pictures.
+    """``linear`` (fitted on patches), ``pixels`` (fitted on pixels) and ``knn``: what each predicts when held out.
 
     A class that no training patch has is never predicted: its IoU is 0 where the held-out masks show it. Of equal
     probabilities the smallest class number wins.
@@ -75,11 +78,16 @@ def segment(
     size, reading = _size(params.image_size, extractor), Reading(params.blocks)
     tokens, labels, owners = _training(extractor, pictures, params, size, reading)
     classifier = fit_patches(tokens, labels, owners, params.linear)
-    names = ["linear"] if params.k is None else ["linear", "knn"]
+    names = ["linear", *(["pixels"] if params.pixels else []), *(["knn"] if params.k else [])]
+    head = None
+    if params.pixels is not None:
+        head = fit_segmentation(Source(extractor, pictures, size, reading), params.pixels, device)
     bank = None if params.k is None else Bank.of(tokens, labels, device)
     found: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in names}
 
     def levels(name: str, rows: Rows) -> npt.NDArray[np.float32]:
+        if head is not None and name == "pixels":
+            return head.levels(rows)
         if bank is None or name == "linear":
             return classifier.levels(rows, pictures.classes)
         votes = torch.cat([one.cpu() for (one,) in bank.votes(rows, [params.k or 1], params.temperature)]).numpy()

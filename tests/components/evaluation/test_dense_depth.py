@@ -12,6 +12,7 @@ from components.evaluation.dense_set import DenseBenchmark, Truth
 from components.evaluation.depth_head import HeadParams, depth_errors, expected, fit_depth
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.patch_tokens import PatchExtractor, Reading, cells
+from components.evaluation.pixel_heads import PixelFitParams
 
 PARAMS = DepthHeadParams(image_size=16, blocks=[1, 4], head=HeadParams(bins=32, rate=1e-2, steps=200), samples=100)
 
@@ -48,8 +49,9 @@ def pixels() -> PatchExtractor:
 
 @pytest.mark.parametrize("width", [16, 40])
 def test_depth_that_brightness_shows_is_found(width: int) -> None:
-    found = estimate_depth(pixels(), made(width=width), PARAMS)
-    assert set(found) == {"lin1", "lin4"}
+    on_pixels = PixelFitParams(rate=3e-2, decay=0.0, steps=150, warmup=10, batch=4)
+    found = estimate_depth(pixels(), made(width=width), PARAMS.model_copy(update={"pixels": on_pixels}))
+    assert set(found) == {"lin1", "lin4", "lin1pixels", "lin4pixels"}
     for values in found.values():
         rmse, relative, close = values.mean(0)
         assert rmse < 0.8
