@@ -153,15 +153,14 @@ def _fitted(
                 nn.init.zeros_(head.bias)  # type: ignore[arg-type]
             every = [*norm.parameters(), *head.parameters()]
             optimizer = torch.optim.AdamW(every, lr=params.rate, weight_decay=params.decay)
-            shares = share_of(params)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, shares)
+            share = share_of(params)
         value = loss(head(norm(tokens.to(device))), known)
         if value is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = params.rate * share(number)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-        if number + 1 < params.steps:
-            schedule.step()
     assert norm is not None
     return norm, head
 

@@ -52,7 +52,7 @@ def test_a_patch_that_shows_two_classes_gets_the_share_of_each() -> None:
     shares = np.exp(head.levels(np.array([[180 / 255], [60 / 255]])))
     shares /= shares.sum(1, keepdims=True)
     assert shares[0, 0] > 0.9
-    assert 0.45 < shares[1, 1] < 0.75  # fitted on patches it would be 1
+    assert 0.5 < shares[1, 1] < 0.9  # 5/8 and what neighbours mix in; fitted on patches it would be 1
     assert head.levels(np.zeros((1, 1)))[0, 2] == ABSENT  # no pixel shows class 2
 
 
