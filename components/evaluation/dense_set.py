@@ -67,12 +67,15 @@ class DenseBenchmark:
         """
         rgb, values, where = self.pictures.images.rgb(row), self.truth.read(row), self.truth.where(row)
         same_size(values, rgb, where, "mask" if self.truth.kind == "segmentation" else "map of depths")
-        if self.truth.kind == "segmentation" and not IGNORE <= values.min() <= values.max() < self.classes:
-            worst = int(values.max()) if values.max() >= self.classes else int(values.min())
-            raise VitrailError(
-                f"{where}: class {worst}, and {self.name} has classes 0 to {self.classes - 1}; name all classes, or "
-                "set the value that has no label"
-            )
+        if self.truth.kind == "segmentation":
+            # Without names every number is a class: other masks need not be read to see it.
+            most = np.inf if self.truth.class_names is None else len(self.truth.class_names) - 1
+            if not IGNORE <= values.min() <= values.max() <= most:
+                worst = int(values.max()) if values.max() > most else int(values.min())
+                raise VitrailError(
+                    f"{where}: class {worst}, and {self.name} has classes 0 to {most}; name all classes, or set the "
+                    "value that has no label"
+                )
         return rgb, values
 
     @property

@@ -146,11 +146,7 @@ def _fitted(
     for number, (tokens, known) in enumerate(batches):
         if norm is None:
             norm = nn.BatchNorm2d(tokens.shape[1], device=device)
-            head = nn.Conv2d(tokens.shape[1], outputs, 1, device=device)
-            with torch.no_grad():
-                drawn = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(params.seed))
-                head.weight.copy_(0.01 * drawn)
-                nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+            head = _drawn(tokens.shape[1], outputs, params.seed).to(device)
             every = [*norm.parameters(), *head.parameters()]
             optimizer = torch.optim.AdamW(every, lr=params.rate, weight_decay=params.decay)
             share = share_of(params)
@@ -163,6 +159,16 @@ def _fitted(
             optimizer.step()
     assert norm is not None
     return norm, head
+
+
+def _drawn(width: int, outputs: int, seed: int) -> nn.Conv2d:
+    """The convolution with weights of ``seed``; torch's own generator is not touched."""
+    head: nn.Conv2d = nn.utils.skip_init(nn.Conv2d, width, outputs, 1)
+    assert head.bias is not None
+    with torch.no_grad():
+        head.weight.copy_(0.01 * torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(seed)))
+        head.bias.zero_()
+    return head
 
 
 def share_of(params: PixelFitParams) -> Callable[[int], float]:

@@ -93,7 +93,7 @@ def test_segmentation_depth_and_matching_stand_in_every_table(
     assert main(["run", *files, *out, *found]) == 0
     said = capsys.readouterr().out
     assert "tissue: segmentation, depth, propagation, matching" in said
-    assert "segmentation, linear, mIoU" in said
+    assert "segmentation, linear on patches, mIoU" in said
     assert "depth, lin. 4, RMSE [m]" in said
     content = json.loads((workspace / "out/scores.json").read_text())
     rows = {(row["model"], row["benchmark"], row["method"]): row for row in content["dense"]}
@@ -126,7 +126,7 @@ def test_the_comparison_opens_as_one_page_and_the_gate_reads_every_metric(worksp
     with pytest.raises(VitrailError, match=r"pretrain tiny, motorcycle/depth/lin1_rmse: \S+ m, at most 0 is asked for"):
         main([*given, "--html", str(tmp_path / "page.html"), "--gate", str(tmp_path / "gate.yaml")])
     made = (tmp_path / "page.html").read_text()
-    assert "<th>tissue segmentation linear, mIoU</th>" in made
+    assert "<th>tissue segmentation linear on patches, mIoU</th>" in made
     assert made.count("data:image/png;base64,") == 2
     assert "<script" not in made
 

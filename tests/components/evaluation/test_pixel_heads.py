@@ -15,7 +15,7 @@ from components.evaluation.patch_tokens import PatchExtractor, Reading, cells
 from components.evaluation.pixel_heads import PixelFitParams, Source, fit_segmentation, folded, share_of
 from components.evaluation.segmentation import ABSENT
 
-PARAMS = PixelFitParams(rate=5e-2, decay=0.0, steps=150, warmup=5, batch=4)
+PARAMS = PixelFitParams(rate=5e-2, decay=0.0, steps=80, warmup=5, batch=4)
 
 
 class Gray:
