@@ -132,7 +132,7 @@ def _sides(name: str, root: Path, ending: str, suffix: str) -> tuple[Paths, Path
     masks, sides = [], []
     for side in ("train", "test"):
         folder = root / side
-        masks += pairs(folder, root / f"{side}{ending}", (f"benchmark {name}",) * 2, suffix=suffix)
+        masks += pairs(folder, root / f"{side}{ending}", (f"benchmark {name}", f"benchmark {name}"), suffix=suffix)
         found = image_files(folder)
         images += found
         sides += [side == "test"] * len(found)

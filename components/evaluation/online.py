@@ -276,8 +276,8 @@ def named_sets(probe: ProbeParams, file: Path | None) -> tuple[Benchmark | None,
     masks = None if dense is None else load_dense(dense, content.dense[dense])
     if masks is not None and masks.truth.kind != "segmentation":
         raise VitrailError(f"probe.dense.benchmark: {dense!r} of {file} holds depths; the dense probe needs masks")
-    name = probe.benchmark
-    return (None if name is None else load_benchmark(name, content.scored[name])), masks
+    labelled = probe.benchmark
+    return (None if labelled is None else load_benchmark(labelled, content.scored[labelled])), masks
 
 
 def _noted(state: Checkpoints | None) -> str | None:
