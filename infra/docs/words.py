@@ -81,7 +81,6 @@ WORDS: Mapping[str, str] = {
     # benchmark
     "benchmarks": "name of each labelled set, and where it is; the page on evaluation shows an entry",
     "about": "what the protocol is for; it changes no score",
-    "few_shot": "label efficiency; null: not measured",
     "linear_grid.steps": "SGD steps (DINOv2: 12,500)",
     "linear_grid.momentum": "of SGD",
     "knn.temperature": "votes are weighted by exp(cosine / temperature) (DINO: 0.07)",
