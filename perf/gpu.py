@@ -27,7 +27,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from components.learning.blocks import swiglu_hidden
 from components.learning.heads import HeadConfig
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
@@ -37,6 +36,7 @@ from components.learning.stochastic_depth import kept_samples
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import load_params
 from components.training.compiled import compile_blocks
+from components.training.flops import feed_forward_products
 from components.training.params import TrainingParams
 
 PRESETS = Path(__file__).resolve().parents[1] / "params" / "pretrain"
@@ -53,15 +53,21 @@ def backbone_flops(vit: ViTConfig, groups: Sequence[tuple[int, int]], drop_path:
     ``groups``: (samples, patches) a size of crops. Residuals are computed on the samples that are kept.
     """
     dim, blocks, embedding = vit.embed_dim, 0, 0
-    if vit.ffn == "swiglu":
-        feed_forward = 3 * dim * swiglu_hidden(dim, vit.mlp_ratio)
-    else:
-        feed_forward = 2 * dim * int(dim * vit.mlp_ratio)
+    feed_forward = feed_forward_products(vit)
     for samples, patches in groups:
         tokens, kept = patches + 1 + vit.registers, kept_samples(samples, drop_path)
         blocks += 2 * kept * tokens * (4 * dim * dim + feed_forward) + 4 * kept * tokens * tokens * dim
         embedding += 2 * samples * patches * 3 * vit.patch_size**2 * dim
     return vit.depth * blocks, embedding
+
+
+def unread_flops(vit: ViTConfig, groups: Sequence[tuple[int, int]], hidden: int) -> int:
+    """Of a forward pass without stochastic depth: what the last block need not do, for no loss reads it.
+
+    Losses read every class token and the ``hidden`` patches. Other tokens need no projection and no feed-forward part.
+    """
+    unread = sum(samples * (patches + vit.registers) for samples, patches in groups) - hidden
+    return 2 * unread * (vit.embed_dim**2 + feed_forward_products(vit))
 
 
 def head_flops(head: HeadConfig, in_dim: int, rows: int) -> int:
@@ -75,8 +81,11 @@ def step_flops(params: TrainingParams, hidden: int) -> int:
     vit, crops, batch, heads = params.vit, params.augment, params.run.batch, params.heads
     large = (2 * batch, (crops.global_size // vit.patch_size) ** 2)
     small = (crops.locals * batch, (crops.local_size // vit.patch_size) ** 2)
-    blocks, embedding = backbone_flops(vit, [large, small] if crops.locals else [large], vit.drop_path)
+    groups = [large, small] if crops.locals else [large]
+    blocks, embedding = backbone_flops(vit, groups, vit.drop_path)
+    blocks -= 0 if vit.drop_path else unread_flops(vit, groups, hidden)
     taught_blocks, taught_embedding = backbone_flops(vit, [large], 0.0)
+    taught_blocks -= unread_flops(vit, [large], hidden)
     ibot = head_flops(heads.ibot or heads.dino, vit.embed_dim, hidden)
     student = head_flops(heads.dino, vit.embed_dim, 2 * batch + crops.locals * batch) + ibot
     teacher = head_flops(heads.dino, vit.embed_dim, 2 * batch) + ibot
@@ -86,14 +95,16 @@ def step_flops(params: TrainingParams, hidden: int) -> int:
 
 def pass_by_pass(backbone: VisionTransformer) -> None:
     """Let ``backbone`` run groups of crops one after the other instead of packed."""
-    together = backbone.forward
+    together = backbone.chosen
 
-    def forward(crops: Any, masks: Any = None) -> Any:
-        if isinstance(crops, Tensor):
-            return together(crops, masks)
-        return [together(group, mask) for group, mask in zip(crops, masks, strict=True)]
+    def chosen(crops: Any, masks: Any, patches: Tensor | None) -> Any:
+        parts = [
+            together([group], [mask], patches if number == 0 else None)
+            for number, (group, mask) in enumerate(zip(crops, masks, strict=True))
+        ]
+        return [classes[0] for classes, _ in parts], parts[0][1]
 
-    backbone.forward = forward  # type: ignore[method-assign]
+    backbone.chosen = chosen  # type: ignore[method-assign]
 
 
 class Step:

@@ -22,8 +22,8 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """``[rows, dim]`` to the same shape; samples never see each other."""
+    def forward(self, x: Tensor, layout: Layout, rows: Tensor | None = None) -> Tensor:
+        """``[rows, dim]`` to the same shape, or ``[m, dim]`` of the ``m`` rows named; samples never see each other."""
         dim = x.shape[-1]
         packed = self.qkv(x)
         parts = packed.split(group_rows(layout)) if len(layout) > 1 else (packed,)
@@ -34,7 +34,8 @@ class Attention(nn.Module):
             qkv = part.view(group.samples, group.tokens, 3, self.heads, dim // self.heads)
             q, k, v = (each.transpose(1, 2) for each in qkv.unbind(2))
             mixed.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, dim))
-        out: Tensor = self.proj(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+        joined = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+        out: Tensor = self.proj(joined if rows is None else joined.index_select(0, rows))
         return out
 
 
@@ -105,8 +106,22 @@ class Block(nn.Module):
         self.mlp = SwiGLU(dim, swiglu_hidden(dim, mlp_ratio)) if swiglu else Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = Unscaled() if layerscale_init is None else LayerScale(dim, layerscale_init)
 
-    def forward(self, x: Tensor, layout: Layout, attn_kept: Kept | None = None, ffn_kept: Kept | None = None) -> Tensor:
-        """``[rows, dim]`` to the same shape; a :class:`Kept` limits its residual to the samples it names."""
+    def forward(
+        self,
+        x: Tensor,
+        layout: Layout,
+        attn_kept: Kept | None = None,
+        ffn_kept: Kept | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """``[rows, dim]`` to the same shape; a :class:`Kept` limits its residual to the samples it names.
+
+        ``rows``, int64 ``[m]``, asks for the output of these rows alone, ``[m, dim]``. Other rows then only serve as
+        keys and values. With a :class:`Kept` all is computed before rows are taken.
+        """
+        if rows is not None and attn_kept is None and ffn_kept is None:
+            x = self.ls1(self.attn(self.norm1(x), layout, rows), x.index_select(0, rows))
+            return self.ls2(self.mlp(self.norm2(x)), x)  # type: ignore[no-any-return]
         if attn_kept is None:
             x = self.ls1(self.attn(self.norm1(x), layout), x)
         else:
@@ -117,4 +132,4 @@ class Block(nn.Module):
         else:
             part = x.index_select(0, ffn_kept.rows)
             x = add_kept(x, self.ls2(self.mlp(self.norm2(part))), ffn_kept)
-        return x
+        return x if rows is None else x.index_select(0, rows)

@@ -109,12 +109,16 @@ class Network(nn.Module):
             patches: int64 ``[M]`` into ``[2B * N]``: patch tokens that get iBOT logits.
             dense: give out the global crops' patch tokens, too.
         """
-        if local_crops is None:
-            globals_, locals_ = self.backbone(global_crops, masks), None
+        groups = [global_crops] if local_crops is None else [global_crops, local_crops]
+        hidden = [masks, None][: len(groups)]
+        every = None
+        if dense:
+            found = self.backbone(groups, hidden)
+            classes, every = [part.cls for part in found], found[0].patches
+            chosen = None if patches is None else every.flatten(0, 1).index_select(0, patches)
         else:
-            globals_, locals_ = self.backbone([global_crops, local_crops], [masks, None])
-        tokens = [globals_.cls] if locals_ is None else [globals_.cls, locals_.cls]
-        chosen = None if patches is None else globals_.patches.flatten(0, 1).index_select(0, patches)
+            classes, chosen = self.backbone.chosen(groups, hidden, patches)
+        tokens = list(classes)
         if chosen is not None and self.ibot_head is None:
             tokens.append(chosen)
         # One call a head: its weights are gathered once, and one large product is made instead of three.
@@ -123,7 +127,7 @@ class Network(nn.Module):
         if chosen is not None:
             ibot = parts.pop() if self.ibot_head is None else self.ibot_head(chosen)
         dino_local = parts[1] if len(parts) > 1 else None
-        return Output(globals_.cls, parts[0], dino_local, ibot, globals_.patches if dense else None)
+        return Output(classes[0], parts[0], dino_local, ibot, every)
 
 
 def build_network(vit: ViTConfig, heads: HeadsParams, seed: int) -> Network:

@@ -83,6 +83,7 @@ class VisionTransformer(nn.Module):
     In training mode with ``drop_path > 0`` it draws which samples to keep from ``self.generator``, a CPU generator of
     its own: seed it per rank (:meth:`seed_drop_path`) and keep ``generator.get_state()`` with a checkpoint.
     ``checkpoint_blocks = True`` computes blocks again in backward instead of storing their activations.
+    ``short_last_block = False`` lets :meth:`chosen` run the last block on all rows.
     """
 
     def __init__(self, config: ViTConfig) -> None:
@@ -105,6 +106,7 @@ class VisionTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(c.embed_dim, eps=1e-6)
         self.checkpoint_blocks = False
+        self.short_last_block = True
         self.generator = torch.Generator()
         self.seed_drop_path(0)
         self.init_weights(torch.Generator().manual_seed(0))
@@ -135,6 +137,41 @@ class VisionTransformer(nn.Module):
             x = self._run(block, x, layout, attn, ffn)
         features = self._features(self.norm(x), layout)
         return features[0] if isinstance(crops, Tensor) else features
+
+    def chosen(
+        self, crops: Sequence[Tensor], masks: Sequence[Tensor | None], patches: Tensor | None
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """The tokens that losses read, equal to those of :meth:`forward` within rounding, for less work.
+
+        The last block's projection, feed-forward network and the final norm see these tokens alone: its other rows
+        serve as keys and values only. In a step of vitt that is a sixth of all products of matrices.
+
+        Args:
+            crops: as for :meth:`forward`, one tensor a size.
+            masks: one, or None, a group.
+            patches: int64 ``[M]`` into the ``[B * N]`` patches of the first group; None: none.
+
+        Returns:
+            Class tokens ``[B_i, D]`` of each group, and the chosen patch tokens ``[M, D]``, after the final norm.
+        """
+        x, layout = self._embed(crops, masks)
+        starts, rows = 0, []
+        for group in layout:
+            rows.append(torch.arange(starts, starts + group.samples * group.tokens, group.tokens, device=x.device))
+            starts += group.samples * group.tokens
+        if patches is not None:
+            first, extra = layout[0].tokens, 1 + self.config.registers
+            count = first - extra
+            rows.append(patches.div(count, rounding_mode="floor") * first + extra + patches % count)
+        index = torch.cat(rows)
+        last = len(self.blocks) - 1
+        for number, (block, (attn, ffn)) in enumerate(zip(self.blocks, self._kept(layout, x.device), strict=True)):
+            short = number == last and self.short_last_block
+            x = self._run(block, x, layout, attn, ffn, index if short else None)
+        x = x if self.short_last_block else x.index_select(0, index)
+        parts = list(self.norm(x).split([len(part) for part in rows]))
+        found = None if patches is None else parts.pop()
+        return parts, found
 
     def intermediate(self, images: Tensor, blocks: int | Sequence[int], norm: bool = True) -> list[Features]:
         """Features after some blocks, in their order.
@@ -186,11 +223,11 @@ class VisionTransformer(nn.Module):
         kept = draw_kept(layout, self.config.drop_path, 2 * len(self.blocks), self.generator, device)
         return list(zip(kept[::2], kept[1::2], strict=True))
 
-    def _run(self, block: nn.Module, x: Tensor, layout: Layout, attn: Kept | None, ffn: Kept | None) -> Tensor:
+    def _run(self, block: nn.Module, x: Tensor, layout: Layout, *how: Kept | Tensor | None) -> Tensor:
         if self.checkpoint_blocks and torch.is_grad_enabled():
-            out: Tensor = checkpoint(block, x, layout, attn, ffn, use_reentrant=False, preserve_rng_state=False)
+            out: Tensor = checkpoint(block, x, layout, *how, use_reentrant=False, preserve_rng_state=False)
             return out
-        out = block(x, layout, attn, ffn)
+        out = block(x, layout, *how)
         return out
 
     def _features(self, packed: Tensor, layout: Layout) -> list[Features]:

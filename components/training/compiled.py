@@ -43,6 +43,7 @@ def compile_blocks(device: torch.device, *backbones: VisionTransformer) -> None:
     """
     require_compiler(device)
     for backbone in backbones:
+        backbone.short_last_block = False  # the number of its rows differs from step to step: each would be compiled
         for block in backbone.blocks:
             # The module stays uncompiled, hooks and all; an attribute goes before the class's method.
             block.forward = torch.compile(block.forward, dynamic=False, backend=BACKEND)

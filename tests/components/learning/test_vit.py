@@ -60,6 +60,55 @@ def test_one_packed_pass_equals_separate_passes(dtype: torch.dtype, tolerance: f
         torch.testing.assert_close(gradients[name], p.grad, atol=tolerance * scale * 10, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+@pytest.mark.parametrize(("checkpointed", "short"), [(False, True), (True, True), (False, False)])
+@pytest.mark.parametrize("some", [True, False])
+def test_chosen_tokens_and_their_gradients_equal_those_of_the_whole_pass(
+    drop_path: float, checkpointed: bool, short: bool, some: bool
+) -> None:
+    vit = model(torch.float64, drop_path=drop_path).train()
+    vit.checkpoint_blocks, vit.short_last_block = checkpointed, short
+    images, masks = crops(torch.float64)
+    patches = torch.tensor([0, 5, 15, 16, 40, 63]) if some else None
+    vit.seed_drop_path(3)
+    whole = vit(images, masks)
+    expected = [part.cls for part in whole]
+    if patches is not None:
+        expected.append(whole[0].patches.flatten(0, 1)[patches])
+    sum((part.sin() * (i + 1)).sum() for i, part in enumerate(expected)).backward()
+    gradients = {name: p.grad.clone() for name, p in vit.named_parameters() if p.grad is not None}
+    vit.zero_grad()
+    vit.seed_drop_path(3)
+    classes, chosen = vit.chosen(images, masks, patches)
+    found = classes if chosen is None else [*classes, chosen]
+    sum((part.sin() * (i + 1)).sum() for i, part in enumerate(found)).backward()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+    assert len(gradients) == len(list(vit.parameters()))
+    for name, p in vit.named_parameters():
+        torch.testing.assert_close(p.grad, gradients[name], atol=1e-11, rtol=1e-11, msg=name)
+
+
+def test_rows_that_no_loss_reads_are_keys_and_values_only_in_the_last_block() -> None:
+    vit = model().eval()
+    images, masks = crops()
+    seen: list[tuple[str, int]] = []
+    for number, block in enumerate(vit.blocks):
+        for name in ("attn.qkv", "attn.proj", "mlp.fc1"):
+            part = block.get_submodule(name)
+            part.register_forward_hook(lambda _, x, __, name=f"{number}.{name}": seen.append((name, len(x[0]))))
+    vit.norm.register_forward_hook(lambda _, x, __: seen.append(("norm", len(x[0]))))
+    vit.chosen(images, masks, torch.tensor([3, 17]))
+    rows, read = 4 * 19 + 6 * 7 + 2 * 13, 4 + 6 + 2 + 2
+    assert dict(seen) == {
+        **{f"{number}.{name}": rows for number in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1")},
+        "2.attn.qkv": rows,
+        "2.attn.proj": read,
+        "2.mlp.fc1": read,
+        "norm": read,
+    }
+
+
 @pytest.mark.parametrize(("ffn", "linear"), [("mlp", ["fc1", "fc2"]), ("swiglu", ["w12", "w3"])])
 def test_crops_of_all_sizes_go_through_each_layer_together_and_only_attention_splits_them(
     ffn: str, linear: list[str], monkeypatch: pytest.MonkeyPatch
