@@ -121,7 +121,8 @@ class Block(nn.Module):
         """
         if rows is not None and attn_kept is None and ffn_kept is None:
             x = self.ls1(self.attn(self.norm1(x), layout, rows), x.index_select(0, rows))
-            return self.ls2(self.mlp(self.norm2(x)), x)  # type: ignore[no-any-return]
+            x = self.ls2(self.mlp(self.norm2(x)), x)
+            return x
         if attn_kept is None:
             x = self.ls1(self.attn(self.norm1(x), layout), x)
         else:

@@ -75,13 +75,13 @@ def test_chosen_tokens_and_their_gradients_equal_those_of_the_whole_pass(
     expected = [part.cls for part in whole]
     if patches is not None:
         expected.append(whole[0].patches.flatten(0, 1)[patches])
-    sum((part.sin() * (i + 1)).sum() for i, part in enumerate(expected)).backward()
+    torch.stack([(part.sin() * (i + 1)).sum() for i, part in enumerate(expected)]).sum().backward()
     gradients = {name: p.grad.clone() for name, p in vit.named_parameters() if p.grad is not None}
     vit.zero_grad()
     vit.seed_drop_path(3)
     classes, chosen = vit.chosen(images, masks, patches)
     found = classes if chosen is None else [*classes, chosen]
-    sum((part.sin() * (i + 1)).sum() for i, part in enumerate(found)).backward()
+    torch.stack([(part.sin() * (i + 1)).sum() for i, part in enumerate(found)]).sum().backward()
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
     assert len(gradients) == len(list(vit.parameters()))
