@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.dedup import keep
+from components.dedup.containment import small_windows, split
 from components.dedup.copygraph import GraphSearch, search_edges
 from components.dedup.described import Described, HeldOutImages
 from components.dedup.edges import EdgeParts
@@ -51,19 +52,28 @@ def copy_graph(
     labels, cuts = _labels(params, count, edges, at, files.folder)
     how = LeakSearch(at.relative, params.neighbours, params.executor)
     find_leaks(pool, described.rows, parts, held_out, how, files)
-    settle(params, pool, labels, edges, at, files)
-    return CopyGraph(labels, edges, cuts)
+    return CopyGraph(settle(params, pool, labels, edges, at, files), edges, cuts)
 
 
-def settle(params: DedupParams, pool: Pool, labels: Labels, edges: EdgeParts, at: Thresholds, files: JoinFiles) -> None:
-    """Write ``files.state`` and ``files.deciding`` from the components ``labels`` [N], the leaks and the edges."""
+def settle(
+    params: DedupParams, pool: Pool, labels: Labels, edges: EdgeParts, at: Thresholds, files: JoinFiles
+) -> Labels:
+    """Write ``files.state`` and ``files.deciding`` from the components ``labels`` [N], the leaks and the edges.
+
+    Returns:
+        The components in force: ``labels``, but those split that only a collage holds together (containment.py). A
+        leak goes for all of a component as it was before.
+    """
     relative = params.relative.within == "relative"
     tied: Labels = labels
     if relative:
         on_disk = len(pool) >= params.graph.labels_on_disk_from
         tied = components(len(pool), edges, at.relative, files.folder / "relative.bin" if on_disk else None)
-    leak = spread_leaks(labels, tied, files.leaks)
     kept = _kept(params, pool, labels, files)
+    small = small_windows(params.described_views())
+    while len(small) and (parts := split(labels, kept, edges, at.within, small)) is not None:
+        labels, kept = parts, _kept(params, pool, parts, files)
+    leak = spread_leaks(labels, tied, files.leaks)
     with RowWriter(files.state) as writer:
         for start in range(0, len(labels), STRIDE):
             rows = np.arange(start, min(start + STRIDE, len(labels)))
@@ -74,6 +84,7 @@ def settle(params: DedupParams, pool: Pool, labels: Labels, edges: EdgeParts, at
             writer.write(**block)
     with database(params.memory, files.folder) as connection:
         files.best_ties(connection)
+    return labels
 
 
 def none(array: Labels) -> int:

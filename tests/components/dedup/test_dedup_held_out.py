@@ -23,7 +23,7 @@ from components.params import parse_params
 from components.tables.parts import read_table
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import Run
-from tests.components.dedup.test_dedup_stage import curate, only, picture, plain, run
+from tests.components.dedup.dedup_pool import curate, only, picture, plain, run
 
 EACH = 3  # pictures of a kind
 

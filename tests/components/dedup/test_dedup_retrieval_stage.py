@@ -19,7 +19,7 @@ from components.params import load_params, parse_params
 from components.tables.parts import read_table, write_table
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST
 from components.tracking import Run
-from tests.components.dedup.test_dedup_stage import curate, picture, run
+from tests.components.dedup.dedup_pool import curate, picture, run
 
 ROOT = Path(__file__).resolve().parents[3]
 

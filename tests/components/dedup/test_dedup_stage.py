@@ -1,24 +1,17 @@
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
-import io
 import json
 import re
 import shutil
-import tarfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from components.context import StageContext
-from components.dedup import described, keep, reference, stage
+from components.dedup import keep
 from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
 from components.dedup.edges import EdgeParts
 from components.dedup.extract import describe_pictures
@@ -28,171 +21,19 @@ from components.dedup.pool import Pool
 from components.dedup.review import Reviewed, write_review
 from components.dedup.revisit import Again, revisit
 from components.dedup.run import main
-from components.dedup.scratch import described_digest
 from components.dedup.search import nearest, search
-from components.descriptors.kinds import TrainedParams, load_descriptor
-from components.descriptors.rows import Rows
-from components.descriptors.sscd import SscdParams
+from components.descriptors.kinds import load_descriptor
 from components.descriptors.views import WHOLE, Views
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
-from components.images.shards import Shards
 from components.params import load_params, parse_params
-from components.storage import StorageParams
 from components.tables.database import MemoryParams, database
 from components.tables.parts import read_table, write_table
 from components.tables.schemas import DECISIONS, INDEX, KEYS, MANIFEST
-from components.tracking import Run, TrackingParams
+from tests.components.dedup.dedup_pool import ROOT, STORAGE, Recorder, curate, only, params, picture, plain, run
 
-ROOT = Path(__file__).resolve().parents[3]
-STORAGE = StorageParams(root="data")
-TRACKING = TrackingParams(uri="sqlite:///unused.db", experiment="t", system_metrics=False)
-
-
-def picture(seed: int, side: int = 96) -> np.ndarray:
-    import cv2
-
-    noise = np.random.default_rng(seed).integers(0, 256, (10, 10, 3)).astype(np.uint8)
-    return np.asarray(cv2.resize(noise, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def curate(folder: Path, pictures: dict[str, bytes]) -> Path:
-    """A curated set of ``pictures`` by name, as the curate stage leaves it."""
-    (folder / "shards").mkdir(parents=True)
-    shard = folder / "shards" / "0.tar"
-    rows = []
-    with tarfile.open(shard, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for name, data in pictures.items():
-            info = tarfile.TarInfo(f"{name}.jpg")
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    with tarfile.open(shard) as tar:
-        for member in tar.getmembers():
-            name = member.name.removesuffix(".jpg")
-            data = pictures[name]
-            digest = hashlib.sha256(data).hexdigest()
-            row: dict[str, object] = dict.fromkeys(INDEX.names, "")
-            row |= {
-                "key": hashlib.sha256(name.encode()).hexdigest()[:20],
-                "url": f"http://site.test/{name}.jpg",
-                "page": f"http://site.test/{name}.html",
-                "alt": f"a \x1b[31m{name}",
-                "source": "crawl.warc.gz",
-                "status": "kept",
-                "sha256": digest,
-                "stored_sha256": digest,
-                "width": 80 if name.startswith("crop") else 96,
-                "height": 80 if name.startswith("crop") else 96,
-                "faces": 0,
-                "nsfw": 0.0,
-                "face_boxes": [],
-                "shard": "0.tar",
-                "offset": member.offset_data,
-                "length": member.size,
-                "source_offset": 7000 + len(rows),
-            }
-            rows.append(row)
-    write_table(folder / "index", rows, INDEX)
-    Shards("", {"0.tar": {"sha256": "", "bytes": shard.stat().st_size}}).save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures() -> dict[str, bytes]:
-    """30 pictures that the benchmark trains on or not, crops and re-encodings of some, copies of held-out ones."""
-    made = {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(30)}
-    made |= {f"jpeg{i:02d}": encode_jpeg(picture(i), 40) for i in range(4)}
-    made |= {f"crop{i:02d}": encode_jpeg(picture(i)[8:88, 8:88], 85) for i in range(4, 8)}
-    made |= {f"test{i:02d}": encode_jpeg(picture(i), 60) for i in range(100, 104)}
-    made |= {"again100": encode_jpeg(picture(100), 50)}
-    return made
-
-
-@pytest.fixture(scope="module")
-def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> BenchmarksFile:
-    path = tmp_path_factory.mktemp("benchmark") / "labelled.parquet"
-    numbers = [*range(30), *range(100, 110)]
-    table = {
-        "image": [encode_jpeg(picture(i), 95) for i in numbers],
-        "kind": [i % 2 for i in numbers],
-        "split": ["test" if i >= 100 else "train" for i in numbers],
-    }
-    pq.write_table(pa.table(table), path)
-    content = {"mine": {"kind": "parquet", "path": str(path), "labels": ["kind"]}}
-    return parse_params(content, BenchmarksFile, "test")
-
-
-def params(**changes: object) -> DedupParams:
-    content = load_params(ROOT / "params/dedup.yaml", DedupParams).model_dump()
-    content["calibration"] |= {"benchmark": "mine", "copies": 10, "apart": 0, "least": 0.75}
-    content["retrieval"]["queries"] = ["mine"]
-    content["retrieval"]["how"]["k"] = 1
-    content["windows"] = [[0.85, 3]]
-    content["chunk"] = 16
-    return parse_params(content | changes, DedupParams, "test")
-
-
-class Recorder(Run):
-    """Remembers what was logged."""
-
-    def __init__(self) -> None:
-        self.metrics: dict[str, float] = {}
-        self.images: list[str] = []
-        self.artifacts: list[str] = []
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self.metrics |= metrics
-
-    def log_image(self, image: np.ndarray, key: str, step: int = 0) -> None:
-        assert image.dtype == np.uint8
-        self.images.append(key)
-
-    def log_artifacts(self, path: Path, folder: str = "") -> None:
-        assert path.exists()
-        self.artifacts.append(f"{folder}/{path.name}")
-
-
-@pytest.fixture(autouse=True)
-def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
-    made = Recorder()
-
-    @contextlib.contextmanager
-    def here(*_: object, **__: object) -> Iterator[Run]:
-        yield made
-
-    monkeypatch.setattr(stage, "tracked", here)
-    return made
-
-
-def only(monkeypatch: pytest.MonkeyPatch, table: str) -> None:
-    """Let Great Expectations look at one table only: each suite takes it about a second."""
-    from components import quality
-
-    honest, on_disk = quality.validate, quality.validate_files
-    monkeypatch.setattr(quality, "validate", lambda t, suite, out: suite.table == table and honest(t, suite, out))
-    monkeypatch.setattr(
-        quality,
-        "validate_files",
-        lambda c, files, suite, out: suite.table == table and on_disk(c, files, suite, out),
-    )
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Great Expectations."""
-
-    def look_away(*given: Any) -> None:
-        *_, suite, out = given
-        (out / suite.table).mkdir(parents=True, exist_ok=True)
-
-    monkeypatch.setattr("components.quality.validate", look_away)
-    monkeypatch.setattr("components.quality.validate_files", look_away)
-
-
-def run(folder: Path, curated: Path, benchmarks: BenchmarksFile, given: DedupParams) -> dict[str, object]:
-    context = StageContext(STORAGE, TRACKING, folder / "report.json")
-    return stage.run(given, stage.DedupInputs(curated, benchmarks), folder / "dedup", context)
+pytestmark = pytest.mark.usefixtures("recorder")
 
 
 def test_planted_copies_end_where_they_should(
@@ -382,37 +223,6 @@ def test_mirrored_copies_are_found_where_views_flip_says_so(
     assert reasons[False] == ["pool"] * 5
 
 
-def test_checks_do_not_believe_the_decisions(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    curated = curate(tmp_path / "curate", {name: pictures[name] for name in ("plain00", "plain01", "test100")})
-    with monkeypatch.context() as patch:
-        only(patch, "manifest")
-        patch.setattr("components.dedup.reference._match_part", lambda *_: reference.nothing_near(0, 3))
-        key = hashlib.sha256(b"test100").hexdigest()[:20]
-        with pytest.raises(VitrailError, match=rf"no image copies a held-out image.*1 of 3 rows \(key {key}"):
-            run(tmp_path, curated, benchmarks, plain())
-    honest = described.describe
-
-    def swapped(*given: Any) -> Rows:
-        rows = honest(*given)
-        table = np.load(rows.path)
-        np.save(rows.path, table[[1, 0, 2]])
-        return rows
-
-    for module, name, instead in (
-        (described, "describe", swapped),
-        (stage, "described_keys", lambda _: [["x", "y"], ["z"]]),
-    ):
-        with monkeypatch.context() as patch:
-            only(patch, "descriptors")
-            patch.setattr(module, name, instead)
-            with pytest.raises(VitrailError, match="row i describes the image of row i"):
-                run(tmp_path, curated, benchmarks, plain())
-        shutil.rmtree(tmp_path / ".dedup.work")
-    assert not (tmp_path / "dedup").exists()
-
-
 def test_two_processes_decide_as_one(
     tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, unchecked: None
 ) -> None:
@@ -501,64 +311,6 @@ def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
         keep.measure(plain(graph={"keep": "sharpest"}), pool, files)
 
 
-def test_finished_chunks_are_kept(
-    tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    curated = curate(tmp_path / "curate", pictures)
-
-    def stop(*_: object, **__: object) -> None:
-        raise VitrailError("stopped here")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "thresholds", stop)
-        with pytest.raises(VitrailError, match="stopped here"):
-            run(tmp_path, curated, benchmarks, params())
-    assert not (tmp_path / "dedup").exists()
-    shutil.rmtree(curated / "shards")  # nothing needs to be read for descriptors again, only for calibration
-    with pytest.raises(VitrailError, match="no such file"):
-        run(tmp_path, curated, benchmarks, params())
-    chunks = list((tmp_path / ".dedup.work").rglob("described-*.txt"))
-    assert len(chunks) == 3
-
-
-def test_bad_input_is_one_line(tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile) -> None:
-    given = params()
-    with pytest.raises(VitrailError, match="the index is not there"):
-        run(tmp_path, tmp_path / "none", benchmarks, given)
-    one = curate(tmp_path / "one", {"plain00": pictures["plain00"]})
-    with pytest.raises(VitrailError, match=r"1 image\(s\) to learn from"):
-        run(tmp_path, one, benchmarks, given)
-    Shards("", {}).save(one)
-    with pytest.raises(VitrailError, match="index and shards do not match"):
-        run(tmp_path, one, benchmarks, given)
-    cut = curate(tmp_path / "cut", {"plain00": pictures["plain00"], "plain01": pictures["plain01"]})
-    shard = cut / "shards" / "0.tar"
-    shard.write_bytes(b"\0" * shard.stat().st_size)
-    with pytest.raises(VitrailError, match="do not match: no image for key"):
-        run(tmp_path, cut, benchmarks, given)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    write_table(empty / "index", [], INDEX)
-    with pytest.raises(VitrailError, match="no kept image"):
-        run(tmp_path, empty, benchmarks, given)
-    content = given.model_dump()
-    content["retrieval"]["queries"] = ["mime"]
-    misspelt = parse_params(content, DedupParams, "test")
-    with pytest.raises(VitrailError, match=r"'mime', not in benchmarks.yaml; did you mean 'mine'"):
-        run(tmp_path, one, benchmarks, misspelt)
-    with pytest.raises(VitrailError, match=r"set graph\.threshold and relative.threshold to auto, or to numbers"):
-        run(tmp_path, one, benchmarks, params(calibration=None))
-    assert not (tmp_path / "dedup").exists()
-
-
-def plain(**changes: object) -> DedupParams:
-    """No network, no windows, thresholds given, nothing retrieved: what is left is the stage's own doing."""
-    content = params(descriptor={"kind": "thumbnail"}, calibration=None, retrieval=None, windows=[]).model_dump()
-    content["graph"] |= {"threshold": 0.9} | changes.pop("graph", {})  # type: ignore[operator]
-    content["relative"] |= {"threshold": 0.9} | changes.pop("relative", {})  # type: ignore[operator]
-    return parse_params(content | changes, DedupParams, "test")
-
-
 def test_all_alike_is_one_component_of_which_one_is_kept_or_is_refused(
     tmp_path: Path, pictures: dict[str, bytes], benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -591,74 +343,6 @@ def test_one_image_and_no_benchmark(
     assert np.load(tmp_path / "dedup/to-held-out.npy").tolist() == [-np.inf]
     with pytest.raises(VitrailError, match=r"'mine', not in benchmarks.yaml; without benchmarks set calibration and"):
         run(tmp_path, one, none, params())
-
-
-def test_descriptors_that_say_nothing_are_named(
-    tmp_path: Path, benchmarks: BenchmarksFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from components.descriptors.kinds import Thumbnail
-
-    curated = curate(tmp_path / "c", {f"plain{i:02d}": encode_jpeg(picture(i), 90) for i in range(20)})
-    key = hashlib.sha256(b"plain18").hexdigest()[:20]
-    honest = Thumbnail.embed
-    for value, words in ((np.nan, "holds NaN or infinity"), (0.0, "is all zeros")):
-
-        def broken(self: Thumbnail, given: list[np.ndarray], value: float = value) -> np.ndarray:
-            rows = honest(self, given)
-            if len(given) == 4:  # the second chunk
-                rows[2] = value
-            return rows
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Thumbnail, "embed", broken)
-            with pytest.raises(VitrailError, match=rf"image {key} \(0.tar at \d+\): its copy descriptor {words}"):
-                run(tmp_path, curated, benchmarks, plain())
-        assert not (tmp_path / "dedup").exists()
-        (work,) = (tmp_path / ".dedup.work").glob("descriptors-*")
-        assert len([*work.glob("described-*.txt")]) == 1  # the broken chunk is not taken for a finished one
-    with monkeypatch.context() as patch:
-        patch.setattr(Thumbnail, "embed", lambda self, given: honest(self, given) * (len(given) < 40))
-        shutil.rmtree(tmp_path / ".dedup.work")
-        with pytest.raises(VitrailError, match="benchmark image mine/00000: its copy descriptor is all zeros"):
-            run(tmp_path, curated, benchmarks, plain())
-
-
-def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file_nothing(
-    tmp_path: Path,
-    pictures: dict[str, bytes],
-    benchmarks: BenchmarksFile,
-    unchecked: None,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    curated = curate(tmp_path / "curate", pictures)
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "check_components", lambda *_: (_ for _ in ()).throw(VitrailError("it chains")))
-        with pytest.raises(VitrailError, match="it chains"):
-            run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.7}))
-
-    def no_work(*_: object) -> None:
-        raise AssertionError("done before")
-
-    work = tmp_path / ".dedup.work"
-    with monkeypatch.context() as patch:
-        patch.setattr("components.dedup.extract._descriptor_chunk", no_work)
-        patch.setattr("components.dedup.copygraph._part", no_work)
-        report = run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))
-        assert not work.exists()
-    shutil.rmtree(tmp_path / "dedup")
-    assert run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))["reasons"] == report["reasons"]
-
-    images, weights = "digest", tmp_path / "w.safetensors"
-    given = parse_params({"kind": "trained", "weights": str(weights)}, TrainedParams, "test")
-    found = []
-    for data in (b"one", b"two", b"one"):
-        weights.write_bytes(data)
-        found.append(described_digest(given, WHOLE, 512, images, STORAGE))
-    assert found[0] == found[2] != found[1]
-    official = SscdParams(kind="sscd", path=str(weights))
-    before = described_digest(official, WHOLE, 512, images, STORAGE)
-    weights.write_bytes(b"two")
-    assert described_digest(official, WHOLE, 512, images, STORAGE) != before
 
 
 def test_the_shipped_parameters_load_and_a_typo_is_named(capsys: pytest.CaptureFixture[str]) -> None:

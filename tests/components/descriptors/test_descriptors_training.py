@@ -18,7 +18,7 @@ from components.errors import VitrailError
 from components.images.decode import encode_jpeg
 from components.params import load_params
 from components.storage import StorageParams
-from tests.components.dedup.test_dedup_stage import curate
+from tests.components.dedup.dedup_pool import curate
 
 ROOT = Path(__file__).resolve().parents[3]
 STORAGE = StorageParams(root="data")
