@@ -189,7 +189,7 @@ def test_a_server_that_stumbles_is_asked_again(
 ) -> None:
     monkeypatch.setattr(Flaky, "script", script)
     monkeypatch.setattr(Flaky, "asked", 0)
-    monkeypatch.setattr("components.storage.time.sleep", lambda _: None)
+    monkeypatch.setattr("components.storage.s3.time.sleep", lambda _: None)
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
