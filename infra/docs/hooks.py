@@ -26,7 +26,9 @@ ENTRY_POINTS = (
     "components.evaluation.benchmarks",
     "components.curate.safety",
     "components.params",
-    "components.storage",
+    "components.storage.interface",
+    "components.storage.opening",
+    "components.storage.atomic",
 )
 _BESIDE = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 
