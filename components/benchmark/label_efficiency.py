@@ -54,8 +54,8 @@ def few_figures(
 
     def figure(method: str, value: Interval, cases: int, sure: bool = True) -> Figure:
         parts = [round(100 * part, 3) for part in value]
-        interval = (parts[1], parts[2]) if sure else (None, None)
-        return Figure(contender.name, contender.kind, *where, method, parts[0], *interval, cases, protocol.label)
+        low, high = (parts[1], parts[2]) if sure else (None, None)
+        return Figure(contender.name, contender.kind, *where, method, parts[0], low, high, cases, protocol.label)
 
     train, test = Labelled(side.train, side.known), Labelled(side.test, side.truth)
     drawn = few_shot(train, test, params, protocol.params.knn.temperature, confidence)
@@ -64,8 +64,8 @@ def few_figures(
             made = figure(f"{FEW}{count}_{name}{suffix}", value, params.tries)
             found.append(FewFigure(made, name, count, bool(suffix), one.fewest))
     for name in (f"knn{protocol.params.knn.shown}", LINEAR):
-        value = balanced_accuracy(outcomes[name].right, side.truth)
-        made = figure(f"{name}{BALANCED}", Interval(value, np.nan, np.nan), len(side.truth), sure=False)
+        exact = balanced_accuracy(outcomes[name].right, side.truth)
+        made = figure(f"{name}{BALANCED}", Interval(exact, np.nan, np.nan), len(side.truth), sure=False)
         found.append(FewFigure(made, name, None, True))
     return found
 
