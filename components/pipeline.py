@@ -8,6 +8,7 @@ variable of the environment.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,7 @@ class Continued(Strict):
     @field_validator("start")
     @classmethod
     def _is_local(cls, start: str) -> str:
-        if "://" in start:
+        if re.match(r"\w+:/", start) or "#sha256=" in start:
             raise ValueError(f"{start}: DVC watches a file or folder; run `vitrail import` first and name its folder")
         return start
 

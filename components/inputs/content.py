@@ -9,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 
 from components.errors import VitrailError
+from components.release.fetch import PIN
 from components.storage import StorageParams, atomic_file, is_remote, open_store
+from components.tracking.registry import Registry, is_registered
 
 
 class Contents:
@@ -26,9 +28,14 @@ class Contents:
     def digest(self, path: str) -> str:
         """SHA-256 (hex) of the file at ``path``, or over the names and digests of a folder's files.
 
-        On S3 over names, sizes and ETags. "missing" where nothing is, for the stage that needs it says so; the path
-        itself of an address on the web, whose digest is a parameter.
+        On S3 over names, sizes and ETags. "missing" where nothing is, for the stage that needs it says so. The path
+        itself of an address on the web and of what ``#sha256=`` pins: their digests are parameters. Of a registered
+        model the version that its alias means now.
         """
+        if PIN in path:
+            return path
+        if is_registered(path):
+            return _version(path)
         if is_remote(path):
             return self._remote(path)
         if "://" in path:
@@ -83,3 +90,10 @@ class Contents:
     ) -> None:
         with atomic_file(self._cache, "w") as file:
             json.dump(self._asked, file)
+
+
+def _version(source: str) -> str:
+    try:
+        return Registry().version(source).source
+    except VitrailError as fault:
+        return f"unreachable: {fault}"

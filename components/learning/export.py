@@ -107,7 +107,8 @@ def load_backbone(
     """
     folder = Path(folder)
     card = card or load_card(folder)
-    model = VisionTransformer(card.vit)
+    with torch.device("meta"):
+        model = VisionTransformer(card.vit)
     _load_strict(model, _read(folder / BACKBONE), folder / BACKBONE)
     return model.to(device).eval(), card
 
@@ -128,7 +129,8 @@ def load_heads(folder: Path) -> tuple[ProjectionHead, ProjectionHead | None]:
         if config is None:
             found.append(None)
             continue
-        head = ProjectionHead(card.vit.embed_dim, config)
+        with torch.device("meta"):
+            head = ProjectionHead(card.vit.embed_dim, config)
         part = {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
         _load_strict(head, part, folder / HEADS)
         found.append(head.eval())
@@ -173,4 +175,7 @@ def _load_strict(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> 
     if faults:
         shown = ", ".join(sorted(faults)[:4])
         raise VitrailError(f"{path}: the weights do not fit model.json: {shown} ({len(faults)} differences)")
-    module.load_state_dict(dict(state))
+    # The file's own pages become the weights: memory is not taken twice, and nothing is drawn to be overwritten.
+    module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)

@@ -12,7 +12,7 @@ from components.evaluation.online import Subject, observe
 from components.evaluation.seeds import seed_images
 from components.images.loader import Loader
 from components.pretrain.method import Pretraining
-from components.pretrain.start import started_from
+from components.pretrain.start import pinned_start, started_from
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.checkpoint import Checkpoints
@@ -44,6 +44,7 @@ def run(params: TrainingParams, inputs: TrainingInputs, outputs: Path, context: 
             on its state or output.
         components.training.loop.Stopped: a signal came; the training state is kept.
     """
+    params = pinned_start(params)
     world = start(params)
     for phase in params.phases():
         require(inputs.preset, phase.params, world.size)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from components.errors import VitrailError
 from components.learning.export import CARD, ModelCard, StartedFrom, load_card
 from components.learning.objective import Network, build_network
-from components.release.fetch import local_copy
+from components.release.fetch import local_copy, pinned
 from components.release.load import load_model, weights_digests
 from components.training.params import TrainingParams
 from components.training.resolution import POSITIONS, resized_positions
@@ -42,6 +42,17 @@ def starting_network(params: TrainingParams) -> Network:
     return network.train()
 
 
+def pinned_start(params: TrainingParams) -> TrainingParams:
+    """``params``; where ``init`` is an alias of the registry, the version that it means now takes its place.
+
+    The alias may move while the run is under way, and the card names the weights that the run began with.
+
+    Raises:
+        VitrailError: the registry cannot be reached, or has no such model.
+    """
+    return params if params.init is None else params.model_copy(update={"init": str(pinned(params.init))})
+
+
 def started_from(source: str | None) -> StartedFrom | None:
     """What the model card of a run from the model ``source`` says of it; None of a run from random weights.
 
@@ -50,8 +61,9 @@ def started_from(source: str | None) -> StartedFrom | None:
     """
     if source is None:
         return None
-    weights, seen = weights_digests(source), list[str]()
+    seen = list[str]()
     with local_copy(source) as path:
+        weights = weights_digests(path)
         folder = path.parent if path.name == CARD else path
         if (folder / CARD).is_file():
             card = load_card(folder)

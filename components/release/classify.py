@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,6 +40,7 @@ class ClassifierFacts(Strict):
     params: ClassifierParams
     classes: list[str]
     spec: dict[str, Any]  # of the features
+    weights: dict[str, str] = {}  # SHA-256 of the model's, by file; none: not known
     scale: float = Field(
         gt=0, le=1e9
     )  # scores are softmax(logits / scale): fitted on predictions for images that were held out
@@ -71,7 +72,12 @@ class Classifier:
 
 
 def fit_classifier(
-    features: Rows, labels: Sequence[str], params: ClassifierParams, model: str = "", spec: dict[str, Any] | None = None
+    features: Rows,
+    labels: Sequence[str],
+    params: ClassifierParams,
+    model: str = "",
+    spec: dict[str, Any] | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> Classifier:
     """Fit on features [N, D] and their labels.
 
@@ -99,6 +105,7 @@ def fit_classifier(
         params=params,
         classes=classes,
         spec=spec or {},
+        weights=dict(weights or {}),
         scale=scale,
         images=len(labels),
         accuracy=float((predicted == numbers).mean()),

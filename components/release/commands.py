@@ -163,7 +163,7 @@ class QueryOptions:
 @retrieve.command
 def query(*, options: Options[QueryOptions]) -> None:
     """Show the nearest images, as CSV and as a page."""
-    from components.release.load import load_model
+    from components.release.load import check_weights, load_model
     from components.release.retrieve import Index, page
     from components.storage import atomic_file
 
@@ -171,7 +171,9 @@ def query(*, options: Options[QueryOptions]) -> None:
         raise VitrailError(f"--k {options.k}: one or more neighbours")
     near = Index(options.index)
     files = files_of(options.images, options.most)
-    model = load_model(options.model or near.facts["model"], options.device, with_heads=False)
+    named = options.model or near.facts["model"]
+    check_weights(named, near.facts["weights"], "this index")
+    model = load_model(named, options.device, with_heads=False)
     found = near.query(model, files, options.k)
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["query", "rank", "key", "cosine"])

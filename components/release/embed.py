@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
-from components.params import fingerprint
+from components.params import fingerprint, results
 from components.progress import Progress
 from components.release.features import FeatureSpec, Row, embed
 from components.release.fetch import pinned
 from components.release.images import Part, Places, digest_of, parts_of, read_part
-from components.release.load import LoadedModel, load_model, weights_digests
+from components.release.load import LoadedModel, load_model, usable_device, weights_digests
+from components.release.outputs import check_replaceable
 from components.storage import StorageParams, atomic_dir
 from components.tables.parts import assemble, part_name, write_part
 from components.tables.schemas import declared
 
 FACTS = "features.json"
+_KEYS = pa.schema([("key", pa.string()), ("error", pa.string())])  # of the table beside arrays
+_DIFFER = "grids differ between images; write --format parquet, or give one --size"
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Job:
     """What a worker needs beside its part; small, for it travels between processes."""
 
     model: str  # by value: see :func:`load_model`
-    device: str  # "cpu", "cuda" (parts take the GPUs in turn) or "cuda:N"
+    device: str  # "cpu", "cuda" (parts take the GPUs in turn), "cuda:N", or "auto": what is there where it runs
     spec: FeatureSpec
     storage: StorageParams
     work: Path  # folder of finished parts
@@ -83,16 +87,17 @@ def embed_all(model: str, images: str, out: Path, params: EmbedParams) -> dict[s
     Raises:
         VitrailError: model or images are not there, sizes do not fit, or ``npy`` is asked for grids that differ.
     """
+    check_replaceable(out, FACTS)
     model = str(pinned(model))
     loaded = _model(model, "cpu")
     params.spec.side(loaded)
     card, spec = loaded.card, params.spec
     parts = parts_of(images, params.part_rows or (512 if "patches" in spec.kinds else 4096), params.places)
     weights = weights_digests(model)
-    mark = fingerprint(card.vit, [card.mean, card.std, card.image_size], weights, spec, digest_of(parts))
+    mark = fingerprint(card.vit, [card.mean, card.std, card.image_size], weights, results(spec), digest_of(parts))
     work = out.with_name(f".{out.name}.work") / mark[:16]
     work.mkdir(parents=True, exist_ok=True)
-    job = Job(str(model), _device(params.device), spec, params.places.storage, work)
+    job = Job(str(model), params.device, spec, params.places.storage, work)
     files = [work / part_name(part.number, len(parts)) for part in parts]
     waiting = [part for part, file in zip(parts, files, strict=True) if not file.exists()]
     total = sum(map(len, parts))
@@ -123,20 +128,12 @@ def embed_one(model: str, image: Path, spec: FeatureSpec, device: str = "auto") 
     Raises:
         VitrailError: the image cannot be used.
     """
-    [row] = embed(_model(str(pinned(model)), _device(device)), [(str(image), image)], spec)
+    [row] = embed(_model(str(pinned(model)), device), [(str(image), image)], spec)
     if row.error:
         raise VitrailError(f"{image}: {row.error}")
     facts: dict[str, Any] = {"key": row.key, "height": row.height, "width": row.width, "grid": list(row.grid)}
     arrays = {"cls": row.cls, "mean": row.mean, "patches": row.patches}
     return facts | {name: values.tolist() for name, values in arrays.items() if values is not None}
-
-
-def _device(named: str) -> str:
-    import torch
-
-    if named != "auto":
-        return named
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @lru_cache(maxsize=8)
@@ -148,7 +145,9 @@ def _embed_part(job: Job, count: int, part: Part) -> Path:
     """Write the features of ``part``; runs in a worker."""
     import torch
 
-    device = f"cuda:{part.number % torch.cuda.device_count()}" if job.device == "cuda" else job.device
+    device = usable_device(job.device)
+    if device == "cuda":
+        device = f"cuda:{part.number % torch.cuda.device_count()}"
     model = _model(job.model, device)
     rows = list(embed(model, read_part(part, job.storage), job.spec))
     schema = features_schema(job.spec)
@@ -190,31 +189,41 @@ def _errors(file: Path) -> int:
 
 
 def _write_arrays(files: Sequence[Path], folder: Path, total: int, spec: FeatureSpec) -> None:
-    """The parts as arrays on disk; one part is in memory."""
+    """The parts as arrays on disk, one after the other; one part is in memory."""
     import pyarrow.parquet as pq
 
-    arrays: dict[str, Any] = {}
-    keys = []
+    shapes: dict[str, tuple[int, ...]] = {}  # of one image's features, once an image has some
     start = 0
-    for table in _tables(files):
-        keys.append(table.select(["key", "error"]))
-        good = np.flatnonzero(np.array(table["error"].to_pylist(), dtype=object) == "")
-        for kind in spec.kinds:
-            shape = _shape(table, kind, good)
-            if shape is None:
-                continue
-            dtype = np.float16 if kind == "patches" else np.float32
-            if kind not in arrays:
-                arrays[kind] = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", dtype, (total, *shape))
-                arrays[kind][:] = np.nan
-            if arrays[kind].shape[1:] != shape:
-                raise VitrailError(f"{kind}: grids differ between images; write --format parquet, or give one --size")
-            values = table[kind].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, *shape)
-            arrays[kind][start + good] = values
-        start += len(table)
-    pq.write_table(pa.concat_tables(keys), folder / "keys.parquet")
-    for array in arrays.values():
-        array.flush()
+    with contextlib.ExitStack() as stack:
+        keys = stack.enter_context(pq.ParquetWriter(folder / "keys.parquet", _KEYS))
+        arrays: dict[str, IO[bytes]] = {}
+        for table in _tables(files):
+            keys.write_table(table.select(_KEYS.names).cast(_KEYS))
+            good = np.flatnonzero(np.array(table["error"].to_pylist(), dtype=object) == "")
+            for kind in spec.kinds:
+                shape, dtype = _shape(table, kind, good), np.dtype(np.float16 if kind == "patches" else np.float32)
+                if shape is not None and kind not in shapes:
+                    shapes[kind] = shape
+                    arrays[kind] = stack.enter_context(open(folder / f"{kind}.npy", "wb"))
+                    _begin_array(arrays[kind], dtype, (total, *shape), start)
+                if kind not in shapes:
+                    continue
+                if shape not in (None, shapes[kind]):
+                    raise VitrailError(f"{kind}: {_DIFFER}")
+                rows = np.full((len(table), *shapes[kind]), np.nan, dtype)
+                if len(good):
+                    values = table[kind].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                    rows[good] = values.reshape(-1, *shapes[kind])
+                rows.tofile(arrays[kind])
+            start += len(table)
+
+
+def _begin_array(file: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], missing: int) -> None:
+    """The header of a ``.npy`` file of ``shape``, and NaN for its first ``missing`` rows."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for _ in range(missing):
+        np.full(shape[1:], np.nan, dtype).tofile(file)
 
 
 def _shape(table: pa.Table, kind: str, good: Any) -> tuple[int, ...] | None:
@@ -225,7 +234,7 @@ def _shape(table: pa.Table, kind: str, good: Any) -> tuple[int, ...] | None:
         return (len(table[kind][int(good[0])]),)
     grids = {(table["rows"][int(row)].as_py(), table["columns"][int(row)].as_py()) for row in good}
     if len(grids) > 1:
-        raise VitrailError("patches: grids differ between images; write --format parquet, or give one --size")
+        raise VitrailError(f"patches: {_DIFFER}")
     [(rows, columns)] = grids
     values = table["patches"][int(good[0])]
     return (rows, columns, len(values) // (rows * columns))

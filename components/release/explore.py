@@ -26,6 +26,7 @@ from components.release.fetch import pinned
 from components.release.images import Part, digest_of, parts_of, read_part
 from components.release.labelled import labels_of
 from components.release.load import weights_digests
+from components.release.outputs import check_replaceable
 from components.release.pictures import shrunk
 from components.storage import StorageParams, atomic_dir
 from components.tables.parts import iter_batches, write_part
@@ -63,6 +64,7 @@ def build(model: str, source: Source, out: Path, params: EmbedParams) -> dict[st
     Raises:
         VitrailError: model, images or tables are not there, or fewer than three images can be used.
     """
+    check_replaceable(out, FACTS)
     model = str(pinned(model))
     params = replace(params, form="parquet", spec=params.spec.model_copy(update={"kinds": ("cls",)}))
     images = _prepared(source, out)

@@ -6,12 +6,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from components.learning.export import export_model
+from components.learning.export import CARD, export_model
 from components.release.load import LoadedModel
+from components.release.outputs import check_replaceable
 
 
 def save_model(model: LoadedModel, out: Path) -> None:
-    """Write ``model`` as an export of ours: ``model.json`` and safetensors. ``out`` is replaced as a whole."""
+    """Write ``model`` as an export of ours: ``model.json`` and safetensors. ``out`` is replaced as a whole.
+
+    Raises:
+        VitrailError: ``out`` holds something else.
+    """
+    check_replaceable(out, CARD)
     export_model(out, model.backbone.state_dict(), model.card, head_states(model))
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.learning.blocks import Attention, Block, LayerScale, Mlp, SwiGLU
 from components.learning.embed import Interpolation
 from components.learning.packing import Group
 from components.learning.vit import VisionTransformer
@@ -44,12 +45,63 @@ class ExportableBackbone(nn.Module):
         tokens.append(maps.flatten(2).transpose(1, 2) + resized)
         x = torch.cat(tokens, 1)
         length = 1 + self.config.registers + rows * columns
-        layout = (Group(samples, length),)
         x = x.reshape(samples * length, dim)
         for block in self.blocks:
-            x = block(x, layout)
+            x = self.run_block(block, x, Group(samples, length))
         x = self.norm(x).view(samples, length, dim)
         return x[:, 0], x[:, 1 + self.config.registers :]
+
+    def run_block(self, block: nn.Module, x: Tensor, group: Group) -> Tensor:
+        """``block`` on the tokens ``x`` [rows, D] of ``group``."""
+        out: Tensor = block(x, (group,))
+        return out
+
+
+class OnnxBackbone(ExportableBackbone):
+    """The same with blocks of ONNX's own operators, which pass over activations as seldom as they can.
+
+    Query, key and value are three products: the parts of one would be copied out of it. The scale of attention and
+    LayerScale multiply weights, which a runtime does once, when it opens the file.
+    """
+
+    def run_block(self, block: nn.Module, x: Tensor, group: Group) -> Tensor:
+        """See :meth:`ExportableBackbone.run_block`."""
+        assert isinstance(block, Block)
+        x = x + _scaled(_mixed(block.attn, block.norm1(x), group), block.attn.proj, block.ls1)
+        ffn, y = block.mlp, block.norm2(x)
+        if isinstance(ffn, Mlp):
+            return x + _scaled(F.gelu(ffn.fc1(y)), ffn.fc2, block.ls2)
+        assert isinstance(ffn, SwiGLU)
+        gate, value = (_part(y, ffn.w12, number, 2) for number in range(2))
+        return x + _scaled(F.silu(gate) * value, ffn.w3, block.ls2)
+
+
+def _mixed(attn: Attention, x: Tensor, group: Group) -> Tensor:
+    """Attention's sum of values [rows, D], before its last product."""
+    dim = x.shape[-1]
+    head = dim // attn.heads
+    parts = (_part(x, attn.qkv, number, 3, head**-0.5 if number == 0 else None) for number in range(3))
+    q, k, v = (part.view(group.samples, group.tokens, attn.heads, head).transpose(1, 2) for part in parts)
+    weights = torch.softmax(torch.matmul(q, k.transpose(2, 3)), -1)
+    return torch.matmul(weights, v).transpose(1, 2).reshape(-1, dim)
+
+
+def _part(x: Tensor, layer: nn.Linear, number: int, count: int, factor: float | None = None) -> Tensor:
+    """Part ``number`` of the ``count`` that ``layer`` computes side by side, times ``factor``."""
+    width = layer.out_features // count
+    weight = layer.weight[number * width : (number + 1) * width]
+    bias = None if layer.bias is None else layer.bias[number * width : (number + 1) * width]
+    if factor is not None:
+        weight, bias = weight * factor, None if bias is None else bias * factor
+    return F.linear(x, weight, bias)
+
+
+def _scaled(x: Tensor, layer: nn.Linear, scale: nn.Module) -> Tensor:
+    """``scale(layer(x))``."""
+    if not isinstance(scale, LayerScale):
+        out: Tensor = layer(x)
+        return out
+    return F.linear(x, layer.weight * scale.gamma[:, None], layer.bias * scale.gamma)
 
 
 def resampling(rows: int, columns: int, side: int, how: Interpolation, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from components.evaluation.features import square
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
 from components.learning.collate import normalize
 from components.learning.vit import VisionTransformer
-from components.params import Strict
+from components.params import NEUTRAL, Strict
 from components.release.load import LoadedModel
 
 Kind = Literal["cls", "mean", "patches"]
@@ -34,8 +35,9 @@ class FeatureSpec(Strict):
         None  # px of the centre square; its own size; None: the model's own square
     )
     crop: bool = False  # cut sides that are no multiple of the patch down to the next that is, about the centre
-    batch: int = Field(32, ge=1, le=65_536)  # images a forward pass; of equal size
-    threads: int = Field(2, ge=1, le=1024)  # that decode, while the network computes
+    batch: Annotated[int, Field(ge=1, le=65_536), NEUTRAL] = 32  # images a forward pass; of equal size
+    # That decode, while the network computes; 0: two where it computes on these cores too, else one a core
+    threads: Annotated[int, Field(ge=0, le=1024), NEUTRAL] = 0
 
     def side(self, model: LoadedModel) -> int | None:
         """Pixels of the square that images are resized to; None: they keep their own size.
@@ -71,7 +73,7 @@ def check_size(height: int, width: int, patch: int) -> None:
     Raises:
         VitrailError: they are not; names the nearest sizes that fit.
     """
-    if height % patch or width % patch or not height or not width:
+    if height % patch or width % patch or height < 1 or width < 1:
         less = [max(1, side // patch) * patch for side in (height, width)]
         more = [max(1, -(-side // patch)) * patch for side in (height, width)]
         raise VitrailError(
@@ -98,12 +100,18 @@ def embed(
     def prepared(pair: tuple[str, Picture | VitrailError]) -> tuple[Row, RGB | None]:
         return _prepared(*pair, side, patch, spec.crop)
 
-    with ThreadPoolExecutor(spec.threads) as pool:
+    with ThreadPoolExecutor(spec.threads or _threads(model)) as pool:
         waiting = [pool.submit(prepared, pair) for pair in islice(supply, spec.batch)]
         while waiting:
             coming = [pool.submit(prepared, pair) for pair in islice(supply, spec.batch)]
             yield from _forward(model, [future.result() for future in waiting], spec)
             waiting = coming
+
+
+def _threads(model: LoadedModel) -> int:
+    if model.backbone.embeddings.pos_embed.device.type == "cpu":
+        return 2
+    return max(2, len(os.sched_getaffinity(0)))
 
 
 def embed_array(

@@ -20,7 +20,8 @@ CACHE = Path("scratch/models")  # pinned downloads, each under its digest
 STORAGE = Path("params/storage.yaml")
 LIMIT = 16 << 30  # bytes of a download; ViT-g with heads and optimizer is below
 TIMEOUT = 60.0  # seconds without a byte
-_PIN = re.compile(r"#sha256=([0-9a-fA-F]{64})$")
+PIN = "#sha256="
+_PIN = re.compile(PIN + r"([0-9a-fA-F]{64})$")
 
 
 def storage_params() -> StorageParams:
@@ -45,7 +46,7 @@ def local_copy(source: str | Path, cache: Path = CACHE, storage: StorageParams |
             yield folder
         return
     pin = _PIN.search(named)
-    if pin is None and "#sha256=" in named:
+    if pin is None and PIN in named:
         raise VitrailError(f"{named}: a pin is #sha256= and 64 hex digits")
     place, digest = (named[: pin.start()], pin[1].lower()) if pin else (named, None)
     url = place.startswith(("http://", "https://"))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
-from components.release.exportable import ExportableBackbone
+from components.release.exportable import ExportableBackbone, OnnxBackbone
 from components.release.load import LoadedModel
 
 TOLERANCE = 1e-4  # largest difference from PyTorch's own that is let out, relative to the largest number
@@ -36,7 +36,7 @@ def export_onnx(model: LoadedModel, out: Path) -> None:
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError:
         raise VitrailError("ONNX needs two packages: pip install -c requirements.lock onnx onnxscript") from None
-    graph = _graph(model)
+    graph = OnnxBackbone(model.backbone).eval()
     images, shapes = _example(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from components.errors import VitrailError, nearest
 from components.evaluation.features import square
 from components.images.decode import DecodeError
 from components.release.classify import (
+    FACTS,
     Classifier,
     ClassifierParams,
     Rows,
@@ -26,7 +27,8 @@ from components.release.embed import EmbedParams, embed_all
 from components.release.features import FeatureSpec, Row, embed, pixels
 from components.release.fetch import pinned
 from components.release.images import Part, Places, parts_of, read_part, single
-from components.release.load import load_model
+from components.release.load import check_weights, load_model
+from components.release.outputs import check_replaceable
 from components.release.pictures import save_png, tiled
 from components.storage import StorageParams
 
@@ -47,11 +49,12 @@ def fit_folder(
         VitrailError: no labels, fewer than two classes, or a class with one image.
     """
     column, most = shown
+    check_replaceable(out, FACTS)
     model = str(pinned(model))
     labels = _labels(images, column, embedding)
-    features, rows = _features(model, images, out, embedding)
+    features, rows, weights = _features(model, images, out, embedding)
     chosen = [labels[row] for row in rows]
-    classifier = fit_classifier(features, chosen, params, model, embedding.spec.model_dump(mode="json"))
+    classifier = fit_classifier(features, chosen, params, model, embedding.spec.model_dump(mode="json"), weights)
     classifier.save(out)
     if wrong := worst_errors(classifier, chosen, most):
         parts = parts_of(images, embedding.part_rows or 4096, embedding.places)
@@ -62,13 +65,12 @@ def fit_folder(
 
 def predict(folder: Path, images: str, places: Places, model: str | None, device: str) -> Iterator[list[Any]]:
     """Rows of a table: key, class, score, a score a class, error; the first row names them."""
-    import torch
-
     classifier = load_classifier(folder)
     facts = classifier.facts
     spec = FeatureSpec(**facts.spec)
-    device = device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
     loaded = load_model(model or facts.model, device, with_heads=False)
+    if facts.weights:
+        check_weights(model or facts.model, facts.weights, "this classifier")
     yield ["key", "class", "score", *facts.classes, "error"]
     for part in parts_of(images, 4096, places):
         rows = embed(loaded, read_part(part, places.storage), spec)
@@ -89,20 +91,20 @@ def _answers(classifier: Classifier, batch: Sequence[Row]) -> Iterator[list[Any]
         yield [row.key, classes[best], f"{found[best]:.4f}", *(f"{score:.4f}" for score in found), ""]
 
 
-def _features(model: str, images: str, out: Path, embedding: EmbedParams) -> tuple[Rows, list[int]]:
-    """Class tokens of the images that have some, and their rows of the source."""
+def _features(model: str, images: str, out: Path, embedding: EmbedParams) -> tuple[Rows, list[int], Mapping[str, str]]:
+    """Class tokens of the images that have some, their rows of the source, and digests of the model's weights."""
     import shutil
 
     import pyarrow.parquet as pq
 
     aside = out.with_name(f".{out.name}.features")
-    embed_all(model, images, aside, replace(embedding, form="parquet"))
+    facts = embed_all(model, images, aside, replace(embedding, form="parquet"))
     table = pq.read_table(sorted(aside.glob("part-*.parquet")), columns=["error", "cls"])
     rows = [row for row, error in enumerate(table["error"].to_pylist()) if not error]
     values = table.take(rows)["cls"].combine_chunks()
     features = np.array(values.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(max(len(rows), 1), -1)
     shutil.rmtree(aside)
-    return features, rows
+    return features, rows, facts["weights"]
 
 
 def labels_of(images: str, column: str, parts: Sequence[Part]) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from components.errors import VitrailError
 from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, load_backbone, load_card, load_heads
 from components.learning.heads import ProjectionHead
 from components.learning.vit import ARCHITECTURES, VisionTransformer, ViTConfig
+from components.params import parse_params
 from components.release.fetch import CACHE, file_sha256, local_copy
 from components.release.names import Weights, weights_of
 from components.release.read import Found, read, transformers_config
@@ -46,7 +48,7 @@ def load_model(
             (``https://...#sha256=HEX``), or a registered model (``models:/name@alias``). Our exports, Meta's released
             files, training checkpoints with heads, Hugging Face's Dinov2 and Dinov2WithRegisters folders, safetensors
             in the names of any of them.
-        device: of the returned modules.
+        device: of the returned modules: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         heads: attention heads, where neither a config nor the known architectures tell.
         with_heads: load projection heads where there are some.
         cache: folder that keeps pinned downloads.
@@ -54,16 +56,51 @@ def load_model(
     Raises:
         VitrailError: not there, damaged, of another architecture, or names or shapes do not fit; never loaded in part.
     """
+    if isinstance(device, str):
+        device = usable_device(device)
     with local_copy(source, cache) as path:
         folder = path.parent if path.name == CARD else path
         if (folder / CARD).is_file():
             model = _own(folder, with_heads)
         else:
             model = _foreign(path, str(source), heads, with_heads)
+    if heads is not None and model.card.vit.heads != heads:
+        raise VitrailError(f"{source}: has {model.card.vit.heads} attention heads by its own config, not {heads}")
     for module in (model.backbone, model.dino_head, model.ibot_head):
         if module is not None:
             module.to(device)
     return model
+
+
+def usable_device(named: str) -> str:
+    """``named``; of ``auto`` the GPU where there is one.
+
+    Raises:
+        VitrailError: no such device here.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if named == "auto":
+        return "cuda" if count else "cpu"
+    kind, _, number = named.partition(":")
+    if named != "cpu" and (kind != "cuda" or (":" in named and not number.isdigit())):
+        raise VitrailError(f"device {named!r}: auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise VitrailError(
+            f"device {named!r}: torch finds {count} CUDA devices on this machine; auto takes what is there"
+        )
+    return named
+
+
+def check_weights(source: str | Path, known: Mapping[str, str], what: str) -> None:
+    """Nothing when the backbone that ``source`` names is that of ``known`` (:func:`weights_digests`).
+
+    Raises:
+        VitrailError: it is another: its features mean something else to what was made of the first one's.
+    """
+    both = (known, weights_digests(source))
+    before, now = ([each[BACKBONE]] if BACKBONE in each else sorted(each.values()) for each in both)
+    if before != now:
+        raise VitrailError(f"{source}: not the weights that {what} was made with; name that model, or make it again")
 
 
 def weights_digests(source: str | Path) -> dict[str, str]:
@@ -117,20 +154,16 @@ def _card(vit: ViTConfig, found: Found, source: str) -> ModelCard:
     images: dict[str, Any] = found.images or {}
     crop = images.get("crop_size") or {}
     side = crop.get("height") if isinstance(crop, dict) else crop
-    size = min(int(side or EVALUATED_AT), vit.image_size)
-    return ModelCard(
-        kind="imported",
-        preset=architecture_name(vit),
-        vit=vit,
-        mean=images.get("image_mean", MEAN),
-        std=images.get("image_std", STD),
-        image_size=max(1, size // vit.patch_size) * vit.patch_size,
-        step=0,
-        params_fingerprint="",
-        data_digest="",
-        source=source,
-        source_sha256=file_sha256(*found.files),
-    )
+    side = EVALUATED_AT if side is None else side
+    if not isinstance(side, int) or side < 1:
+        raise VitrailError(f"{source}/preprocessor_config.json: crop_size {side!r}: a number of pixels is wanted")
+    size = min(side, vit.image_size)
+    content = {
+        "kind": "imported", "preset": architecture_name(vit), "vit": vit, "mean": images.get("image_mean", MEAN),
+        "std": images.get("image_std", STD), "image_size": max(1, size // vit.patch_size) * vit.patch_size, "step": 0,
+        "params_fingerprint": "", "data_digest": "", "source": source, "source_sha256": file_sha256(*found.files),
+    }  # fmt: skip
+    return parse_params(content, ModelCard, f"{source}/preprocessor_config.json")
 
 
 def architecture_name(vit: ViTConfig) -> str:

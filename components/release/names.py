@@ -65,6 +65,8 @@ def weights_of(content: Any, where: str) -> Weights:
         VitrailError: no weights, or names of no known part; the message begins with ``where``.
     """
     state = _unwrapped(_teacher(content, where))
+    if others := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
+        raise VitrailError(f"{where}: {listed(others)} are no tensors; a state dict of a DINOv2 model is wanted")
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in _PARTS}
     if any(name.startswith("backbone.") for name in state):
         strange = []
@@ -90,7 +92,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for whole, parts in _JOINED:
         for name in [name for name in renamed if f".{parts[0]}." in name]:
             names = [name.replace(parts[0], part) for part in parts]
-            if all(part in renamed for part in names):  # else they stay, and are listed as unexpected
+            shapes = {tuple(renamed[part].shape[1:]) for part in names if part in renamed and renamed[part].dim()}
+            # Else they stay, and are listed as unexpected.
+            if len(shapes) == 1 and all(part in renamed and renamed[part].dim() for part in names):
                 joined = torch.cat([renamed.pop(part) for part in names])
                 renamed[name.replace(parts[0], whole)] = joined
     if (mask := renamed.get("embeddings.mask_token")) is not None and mask.dim() != 2:
@@ -130,8 +134,6 @@ def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _backbone(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], Layout]:
-    if others := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
-        raise VitrailError(f"{where}: {listed(others)} are no tensors; a state dict of a DINOv2 model is wanted")
     if "embeddings.patch_embed.weight" in state:
         return dict(state), "own"
     layout: Layout = "official" if "patch_embed.proj.weight" in state else "transformers"

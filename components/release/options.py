@@ -33,6 +33,8 @@ class ViewOptions:
     """Cut sides down to multiples of the patch."""
     batch: int = 32
     """Images in a forward pass."""
+    threads: int = 0
+    """Threads that decode; 0: two, or one a core beside a GPU."""
     device: str = "auto"
     """auto, cpu, cuda (all GPUs in turn) or cuda:N."""
     curated: Path = Path("data/curate")
@@ -50,7 +52,9 @@ class ViewOptions:
             if not str(size).isdigit() or not int(size):
                 raise VitrailError(f"--size {size}: a number of pixels, or native")
             size = int(size)
-        content = {"kinds": kinds, "size": size, "crop": self.crop_to_patch, "batch": self.batch}
+        content = {
+            "kinds": kinds, "size": size, "crop": self.crop_to_patch, "batch": self.batch, "threads": self.threads,
+        }  # fmt: skip
         return parse_params(content, FeatureSpec, "embed")
 
     def places(self) -> Places:
@@ -90,9 +94,13 @@ class EmbedOptions(ExecutorOptions, ImagesOptions):
 
     def embedding(self, spec: FeatureSpec, form: Literal["parquet", "npy"] = "parquet") -> EmbedParams:
         """How features are computed."""
+        from components.params import parse_params
         from components.release.embed import EmbedParams
 
-        executor = ExecutorParams(kind=self.executor or "pool", workers=self.workers, address=self.address)
+        given = {"kind": self.executor or "pool", "workers": self.workers, "address": self.address}
+        executor = parse_params(given, ExecutorParams, "embed")
+        if self.part_rows < 0:
+            raise VitrailError(f"--part-rows {self.part_rows}: 0 or more images")
         return EmbedParams(spec, self.places(), executor, self.device, form, self.part_rows)
 
 

@@ -16,7 +16,7 @@ from components.evaluation.features import square
 from components.evaluation.pca import pca_pictures
 from components.images.decode import RGB, DecodeError
 from components.learning.collate import normalize
-from components.release.features import FeatureSpec, Picture, pixels
+from components.release.features import Picture, check_size, pixels
 from components.release.load import LoadedModel
 from components.storage import atomic_file
 
@@ -133,8 +133,8 @@ def _map(weights: npt.NDArray[np.float32], side: int) -> RGB:
 
 
 def _squares(model: LoadedModel, images: Sequence[Picture], size: int | None) -> npt.NDArray[np.uint8]:
-    side = FeatureSpec(size=size).side(model)
-    assert side is not None
+    side = model.card.image_size if size is None else size
+    check_size(side, side, model.card.vit.patch_size)
     if not images:
         raise VitrailError("no images to show")
     found = []

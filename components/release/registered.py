@@ -41,12 +41,13 @@ INTERFACE = Interface(
 def build(model: LoadedModel, out: Path, params: ServeParams) -> None:
     """Write the folder ``out`` that ``mlflow models serve`` takes: safetensors, code as files, no pickle.
 
-    ``out`` must not exist. Projection heads are not part of it.
+    ``out`` must not exist. Projection heads are kept where ``model`` has some: a teacher needs them, no server does.
     """
     with tempfile.TemporaryDirectory(prefix="vitrail-served-") as folder:
         weights = Path(folder) / "model"
-        bare = LoadedModel(model.backbone, model.card.model_copy(update={"dino_head": None, "ibot_head": None}))
-        save_model(bare, weights)
+        if model.dino_head is None:  # and the card may still name some
+            model = LoadedModel(model.backbone, model.card.model_copy(update={"dino_head": None, "ibot_head": None}))
+        save_model(model, weights)
         code = Code(PACKAGE / "release/served_model.py", PACKAGE, REQUIREMENTS)
         save(out, code, weights, INTERFACE, params.model_dump(mode="json"))
 

@@ -103,6 +103,10 @@ class Index:
         """
         spec = FeatureSpec(**self.facts["spec"])
         queries = embed_array(model, images, spec)
+        if queries.shape[1] != self.facts["dim"]:
+            raise VitrailError(
+                f"features of {queries.shape[1]} numbers; the index has {self.facts['dim']}: another model"
+            )
         queries /= np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1e-12)
         cosines, rows = self._search.search(queries, min(k, len(self._keys)))
         return [

@@ -31,9 +31,12 @@ def import_(
         out: Folder of the model.
         heads: Attention heads, if no config or known architecture states them.
     """
+    from components.learning.export import CARD
     from components.release.export import described, save_model
     from components.release.load import load_model
+    from components.release.outputs import check_replaceable
 
+    check_replaceable(out, CARD)  # before gigabytes are read
     model = load_model(source, heads=heads)
     save_model(model, out)
     print(f"{out}: {described(model)}")

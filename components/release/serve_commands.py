@@ -91,7 +91,7 @@ def register(*, model: Model, name: str, params: Path = PARAMS) -> None:
     from components.release.load import load_model
     from components.release.registered import register as put
 
-    version = put(load_model(model, with_heads=False), name, _params(params))
+    version = put(load_model(model), name, _params(params))
     print(f"{version.source}: registered, and the candidate of {name}")
 
 

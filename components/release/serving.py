@@ -49,14 +49,11 @@ def open_model(folder: Path, config: Mapping[str, Any]) -> Answer:
 
     The variable VITRAIL_SERVE, JSON of the same keys, goes before ``config``.
     """
-    import torch
-
     from components.release.load import load_model
 
     given = dict(config) | json.loads(os.environ.get(OVERRIDE) or "{}")
     params = parse_params(given, ServeParams, "params/serve.yaml")
-    device = params.device if params.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(folder, device, with_heads=False)
+    model = load_model(folder, params.device, with_heads=False)
     return lambda table, asked: answer(model, params, table, asked)
 
 

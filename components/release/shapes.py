@@ -43,16 +43,26 @@ def infer_config(
     """
     patch, positions = state.get("embeddings.patch_embed.weight"), state.get("embeddings.pos_embed")
     ffn = state.get("blocks.0.mlp.fc1.weight", state.get("blocks.0.mlp.w12.weight"))
-    if patch is None or positions is None or ffn is None or patch.dim() != 4 or positions.dim() != 3 or ffn.dim() != 2:
+    if (
+        patch is None
+        or positions is None
+        or ffn is None
+        or patch.dim() != 4
+        or positions.dim() != 3
+        or ffn.dim() != 2
+        or not patch.numel()
+    ):
         shown = listed(list(state))
         raise VitrailError(f"{where}: weights with names such as {shown}: not those of a DINOv2 vision transformer")
     dim, channels, patch_size, _ = patch.shape
-    side = math.isqrt(positions.shape[1] - 1)
+    side = math.isqrt(max(0, positions.shape[1] - 1))
     if side * side != positions.shape[1] - 1 or not side:
         raise VitrailError(f"{where}: {positions.shape[1] - 1} position embeddings, which make no square grid")
     numbers = [name.split(".")[1] for name in state if name.startswith("blocks.")]
     depth = 1 + max(int(number) for number in numbers if number.isdigit())
     registers = state.get("embeddings.register_tokens")
+    if registers is not None and registers.dim() != 3:
+        raise VitrailError(f"{where}: register tokens of shape {tuple(registers.shape)}; [1, R, D] is wanted")
     swiglu = "blocks.0.mlp.w12.weight" in state
     content = {
         "image_size": side * patch_size,
@@ -60,7 +70,7 @@ def infer_config(
         "in_channels": channels,
         "embed_dim": dim,
         "depth": depth,
-        "heads": heads or _heads(dim, depth, where),
+        "heads": _heads(dim, depth, where) if heads is None else heads,
         "ffn": "swiglu" if swiglu else "mlp",
         "mlp_ratio": _swiglu_ratio(dim, ffn.shape[0] // 2) if swiglu else ffn.shape[0] / dim,
         "registers": 0 if registers is None else registers.shape[1],
@@ -77,13 +87,17 @@ def infer_head(state: Mapping[str, Tensor], where: str) -> HeadConfig:
     Raises:
         VitrailError: they are no head of this kind.
     """
-    layers = sorted(int(n.split(".")[1]) for n in state if n.startswith("mlp.") and n.endswith(".weight"))
+    numbers = [n.split(".")[1] for n in state if n.startswith("mlp.") and n.endswith(".weight")]
+    layers = sorted(int(number) for number in numbers if number.isdigit())
     prototypes = state.get("last_layer.weight_v")
-    if not layers or prototypes is None:
+    if not layers or prototypes is None or prototypes.dim() != 2:
         raise VitrailError(f"{where}: a head with names such as {listed(list(state))}: not one of DINOv2")
     first, last = state[f"mlp.{layers[0]}.weight"], state[f"mlp.{layers[-1]}.weight"]
+    if first.dim() != 2 or last.dim() != 2:
+        raise VitrailError(f"{where}: a head whose layers are no matrices: not one of DINOv2")
     hidden = first.shape[0] if len(layers) > 1 else 2048  # of one layer there is none
-    return HeadConfig(prototypes=prototypes.shape[0], hidden=hidden, bottleneck=last.shape[0], layers=len(layers))
+    content = {"prototypes": prototypes.shape[0], "hidden": hidden, "bottleneck": last.shape[0], "layers": len(layers)}
+    return parse_params(content, HeadConfig, where)
 
 
 def build_backbone(config: ViTConfig, state: Mapping[str, Tensor], where: str) -> VisionTransformer:
@@ -136,6 +150,10 @@ def differences(model: nn.Module, state: Mapping[str, Tensor]) -> str:
 def _fill(model: nn.Module, state: Mapping[str, Tensor], where: str, advice: Callable[[], str]) -> None:
     if faults := differences(model, state):
         raise VitrailError(f"{where}: weights do not fit this model: {faults}; {advice()}")
+    if odd := [n for n, t in state.items() if not t.is_floating_point() or t.layout != torch.strided or t.is_meta]:
+        raise VitrailError(
+            f"{where}: no dense floating-point numbers: {listed(odd)}; convert them first, or copy it again"
+        )
     whole = {name: tensor.detach().float() for name, tensor in state.items()}
     model.load_state_dict(whole, assign=True)
     for parameter in model.parameters():

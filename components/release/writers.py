@@ -14,6 +14,7 @@ from components.learning.embed import interpolate_positions
 from components.release.export import head_states
 from components.release.load import LoadedModel
 from components.release.names import official
+from components.release.outputs import check_replaceable
 from components.storage import atomic_dir, atomic_file
 
 _BLOCK = [
@@ -37,6 +38,7 @@ def export_transformers(model: LoadedModel, out: Path, image_size: int | None = 
     """
     from safetensors.torch import save_file
 
+    check_replaceable(out, "config.json")
     vit = model.card.vit
     state = {name: tensor.detach().float().cpu() for name, tensor in model.backbone.state_dict().items()}
     size = vit.image_size

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from components.inputs import content
 from components.inputs.content import Contents
 from components.inputs.named import named_inputs
 from components.inputs.run import write
 from components.pipeline import load_pipeline
 from components.storage import StorageParams
+from components.tracking.registry import Version
 
 ROOT = Path(__file__).resolve().parents[3]
 STORAGE = StorageParams(root="data")
@@ -86,6 +88,20 @@ def test_new_content_under_an_old_name_size_and_time_is_seen(workspace: Path, pa
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     after = written(workspace)
     assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+def test_what_is_pinned_is_not_read_and_an_alias_is_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned = f"s3://bucket/w.pth#sha256={'0' * 64}"
+    monkeypatch.setattr(content.Registry, "version", lambda self, source: Version("vits", 3))
+    with Contents(tmp_path / "cache.json", STORAGE) as contents:
+        assert contents.digest(pinned) == pinned
+        assert contents.digest("models:/vits@champion") == "models:/vits/3"
+    monkeypatch.undo()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    with Contents(tmp_path / "cache.json", STORAGE) as contents:
+        assert contents.digest("models:/vits@champion").startswith("unreachable: MLflow at")
 
 
 def test_folders_count_by_names_and_bytes_and_nothing_there_is_no_fault(tmp_path: Path) -> None:

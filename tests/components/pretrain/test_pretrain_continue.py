@@ -15,6 +15,7 @@ from components.learning.param_groups import param_groups
 from components.learning.schedules import InitHeadsParams, ScheduleParams, Schedules
 from components.learning.vit import ViTConfig
 from components.params import load_params
+from components.pretrain import start
 from components.training.params import TrainingParams
 
 PRESETS = Path(__file__).resolve().parents[3] / "params/continue"
@@ -57,6 +58,14 @@ def test_frozen_blocks_and_the_backbone_have_groups_of_their_own() -> None:
     plain = param_groups(network, 0.5, 1.0)
     assert not any("is_backbone" in group for group in plain)
     assert sum(len(group["names"]) for group in plain) == sum(len(group["names"]) for group in groups)
+
+
+def test_a_run_from_an_alias_means_one_version_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = load_params(PRESETS / "vitt.yaml", TrainingParams, ["init=models:/vits@champion"])
+    monkeypatch.setattr(start, "pinned", lambda source: str(source).replace("@champion", "/3"))
+    assert start.pinned_start(params).init == "models:/vits/3"
+    nothing = params.model_copy(update={"init": None})
+    assert start.pinned_start(nothing) is nothing
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

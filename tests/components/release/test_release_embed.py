@@ -235,3 +235,26 @@ def test_sources_without_images_are_told(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"no")
     with pytest.raises(VitrailError, match="no readable Parquet file"):
         parts_of(str(tmp_path / "broken.parquet"), 10, Places())
+
+
+def test_numbers_that_make_no_sense_are_told(folder: Path) -> None:
+    command = ["embed", "--model", str(folder / "m"), "--images", str(folder / "photos"), "--out", str(folder / "none")]
+    for given, said in (
+        (["--workers", "-2"], "workers"), (["--part-rows", "-5"], "--part-rows -5"), (["--batch", "0"], "batch"),
+        (["--threads", "-1"], "threads"), (["--size", "-3"], "--size -3"), (["--device", "cuda:99"], "cuda:99"),
+    ):  # fmt: skip
+        with pytest.raises(VitrailError, match=said):
+            main([*command, *given])
+    assert not (folder / "none").exists()
+
+
+def test_arrays_begin_with_missing_rows_where_the_first_parts_have_no_features(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / f"photos/{number}.png").write_bytes(b"damaged" if number < 2 else encoded(number))
+    embed_all(str(folder / "m"), str(tmp_path / "photos"), tmp_path / "out", EmbedParams(form="npy", part_rows=1))
+    cls = np.load(tmp_path / "out/cls.npy")
+    assert np.isnan(cls).all(1).tolist() == [True, True, False]
+    (tmp_path / "photos/2.png").unlink()
+    embed_all(str(folder / "m"), str(tmp_path / "photos"), tmp_path / "out", EmbedParams(form="npy"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["features.json", "keys.parquet"]

@@ -14,7 +14,7 @@ import torch
 from components.errors import VitrailError
 from components.learning.export import StartedFrom
 from components.release import graphs
-from components.release.exportable import ExportableBackbone
+from components.release.exportable import ExportableBackbone, OnnxBackbone
 from components.release.load import load_model
 from components.release.model_card import CardFacts, export_safetensors
 from components.release.run import main
@@ -30,10 +30,24 @@ def images(size: tuple[int, int], samples: int = 2) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("how", ["offset", "size", "plain"])
+@pytest.mark.parametrize("form", [ExportableBackbone, OnnxBackbone])
 @torch.no_grad()
-def test_the_graph_form_gives_the_same_tokens(how: str, size: tuple[int, int]) -> None:
+def test_the_graph_form_gives_the_same_tokens(form: type[ExportableBackbone], how: str, size: tuple[int, int]) -> None:
     backbone = small_model(registers=2 if how == "size" else 0, interpolation=how).backbone
-    expected, (cls, patches) = backbone(images(size)), ExportableBackbone(backbone)(images(size))
+    expected, (cls, patches) = backbone(images(size)), form(backbone)(images(size))
+    torch.testing.assert_close(cls, expected.cls, atol=1e-5, rtol=0)
+    torch.testing.assert_close(patches, expected.patches, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ffn": "swiglu"}, {"layerscale_init": None}, {"qkv_bias": False}, {"heads": 4, "mlp_ratio": 3.0}],
+    ids=str,
+)
+@torch.no_grad()
+def test_blocks_of_onnxs_operators_are_the_models_blocks(changes: dict[str, Any]) -> None:
+    backbone = small_model(**changes).backbone
+    expected, (cls, patches) = backbone(images((56, 56))), OnnxBackbone(backbone)(images((56, 56)))
     torch.testing.assert_close(cls, expected.cls, atol=1e-5, rtol=0)
     torch.testing.assert_close(patches, expected.patches, atol=1e-5, rtol=0)
 

@@ -218,6 +218,81 @@ def test_damaged_files_are_told_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
+def odd_states() -> dict[str, tuple[dict[str, torch.Tensor], str]]:
+    """Files with the right names and other content, and what is said of each."""
+    good = official_names(dict(small_vit(registers=2).state_dict()))
+    token = torch.zeros(64)
+    return {
+        "whole numbers": (good | {"norm.bias": token.long()}, r"no dense floating-point numbers: norm\.bias"),
+        "one position": (good | {"pos_embed": torch.zeros(1, 1, 64)}, "no square grid"),
+        "no position": (good | {"pos_embed": torch.zeros(1, 0, 64)}, "no square grid"),
+        "flat registers": (good | {"register_tokens": token}, r"register tokens of shape \(64,\)"),
+        "no channels": (good | {"patch_embed.proj.weight": torch.zeros(0, 3, 14, 14)}, "not those of a DINOv2"),
+        "a strange block": (good | {"blocks.x.y": token}, r"1 unexpected \(blocks\.x\.y\)"),
+        "a head of words": (
+            {f"backbone.{name}": tensor for name, tensor in good.items()} | {"dino_head.mlp.x.weight": token},
+            "a head with names such as mlp",
+        ),
+    }
+
+
+@pytest.mark.parametrize("case", odd_states())
+def test_right_names_with_odd_content_are_told_in_one_line(case: str, tmp_path: Path) -> None:
+    state, said = odd_states()[case]
+    with pytest.raises(VitrailError, match=said) as fault:
+        load_model(saved(state, tmp_path / "w.pth"))
+    assert "\n" not in str(fault.value)
+
+
+def test_parts_that_do_not_join_are_told(tmp_path: Path) -> None:
+    state = dict(transformers_model(registers=False).state_dict())
+    query = next(name for name in state if "layer.0." in name and name.endswith(("query.weight", "q_proj.weight")))
+    save_file(state | {query: torch.zeros(32, 31)}, tmp_path / "w.safetensors")
+    with pytest.raises(VitrailError, match=r"unexpected \(.*attn\.k"):
+        load_model(tmp_path / "w.safetensors", heads=4)
+
+
+def test_what_contradicts_the_models_own_config_is_told(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "m")
+    with pytest.raises(VitrailError, match="has 1 attention heads by its own config, not 2"):
+        load_model(tmp_path / "m", heads=2)
+    from components.release.writers import export_transformers
+
+    export_transformers(small_model(), tmp_path / "hf")
+    for content, said in (
+        ({"crop_size": "x"}, "crop_size 'x'"),
+        ({"crop_size": {"height": 0}}, "crop_size 0"),
+        ({"image_mean": [0.5]}, "mean"),
+        ({"image_std": [0, 0, 0]}, "std"),
+    ):
+        (tmp_path / "hf/preprocessor_config.json").write_text(json.dumps(content))
+        with pytest.raises(VitrailError, match=rf"preprocessor_config\.json: .*{said}"):
+            load_model(tmp_path / "hf")
+
+
+@pytest.mark.parametrize(("device", "said"), [("banana", "auto, cpu, cuda or cuda:N"), ("cuda:99", "finds . CUDA")])
+def test_devices_that_are_not_there_are_told(device: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(VitrailError, match=f"device '{device}': .*{said}"):
+        load_model(tmp_path / "none", device)
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path) -> None:
+    save_model(small_model(), tmp_path / "m")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/one.png").write_bytes(b"x")
+    model, photos = str(tmp_path / "m"), str(tmp_path / "photos")
+    for command in (
+        ["import", model], ["embed", "--model", model, "--images", photos],
+        ["export", "--model", model, "--to", "huggingface"], ["export", "--model", model, "--to", "safetensors"],
+        ["classify", "fit", "--model", model, "--images", photos],
+    ):  # fmt: skip
+        with pytest.raises(VitrailError, match="photos: a folder with other content"):
+            main([*command, "--out", photos])
+    assert (tmp_path / "photos/one.png").read_bytes() == b"x"
+    assert main(["import", model, "--out", model]) == 0  # its own earlier output is
+    same(load_model(model).backbone, small_model().backbone)
+
+
 def test_folders_of_other_architectures_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(VitrailError, match="a model of type 'vit'; dinov2 and dinov2_with_registers can be imported"):

@@ -31,6 +31,7 @@ from PIL import Image
 from components.benchmark.contenders import find_checkpoints
 from components.errors import VitrailError
 from components.learning.export import weights_digest
+from components.pretrain.start import started_from
 from components.release.export import save_model
 from components.release.features import embed_array
 from components.release.load import LoadedModel, load_model
@@ -60,7 +61,7 @@ def npy(array: Any) -> bytes:
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    return small_model(registers=2, interpolation="size")
+    return small_model(with_heads=True, registers=2, interpolation="size")
 
 
 def errors(model: LoadedModel, params: ServeParams | None = None, **columns: list[Any]) -> list[str]:
@@ -178,6 +179,8 @@ def test_a_registered_model_is_a_model_by_value(
 ) -> None:
     loaded = load_model("models:/vits@candidate")
     assert weights_digest(loaded.backbone) == weights_digest(model.backbone)
+    assert loaded.dino_head is not None  # so it can be a teacher, or go on with its own heads
+    assert set(started_from("models:/vits/1").sha256) == {"backbone.safetensors", "heads.safetensors"}
     assert find_checkpoints(["models:/vits@candidate", store / "m"]) == ["models:/vits/1", store / "m"]
     (in_tmp / "photos").mkdir()
     (in_tmp / "photos/one.png").write_bytes(png())

@@ -143,3 +143,17 @@ def test_the_nearest_image_of_an_image_is_itself(
     assert page.read_text().count("<img") == 8
     with pytest.raises(VitrailError, match="no finished index here"):
         main(["retrieve", "query", "--index", str(tmp_path), "--images", *query])
+
+
+def test_what_was_made_with_other_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    other, images = tmp_path / "other", str(folder / "photos")
+    save_model(small_model(ffn="swiglu"), other)
+    given = ["--model", str(folder / "m"), "--images", images]
+    assert main(["retrieve", "index", *given, "--out", str(tmp_path / "index")]) == 0
+    assert main(["classify", "fit", *given, "--out", str(tmp_path / "classes")]) == 0
+    for command, made in (
+        (["retrieve", "query", "--index", str(tmp_path / "index"), "--images", f"{images}/dark/0.png"], "index"),
+        (["classify", "predict", "--classifier", str(tmp_path / "classes"), "--images", images], "classifier"),
+    ):
+        with pytest.raises(VitrailError, match=f"other: not the weights that this {made} was made with"):
+            main([*command, "--model", str(other)])
