@@ -71,6 +71,8 @@ def faults(line: str) -> list[str]:
         name = next((word for word in rest if not word.startswith("-")), "")
         if rest[:1] in (["--install-completion"], ["--show-completion"], ["--help"], ["--version"]) or not name:
             return []
+        if name.isupper():  # a placeholder
+            return []
         if name not in COMMANDS:
             return [f"{line}: no such command"]
         module = "components.cli.entry"
