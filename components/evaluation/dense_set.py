@@ -72,9 +72,10 @@ class DenseBenchmark:
             most = np.inf if self.truth.class_names is None else len(self.truth.class_names) - 1
             if not IGNORE <= values.min() <= values.max() <= most:
                 worst = int(values.max()) if values.max() > most else int(values.min())
+                known = "0 and more" if self.truth.class_names is None else f"0 to {most}"
                 raise VitrailError(
-                    f"{where}: class {worst}, and {self.name} has classes 0 to {most}; name all classes, or set the "
-                    "value that has no label"
+                    f"{where}: class {worst}, and {self.name} has classes {known}; name all classes, or set the value "
+                    "that has no label"
                 )
         return rgb, values
 
