@@ -75,6 +75,8 @@ _TABLE = (
             "components.provenance.run:trace"),
     Command("forget", "Take images down, and list the models that saw them.", USE,
             "components.provenance.run:forget"),
+    Command("reproduce", "Bring back exactly the code, parameters and data that a run of MLflow came from.", OPERATE,
+            "components.provenance.run:reproduce"),
     Command("plan", "Say what a stage needs (GPUs, hours, bytes) before it runs.", OPERATE,
             "components.planning.run:app"),
     Command("advise", "Write a preset for your images, machine and minutes, with a reason for each value.", OPERATE,

@@ -1,7 +1,8 @@
-"""Questions and take-downs about single images.
+"""Questions and take-downs about single images; and the state that a run came from.
 
 python -m components.provenance trace http://photos.demo.test/a.jpg
 python -m components.provenance forget --domain example.org --dry-run
+python -m components.provenance reproduce RUN --out FOLDER
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from components.command_line import Many, Options, application, as_options, comm
 from components.params import load_params
 from components.storage import StorageParams
 
-app = application("provenance", "Trace an image, or take images down.", "components.provenance")
+app = application("provenance", "Trace an image, take images down, or bring back what a run came from.", "components.provenance")
 main = commands_of(app)
 
 
@@ -97,3 +98,29 @@ def forget(*, options: Options[ForgetOptions] = _FORGET) -> None:
     if options.report is not None:
         receipts.save(receipt, options.report)
     print(receipts.told(receipt, options.curated, options.block, options.dry_run))
+
+
+@as_options
+class ReproduceOptions:
+    """Options of ``reproduce``."""
+
+    out: Path
+    """The new folder."""
+    run: bool = False
+    """Run its stage there, too: DVC's run cache gives the result, if it has it."""
+    tracking: Path = Path("params/tracking.yaml")
+    """How runs are recorded in MLflow."""
+
+
+@app.command
+def reproduce(of: str, /, *, options: Options[ReproduceOptions]) -> None:
+    """Bring back exactly the code, parameters and data that a run of MLflow came from.
+
+    Args:
+        of: MLflow's id of the run, its key, or the id of a model that it made.
+    """
+    from components.provenance.reproduce import reproduce as bring_back
+    from components.provenance.reproduce import told
+
+    origin = bring_back(of, options.out, Path.cwd(), options.tracking, options.run)
+    print(told(origin, options.out, options.run))

@@ -1,15 +1,21 @@
-"""What a store knows of a data set: the runs that trained on it, and their models."""
+"""What a store knows of where runs come from: the data set that they trained on, and the state of the checkout."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from components.errors import VitrailError
+from components.tracking.delivery import KEY
 from components.tracking.params import TrackingParams
 from components.tracking.spool import Spool, begun, left_behind
-from components.tracking.store import database, explained, open_client, probe, resolve
+from components.tracking.state import FOLDER, TAG, RunState, read_state
+from components.tracking.store import database, existing_run, explained, open_client, probe, resolve
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,62 @@ def _waiting(params: TrackingParams, digests: list[str], known: set[str]) -> lis
                 models = tuple(f"{record['name']} ({record['handle']})" for record in records)
                 found.append(Trained(run, str(about["name"]), "WAITING", str(digest), models))
     return found
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a run came from, and what the store calls it."""
+
+    run_id: str
+    name: str
+    folder: Path  # of the kept files
+    state: RunState
+    states: int  # how many the run has: one more for each time that it went on with other code or parameters
+
+
+def fetch_state(params: TrackingParams, run: str, into: Path) -> Origin:
+    """Bring the state that ``run`` (an id, a key, or the id of a model that it made) kept to the folder ``into``.
+
+    Raises:
+        VitrailError: the store cannot be reached, has no such run, or the run kept no state.
+    """
+    uri = resolve(os.environ.get("MLFLOW_TRACKING_URI") or params.uri)
+    if uri.startswith("sqlite") and not database(uri).exists():
+        raise VitrailError(f"MLflow at {uri}: no such file; set MLFLOW_TRACKING_URI to the store that has the run")
+    probe(uri)
+    with explained(uri):
+        client = open_client(uri)
+        found = _run_of(client, params.experiment, run)
+        if found is None:
+            waits = (params.spool / run).is_dir()
+            raise VitrailError(
+                f"MLflow at {uri}: no run {run}" + ("; its records wait here: vitrail sync" if waits else "")
+            )
+        digest = found.data.tags.get(TAG)
+        if digest is None:
+            raise VitrailError(
+                f"run {run} kept no state: it is older than that, or its code was in no git repository; its commit: "
+                f"{found.data.tags.get('mlflow.source.git.commit', 'unknown')}"
+            )
+        into.mkdir(parents=True, exist_ok=True)
+        folder = Path(client.download_artifacts(found.info.run_id, f"{FOLDER}/{digest}", str(into)))
+        states = len(client.list_artifacts(found.info.run_id, FOLDER))
+    return Origin(found.info.run_id, str(found.info.run_name), folder, read_state(folder), states)
+
+
+def _run_of(client: Any, experiment: str, run: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    if run.startswith("m-"):
+        with contextlib.suppress(MlflowException):
+            run = client.get_logged_model(run).source_run_id or run
+    known = existing_run(client, run)
+    if known is not None:
+        return client.get_run(known)
+    held = client.get_experiment_by_name(experiment)
+    if held is None or not re.fullmatch(r"[\w-]+", run):
+        return None
+    return next(iter(client.search_runs([held.experiment_id], f"tags.`{KEY}` = '{run}'", max_results=1)), None)
 
 
 _OLDEST_MODEL = [{"field_name": "creation_timestamp", "ascending": True}]

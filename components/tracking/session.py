@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from components.tracking.params import TrackingParams
 from components.tracking.recording import MlflowRun
 from components.tracking.sender import Sender, tell
 from components.tracking.spool import Spool, hold
+from components.tracking.state import FOLDER, TAG, keep_state
 from components.tracking.store import Away, resolve
 
 START = {"http": 10.0, "sqlite": 60.0}  # seconds for a store's first answer; a new SQLite file needs several
@@ -63,11 +65,14 @@ def run(
         store = Store(uri, params.experiment)
         sender = Sender(spool, store, params.spool)
         recording = MlflowRun(key, uri, spool, sender)
-        about = {**circumstances(stage), **note(stage), **(tags or {})}
+        kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitrail-state-")))
+        about = {**circumstances(stage), **_kept_state(kept), **note(stage), **(tags or {})}
         new = not (spool.folder / "begun.json").exists()
         with atomic_file(spool.folder / "begun.json", "w") as file:
             json.dump({"uri": uri, "experiment": params.experiment, "stage": stage, "name": name, "tags": about}, file)
         recording.begin(name, config, about)
+        if TAG in about:
+            recording.log_artifacts(kept, f"{FOLDER}/{about[TAG]}")
         _meet(recording, sender, spool, params, new)
         restore = end_on_sigterm()
         if params.system_metrics:
@@ -120,6 +125,16 @@ def _meet(recording: MlflowRun, sender: Sender, spool: Spool, params: TrackingPa
             spool.remove()
         raise fault
     tell(f"{fault}; the run goes on, and what it records waits in {spool.folder}")
+
+
+def _kept_state(into: Path) -> dict[str, str]:
+    """Write the state of this checkout to ``into``; returns the tag that names it, if there is one to name."""
+    try:
+        state = keep_state(Path.cwd(), into)
+    except OSError as fault:
+        tell(f"the code and parameters of this run could not be kept: {fault}")
+        return {}
+    return {} if state is None else {TAG: state.digest}
 
 
 def circumstances(stage: str) -> dict[str, str]:

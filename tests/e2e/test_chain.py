@@ -55,6 +55,27 @@ def test_images_were_kept_and_dropped_with_reasons_and_held_out_ones_are_not_tra
         assert json.loads((chain.root / f"reports/{report}.json").read_text())
 
 
+def test_the_state_of_a_run_is_brought_back_with_its_result(chain: Chain, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{chain.root}/mlflow.db")
+    [experiment] = [one.experiment_id for one in client.search_experiments() if one.name == "vitrail"]
+    [trained] = client.search_runs([experiment], "tags.`vitrail.stage` = 'pretrain'")
+    again = tmp_path / "again"
+    words = ["reproduce", trained.info.run_id, "--out", str(again), "--run"]
+    done = run(chain.root, "components.provenance", *words)
+    assert done.code == 0, done.text
+    assert "commit " + trained.data.tags["mlflow.source.git.commit"] in done.text
+    assert "Running stage 'pretrain@vitt'" not in done.text, "the run cache has its result"
+    for name in ("params/pretrain/vitt.yaml", "params/pipeline.yaml", "dvc.yaml", "components/pretrain/stage.py"):
+        assert (again / name).read_bytes() == (chain.root / name).read_bytes(), name
+    for name in ("data/dedup", "data/pretrain/vitt"):
+        assert files_below(again / name) == files_below(chain.root / name), name
+    assert not (again / "data/distill").exists()
+    refused = run(chain.root, "components.provenance", *words)
+    assert refused.errors == [f"error: {again}: is there already; name a new folder"]
+
+
 def test_a_second_repro_does_nothing(chain_copy: Path) -> None:
     again = repro(chain_copy)
     assert again.code == 0, again.text

@@ -1,0 +1,166 @@
+"""A checkout in exactly the state that a run of MLflow came from: commit, changed files, parameters, dvc.lock, data."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from components.errors import VitrailError
+from components.params import load_params
+from components.pipeline import PIPELINE, load_pipeline
+from components.storage import atomic_dir, is_remote
+from components.tracking import Origin, TrackingParams, fetch_state
+from components.tracking.state import LOCK, RunState
+
+_PATIENCE = 600  # seconds for one command of git
+
+
+def reproduce(run: str, out: Path, root: Path, tracking: Path, start: bool = False) -> Origin:
+    """Make the folder ``out`` what the checkout was when ``run`` began; with ``start``, run its stage there.
+
+    The commit comes from the repository of the checkout ``root``, the changed files from MLflow, and the inputs of the
+    run's stage from DVC's cache. The stage itself is not repeated where DVC's run cache has its result.
+
+    Raises:
+        VitrailError: ``out`` is there, or something of the state cannot be had.
+    """
+    if out.exists():
+        raise VitrailError(f"{out}: is there already; name a new folder")
+    with tempfile.TemporaryDirectory(prefix="vitrail-reproduce-") as aside:
+        origin = fetch_state(load_params(tracking, TrackingParams), run, Path(aside))
+        state = origin.state
+        if state.left_out:
+            named = ", ".join(f"{name} ({why})" for name, why in sorted(state.left_out.items()))
+            raise VitrailError(
+                f"run {run}: files that differ from its commit were not kept, so it cannot be had: {named}"
+            )
+        with atomic_dir(out) as checkout:
+            _take_commit(root, checkout, state)
+            _take_files(origin, checkout)
+            _lead_to_data(root, checkout)
+            _check_out(checkout, state)
+    if start:
+        if not state.stage:
+            raise VitrailError(f"run {run} was no stage of DVC; run it by hand in {out}: {state.command}")
+        if _dvc(out, "repro", "--single-item", state.stage, quiet=False):
+            raise VitrailError(f"{state.stage}: failed in {out}; its lines above say why")
+    return origin
+
+
+def told(origin: Origin, out: Path, started: bool) -> str:
+    """What :func:`reproduce` did, and what to do next."""
+    state = origin.state
+    changed = sorted(name for name in state.files if name != LOCK)
+    lines = [f"{out}: run {origin.run_id} ({origin.name}), commit {state.commit}"]
+    if changed or state.removed:
+        lines.append(
+            f"  changed against the commit: {', '.join([*changed, *(f'no {name}' for name in state.removed)])}"
+        )
+    if origin.states > 1:
+        lines.append(
+            f"  the run went on with other code or parameters {origin.states - 1} times; this is the last state"
+        )
+    if state.python != platform.python_version():
+        lines.append(f"  it ran on Python {state.python}, this is {platform.python_version()}")
+    if started:
+        lines.append(f"  {state.stage} is as the run left it")
+    else:
+        then = f"dvc repro --single-item {state.stage}" if state.stage else state.command
+        lines.append(f"  next: cd {out} && {then}")
+    return "\n".join(lines)
+
+
+def _take_commit(root: Path, checkout: Path, state: RunState) -> None:
+    """Check the commit out, of a repository that has its history alone: it is on no branch, perhaps, any more."""
+    _git(checkout, "init", "--quiet")
+    allow = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
+    top = _git(root, "rev-parse", "--show-toplevel").strip()
+    try:
+        _git(checkout, "fetch", "--quiet", "--no-tags", f"--upload-pack={allow}", top, state.commit)
+    except VitrailError as fault:
+        raise VitrailError(f"{root}: has no commit {state.commit}; git fetch it first ({fault})") from None
+    _git(checkout, "checkout", "--quiet", "--detach", state.commit)
+
+
+def _take_files(origin: Origin, checkout: Path) -> None:
+    for name in origin.state.files:
+        path = checkout / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(origin.folder / "files" / name, path)
+    for name in origin.state.removed:
+        (checkout / name).unlink(missing_ok=True)
+
+
+def _lead_to_data(root: Path, checkout: Path) -> None:
+    """Use the cache of ``root``, and what parameters name by a path within the checkout that git does not have."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise VitrailError(f"{root}: dvc cache dir failed: {' '.join(done.stderr.split())}")
+    cache = done.stdout.strip().splitlines()[-1]
+    (checkout / ".dvc").mkdir(exist_ok=True)
+    (checkout / ".dvc/config.local").write_text(f"[cache]\n    dir = {(root / cache).resolve()}\n", encoding="utf-8")
+    if not (checkout / PIPELINE).is_file():
+        return
+    pipeline = load_pipeline(checkout)
+    for name in (pipeline.source, *(continued.start for continued in pipeline.continued.values())):
+        there, here = root / name, checkout / name
+        if not is_remote(name) and not os.path.isabs(name) and there.exists() and not here.exists():
+            here.parent.mkdir(parents=True, exist_ok=True)
+            here.symlink_to(there.resolve())
+
+
+def _check_out(checkout: Path, state: RunState) -> None:
+    if not (checkout / LOCK).is_file() or not state.stage:
+        return
+    if _dvc(checkout, "checkout", "--quiet", "--with-deps", state.stage, "--allow-missing"):
+        raise VitrailError(f"{state.stage}: its inputs are not all in DVC's cache; dvc pull them, then try again")
+    # The stage's own result was another run's, or none: it is made anew, from the run cache where that has it.
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", state.stage],
+        cwd=checkout, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    changed = json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip().startswith("{") else {}
+    gone = _deleted(changed, state.stage)
+    if gone:
+        raise VitrailError(
+            f"{state.stage}: not in DVC's cache any more: {', '.join(gone)}; dvc pull, or dvc repro them"
+        )
+
+
+def _deleted(status: dict[str, list[object]], stage: str) -> list[str]:
+    """Outputs of the stages before ``stage`` that ``dvc status`` finds missing or other than dvc.lock says."""
+    return sorted(
+        str(name)
+        for before, found in status.items()
+        if before != stage
+        for entry in found
+        if isinstance(entry, dict)
+        for name in entry.get("changed outs", {})
+    )
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False
+    )
+    if done.returncode:
+        raise VitrailError(f"git {arguments[0]}: {' '.join(done.stderr.split())[:300]}")
+    return done.stdout
+
+
+def _dvc(folder: Path, *arguments: Sequence[str] | str, quiet: bool = True) -> int:
+    words = [sys.executable, "-m", "dvc", *(str(word) for word in arguments)]
+    env = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+    return subprocess.run(words, cwd=folder, env=env, capture_output=quiet, check=False).returncode
