@@ -11,6 +11,10 @@ from flows.launch import run_families
 
 
 @flow(name="curate")
-def curate() -> State[Any]:
-    """Run the stages crawl and curate."""
-    return run_families("crawl", "curate")
+def curate(again: bool = False) -> State[Any]:
+    """Run the stages crawl and curate.
+
+    Args:
+        again: crawl although nothing changed here, for the web may have. What it finds is a new version of the data.
+    """
+    return run_families("crawl", "curate", anew=("crawl",) if again else ())

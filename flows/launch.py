@@ -41,10 +41,10 @@ def _explained(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
 
 
 @_explained
-def run_families(*families: str) -> State[Any]:
-    """Run the stages of ``families`` (all, when none is given) in the current directory."""
+def run_families(*families: str, anew: Sequence[str] = ()) -> State[Any]:
+    """Run the stages of ``families`` (all, when none is given) in the current directory; ``anew`` in any case."""
     root = Path.cwd()
-    return reproduce(stage_names(load_pipeline(root), *families), root, load_platform(root))
+    return reproduce(stage_names(load_pipeline(root), *families), root, load_platform(root), anew)
 
 
 @_explained

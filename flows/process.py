@@ -11,6 +11,7 @@ import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -32,13 +33,15 @@ def run_streaming(
     """Run ``command`` and hand each line of its output (stdout and stderr, as they come) to ``on_line``.
 
     Whatever ends the call (the command's own end, cancellation, an error in ``on_line``), no process that the
-    command started outlives it: survivors get SIGTERM, ``grace`` seconds, then SIGKILL.
+    command started outlives it: survivors get SIGTERM, ``grace`` seconds, then SIGKILL. Where this very process is
+    killed, ``flows/guard.py`` does the same.
 
     Returns:
         The command's exit code; negative for the signal that ended it.
     """
+    guard = [sys.executable, str(Path(__file__).with_name("guard.py")), str(os.getpid()), str(grace)]
     child = subprocess.Popen(
-        list(command),
+        [*guard, *command],
         cwd=cwd,
         env=dict(env),
         stdin=subprocess.DEVNULL,

@@ -23,6 +23,7 @@ from components.json_lines import plain
 from components.loopback import spare_loopback
 from flows.artifacts import ProgressArtifact, publish_outcome, publish_scores, tracking_link
 from flows.clusters import Cluster, follow
+from flows.limits import held
 from flows.process import run_streaming
 from flows.settings import PlatformParams
 from flows.stages import report_path
@@ -30,11 +31,12 @@ from flows.stages import report_path
 BENCHMARK, GATE = "data/benchmark", "params/gate.yaml"
 # What DVC prints when another DVC process works on the same workspace or the same outputs.
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
+_NO_SLOTS = "Unable to acquire concurrency slots"  # what Prefect's client says when its server was away for long
 
 
 def is_busy(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed state only says that another process holds DVC's lock, so that trying again makes sense."""
-    return any(sign in (state.message or "") for sign in _BUSY)
+    """Whether trying again makes sense: another process holds DVC's lock, or the server of the limits was away."""
+    return any(sign in (state.message or "") for sign in (*_BUSY, _NO_SLOTS))
 
 
 @task(name="check", task_run_name="check {preset}", cache_policy=NO_CACHE, persist_result=False)
@@ -52,12 +54,15 @@ def check(preset: str, workspace: Path, platform: PlatformParams, family: str = 
     retries=1,  # the number and the delay come from params/platform.yaml: see `reproduce`
     retry_condition_fn=is_busy,
 )
-def reproduce_stage(stage: str, workspace: Path, platform: PlatformParams) -> State[Any]:
-    """``dvc repro --single-item STAGE``: skips the stage where nothing changed; runs nothing upstream."""
+def reproduce_stage(stage: str, workspace: Path, platform: PlatformParams, anew: bool = False) -> State[Any]:
+    """``dvc repro --single-item STAGE``: skips the stage where nothing changed, unless ``anew``; runs nothing upstream.
+
+    It waits for the workspace, and for the GPUs that the stage takes.
+    """
     progress = ProgressArtifact(stage)
-    code, lines = _run(
-        [sys.executable, "-m", "dvc", "repro", "--single-item", stage], workspace, platform, progress.line
-    )
+    words = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if anew else []), stage]
+    with held(stage, workspace):
+        code, lines = _run(words, workspace, platform, progress.line)
     progress.close(done=code == 0)
     if code == 0:
         publish_outcome(stage, workspace / report_path(stage), tracking_link(lines))
@@ -77,7 +82,8 @@ def gate(workspace: Path, platform: PlatformParams, only: str | None = None) -> 
 def command(room: str, action: str, arguments: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:
     """``python -m components.ROOM ACTION ...``: work whose result no DVC stage keeps."""
     words = [sys.executable, "-m", f"components.{room}", action, *arguments]
-    return _outcome(f"{room} {action}", *_run(words, workspace, platform))
+    with held(f"{room} {action}", workspace, alone=False):
+        return _outcome(f"{room} {action}", *_run(words, workspace, platform))
 
 
 @task(name="cluster", task_run_name="{stage} on a cluster", cache_policy=NO_CACHE, persist_result=False)
@@ -97,19 +103,23 @@ def on_cluster(stage: str, job: Cluster, workspace: Path, platform: PlatformPara
     if failed:
         return Failed(message=f"{stage}: {failed}; {failure_message(lines, 1)}")
     if listed:
-        code, said = _run([sys.executable, "-m", "dvc", "commit", "--force", stage], workspace, platform)
+        with held("commit", workspace):
+            code, said = _run([sys.executable, "-m", "dvc", "commit", "--force", stage], workspace, platform)
         if code != 0:
             return Failed(message=f"{stage}: trained, but not recorded: {failure_message(said, code)}")
     publish_outcome(stage, workspace / report_path(stage), tracking_link(lines))
     return Completed(message=f"{stage}: done")
 
 
-def reproduce(stages: Sequence[str], workspace: Path, platform: PlatformParams) -> State[Any]:
-    """Run ``stages`` one after another; the first that fails ends the flow run, with its message."""
+def reproduce(stages: Sequence[str], workspace: Path, platform: PlatformParams, anew: Sequence[str] = ()) -> State[Any]:
+    """Run ``stages`` one after another, those in ``anew`` though nothing changed here.
+
+    The first that fails ends the flow run, with its message.
+    """
     launch = reproduce_stage.with_options(retries=platform.busy_retries, retry_delay_seconds=platform.busy_delay)
     # First, always: what parameters name may have changed, and the stages depend on what this one writes.
     for stage in ("inputs", *(stage for stage in stages if stage != "inputs")):
-        state = launch(stage, workspace, platform, return_state=True)
+        state = launch(stage, workspace, platform, stage in anew, return_state=True)
         if not state.is_completed():
             return as_flow_state(state)
     return Completed(message=f"up to date: {', '.join(stages)}")

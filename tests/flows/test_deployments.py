@@ -18,6 +18,7 @@ CONTENT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = CONTENT["deployments"]
 DOCUMENTED = {
     "curate/default",
+    "curate/again",
     "dedup/default",
     "benchmark/default",
     "pipeline/demo",
@@ -53,7 +54,7 @@ def test_a_deployment_gives_its_flow_what_it_takes(deployment: dict[str, Any]) -
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
 
 
-@pytest.mark.parametrize("deployment", [d for d in DEPLOYMENTS if d.get("parameters")], ids=full_name)
+@pytest.mark.parametrize("deployment", [d for d in DEPLOYMENTS if "preset" in d.get("parameters", {})], ids=full_name)
 def test_a_deployments_preset_has_a_params_file(deployment: dict[str, Any]) -> None:
     preset, family = deployment["parameters"]["preset"], flow_of(deployment).name
     assert deployment["name"].startswith(preset)
@@ -66,6 +67,16 @@ def test_every_listed_preset_has_a_deployment() -> None:
     names = {full_name(deployment) for deployment in DEPLOYMENTS}
     assert {f"pretrain/{p}" for p in pipeline.pretrain} | {f"distill/{p}" for p in pipeline.distill} <= names
     assert {f"benchmark/{p}" for p in (*pipeline.pretrain, *pipeline.distill)} <= names
+
+
+def test_only_a_schedule_that_somebody_switched_on_crawls_the_web() -> None:
+    from prefect.client.schemas.schedules import CronSchedule
+
+    scheduled = {full_name(d): d["schedules"] for d in DEPLOYMENTS if "schedules" in d}
+    assert list(scheduled) == ["curate/again"]
+    [schedule] = scheduled["curate/again"]
+    assert schedule["active"] is False
+    CronSchedule(cron=schedule["cron"], timezone=schedule["timezone"])
 
 
 def test_the_command_line_finds_the_stack_without_any_variable() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import textwrap
 import threading
@@ -152,3 +153,21 @@ def test_a_stray_that_holds_the_pipe_open_neither_blocks_nor_survives(tmp_path: 
     assert run(code, tmp_path, lines.append, grace=1.0) == 0
     assert time.monotonic() - started < 50
     assert gone(int(lines[0]))
+
+
+@pytest.mark.parametrize("detached", [False, True], ids=["a group", "a group of its own below it"])
+def test_what_a_killed_flow_run_had_started_is_ended(tmp_path: Path, detached: bool) -> None:
+    family = textwrap.dedent(FAMILY.format(setup="", inner=SLEEP, detached=detached))
+    flow = (
+        "import os, sys\nfrom pathlib import Path\nfrom flows.process import run_streaming\n"
+        f"run_streaming([sys.executable, '-u', '-c', {family!r}], cwd=Path(), env=dict(os.environ), "
+        "on_line=lambda line: print(line, flush=True), grace=5.0)"
+    )
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    killed = subprocess.Popen([sys.executable, "-c", flow], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    assert killed.stdout is not None
+    pids = [int(word) for word in killed.stdout.readline().split()]
+    assert len(pids) == 2
+    killed.kill()
+    killed.wait()
+    assert all(gone(pid, within=30) for pid in pids)
