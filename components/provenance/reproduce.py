@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from components.errors import VitrailError
 from components.params import load_params
 from components.pipeline import PIPELINE, load_pipeline
 from components.storage import atomic_dir, is_remote
+from components.text import read_text
 from components.tracking import Origin, TrackingParams, fetch_state
 from components.tracking.state import LOCK, RunState
+from components.yaml_core import parse_yaml
 
 _PATIENCE = 600  # seconds for one command of git
 
@@ -49,8 +50,7 @@ def reproduce(run: str, out: Path, root: Path, tracking: Path, start: bool = Fal
     if start:
         if not state.stage:
             raise VitrailError(f"run {run} was no stage of DVC; run it by hand in {out}: {state.command}")
-        if _dvc(out, "repro", "--single-item", state.stage, quiet=False):
-            raise VitrailError(f"{state.stage}: failed in {out}; its lines above say why")
+        _dvc(out, "repro", "--single-item", state.stage, shown=True)
     return origin
 
 
@@ -100,12 +100,7 @@ def _take_files(origin: Origin, checkout: Path) -> None:
 
 def _lead_to_data(root: Path, checkout: Path) -> None:
     """Use the cache of ``root``, and what parameters name by a path within the checkout that git does not have."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=root, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise VitrailError(f"{root}: dvc cache dir failed: {' '.join(done.stderr.split())}")
-    cache = done.stdout.strip().splitlines()[-1]
+    cache = _dvc(root, "cache", "dir").strip().splitlines()[-1]
     (checkout / ".dvc").mkdir(exist_ok=True)
     (checkout / ".dvc/config.local").write_text(f"[cache]\n    dir = {(root / cache).resolve()}\n", encoding="utf-8")
     if not (checkout / PIPELINE).is_file():
@@ -121,31 +116,18 @@ def _lead_to_data(root: Path, checkout: Path) -> None:
 def _check_out(checkout: Path, state: RunState) -> None:
     if not (checkout / LOCK).is_file() or not state.stage:
         return
-    if _dvc(checkout, "checkout", "--quiet", "--with-deps", state.stage, "--allow-missing"):
-        raise VitrailError(f"{state.stage}: its inputs are not all in DVC's cache; dvc pull them, then try again")
     # The stage's own result was another run's, or none: it is made anew, from the run cache where that has it.
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", state.stage],
-        cwd=checkout, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    changed = json.loads(done.stdout) if done.returncode == 0 and done.stdout.strip().startswith("{") else {}
-    gone = _deleted(changed, state.stage)
-    if gone:
+    stages = parse_yaml(read_text(checkout / LOCK), LOCK).get("stages") or {}
+    before = set(re.findall(r'^"([^"]+)";$', _dvc(checkout, "dag", "--dot", state.stage), re.MULTILINE)) - {state.stage}
+    unmade = sorted(before - set(stages))
+    if unmade:
+        raise VitrailError(f"{state.stage}: the run's dvc.lock does not know {', '.join(unmade)}, which come before it")
+    try:
+        _dvc(checkout, "checkout", "--quiet", *sorted(before))
+    except VitrailError as fault:
         raise VitrailError(
-            f"{state.stage}: not in DVC's cache any more: {', '.join(gone)}; dvc pull, or dvc repro them"
-        )
-
-
-def _deleted(status: dict[str, list[object]], stage: str) -> list[str]:
-    """Outputs of the stages before ``stage`` that ``dvc status`` finds missing or other than dvc.lock says."""
-    return sorted(
-        str(name)
-        for before, found in status.items()
-        if before != stage
-        for entry in found
-        if isinstance(entry, dict)
-        for name in entry.get("changed outs", {})
-    )
+            f"{state.stage}: its inputs are not all in DVC's cache; dvc pull them first ({fault})"
+        ) from None
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -157,10 +139,18 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def _dvc(folder: Path, *arguments: Sequence[str] | str, quiet: bool = True) -> int:
-    words = [sys.executable, "-m", "dvc", *(str(word) for word in arguments)]
-    env = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-    }
-    return subprocess.run(words, cwd=folder, env=env, capture_output=quiet, check=False).returncode
+def _dvc(folder: Path, *arguments: str, shown: bool = False) -> str:
+    """What the command printed; ``shown``, its lines go to the terminal instead.
+
+    Raises:
+        VitrailError: it failed.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder, env={**os.environ, "PATH": path}, capture_output=not shown, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout or "its lines above say why").split())
+        raise VitrailError(f"dvc {arguments[0]} in {folder} failed: {said[:500]}")
+    return done.stdout or ""

@@ -78,6 +78,7 @@ def open_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # records wait in the spool, not in MLflow's back-off
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     spare_loopback()
     from mlflow import MlflowClient
     from mlflow.store.artifact import artifact_repository_registry as registry
