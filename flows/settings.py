@@ -36,6 +36,7 @@ class PlatformParams(Strict):
     stage_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for a cancelled stage
     cluster_poll: float = Field(gt=0, le=1_000_000)  # seconds between two looks at a job of several nodes
     cluster_grace: float = Field(gt=0, le=1_000_000)  # seconds that a cancelled job gets to be gone
+    silent_run: float = Field(ge=10, le=1_000_000)  # seconds without a heartbeat after which a run counts as gone
     busy_retries: int = Field(ge=0, le=1_000_000)  # tries when another process holds DVC's lock
     busy_delay: float = Field(gt=0, le=1_000_000)  # seconds between those tries
 

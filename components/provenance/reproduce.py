@@ -122,6 +122,8 @@ def _check_out(checkout: Path, state: RunState) -> None:
     unmade = sorted(before - set(stages))
     if unmade:
         raise VitrailError(f"{state.stage}: the run's dvc.lock does not know {', '.join(unmade)}, which come before it")
+    if not before:
+        return
     try:
         _dvc(checkout, "checkout", "--quiet", *sorted(before))
     except VitrailError as fault:

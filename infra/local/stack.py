@@ -29,9 +29,11 @@ from components.progress import duration
 from components.tracking import TrackingParams
 from components.tracking.pages import look_at
 from flows.settings import PlatformParams, load_platform
+from infra.local import automations
 from infra.local.servers import Service, require_free, responds
 from infra.local.state import ARTIFACTS, MLFLOW_URL, PREFECT_URL
 
+_SERVERS_ALONE = (PREFECT_URL, MLFLOW_URL, automations.ALERT)  # variables that may hold a password
 _SERVICES = ("prefect", "mlflow", "worker")  # in the order of starting
 
 
@@ -72,7 +74,11 @@ class Stack:
 
     def runs(self) -> dict[str, str]:
         """What the worker gets, and with it every flow run."""
-        return {name: value for name, value in self.environment().items() if name not in (PREFECT_URL, MLFLOW_URL)}
+        env = {name: value for name, value in self.environment().items() if name not in _SERVERS_ALONE}
+        # Heartbeats often enough that two may be lost; and patience with a server that is started again.
+        env.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(max(30, int(self.params.silent_run / 3))))
+        env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+        return env
 
     def exports(self) -> dict[str, str]:
         """The variables that another terminal needs; prefect.toml holds the first for the shipped port."""
@@ -106,6 +112,7 @@ class Stack:
         self._start("mlflow", [python, "-m", "mlflow", "server", "--workers", "1", *address, str(here.mlflow_port)])
         self._wait("prefect")
         self._ensure_pool()
+        automations.ensure(self._api, here.silent_run, automations.alert_address())
         worker = ["worker", "start", "--pool", here.work_pool, "--type", "process", "--name", "local"]
         self._start("worker", [python, "-m", "prefect", *worker])
         self._deploy()
