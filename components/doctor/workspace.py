@@ -18,7 +18,7 @@ from components.loopback import spare_loopback
 from components.params import load_params
 from components.pipeline import PIPELINE, load_pipeline
 from components.status.run import held_folders
-from components.storage import StorageParams, is_remote, open_store
+from components.storage import S3Store, StorageParams, is_remote, open_store
 from components.text import read_text
 from components.yaml_core import parse_yaml
 
@@ -70,14 +70,23 @@ def store(root: Path) -> Iterator[Finding]:
     if not is_remote(params.root):
         yield Finding("ok", "storage", f"local: {params.root}")
         return
+    place = open_store(params.model_copy(update={"max_attempts": 1}))
     try:
-        open_store(params.model_copy(update={"max_attempts": 1})).exists("vitrail-doctor")
+        place.exists("vitrail-doctor")
+        safe = not isinstance(place, S3Store) or place.conditional()
     except VitrailError as fault:
         yield Finding(
             "bad", "storage", str(fault), "check root and endpoint_url in params/storage.yaml, and the AWS_* variables"
         )
-    else:
-        yield Finding("ok", "storage", f"S3 answers: {params.root}")
+        return
+    yield Finding("ok", "storage", f"S3 answers: {params.root}")
+    if not safe:
+        yield Finding(
+            "note",
+            "storage",
+            "the server has no conditional writes (If-None-Match)",
+            "start one run at a time on one place: two that begin in the same second are not told apart",
+        )
 
 
 def servers(root: Path) -> Iterator[Finding]:

@@ -16,7 +16,9 @@ from components.command_line import Many, Options, application, as_options, comm
 from components.params import load_params
 from components.storage import StorageParams
 
-app = application("provenance", "Trace an image, take images down, or bring back what a run came from.", "components.provenance")
+app = application(
+    "provenance", "Trace an image, take images down, or bring back what a run came from.", "components.provenance"
+)
 main = commands_of(app)
 
 

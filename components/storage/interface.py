@@ -47,6 +47,9 @@ class StorageParams(Strict):
     checkpoints: str | None = Field(None, min_length=1)  # where copies of the training state go; None: nowhere
     max_attempts: int = Field(3, ge=1, le=1000)  # tries a request, with boto3's standard back-off
     connect_timeout: float = Field(10.0, gt=0, le=1_000_000)  # seconds
+    read_timeout: float = Field(
+        60.0, gt=0, le=1_000_000
+    )  # seconds without a byte, after which a request counts as lost
 
 
 class Store(Protocol):
@@ -59,6 +62,13 @@ class Store(Protocol):
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace ``name`` atomically."""
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create ``name`` atomically if nothing is there; whether this call did. Of several at once, one does.
+
+        On S3 that needs a server with conditional writes, see :meth:`S3Store.conditional`; without, it looks first.
+        Where the answer to a write is lost on the way, a second try finds the first one's object, and says no.
+        """
 
     def put_file(self, name: str, path: Path) -> None:
         """Create or replace ``name`` atomically with the content of the local file ``path``."""

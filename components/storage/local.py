@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,26 @@ class LocalStore:
     def write(self, name: str, data: bytes) -> None:
         with atomic_file(self._path(name)) as file:
             file.write(data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        path = self._path(name)
+        if path.exists():
+            return False
+        aside = f"{safe_name(name)}.{uuid.uuid4().hex}.partial"
+        self.write(aside, data)
+        try:
+            os.link(self._path(aside), path)  # fails where another was faster; a rename would replace it
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            try:
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o644))
+            except FileExistsError:
+                return False
+            os.replace(self._path(aside), path)
+        finally:
+            self._path(aside).unlink(missing_ok=True)
+        return True
 
     def put_file(self, name: str, path: Path) -> None:
         with open(path, "rb") as source, atomic_file(self._path(name)) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class S3Store:
         self.root = root.rstrip("/")
         self._params, self._bucket, self._prefix = params, bucket, prefix.strip("/")
         self._made: Any = None
+        self._conditional: bool | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # A client cannot travel to a worker process; each makes its own.
@@ -43,6 +45,7 @@ class S3Store:
                 s3={"addressing_style": "path"} if self._params.endpoint_url else {},
                 retries={"mode": "standard", "max_attempts": self._params.max_attempts},
                 connect_timeout=self._params.connect_timeout,
+                read_timeout=self._params.read_timeout,
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
             )
@@ -121,6 +124,48 @@ class S3Store:
         with self._explained(name):
             self._client.put_object(Bucket=self._bucket, Key=self._key(name), Body=data)
 
+    def create(self, name: str, data: bytes) -> bool:
+        if not self.conditional() and self.exists(name):
+            return False
+        with self._explained(name):
+            return self._put_new(self._key(name), data)
+
+    def conditional(self) -> bool:
+        """Whether the server refuses to replace an object where it is asked not to (``If-None-Match: *``).
+
+        It is tried once, on an object of its own: some servers refuse the header, and some take no notice of it.
+        """
+        if self._conditional is None:
+            from botocore.exceptions import ClientError
+
+            name = f".vitrail-probe-{uuid.uuid4().hex}"
+            with self._explained(name):
+                try:
+                    self._conditional = True
+                    self._conditional = self._put_new(self._key(name), b"1") and not self._put_new(
+                        self._key(name), b"2"
+                    )
+                except ClientError as fault:
+                    if _code(fault) not in ("NotImplemented", "InvalidArgument", "InvalidRequest", "501", "400"):
+                        self._conditional = None
+                        raise
+                    self._conditional = False
+            self.delete(name)
+        return self._conditional
+
+    def _put_new(self, key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        only_new = {"IfNoneMatch": "*"} if self._conditional else {}
+        try:
+            self._client.put_object(Bucket=self._bucket, Key=key, Body=data, **only_new)
+        except ClientError as fault:
+            # 409: another conditional write of the same name is under way
+            if _code(fault) in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                return False
+            raise
+        return True
+
     def put_file(self, name: str, path: Path) -> None:
         with self._explained(name):
             self._client.upload_file(str(path), self._bucket, self._key(name))
@@ -170,6 +215,11 @@ class S3Store:
     def delete(self, name: str) -> None:
         with self._explained(name):
             self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
+
+
+def _code(fault: Any) -> str:
+    """Of a ``ClientError``."""
+    return str(fault.response.get("Error", {}).get("Code", ""))
 
 
 def _upload_failed() -> type[Exception]:

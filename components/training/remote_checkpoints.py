@@ -105,7 +105,12 @@ class RemoteCheckpoints:
                 self.store.put_file(f"notes/{note.name}", note)
         self.store.put_file(f"{folder}/manifest.json", local / "manifest.json")
         latest = {"version": 1, "step": step, "folder": folder, "writer": self._writer}
-        self.store.write(LATEST, (json.dumps(latest) + "\n").encode())
+        content = (json.dumps(latest) + "\n").encode()
+        if self._seen is not None:
+            self.store.write(LATEST, content)
+        # Two that began at once both saw none: one gets the place. An answer that was lost is no other run.
+        elif not self.store.create(LATEST, content) and (self._latest() or {}).get("writer") != self._writer:
+            raise VitrailError(f"{self.store.root}: another run has written there at this moment; end one of the two")
         self._seen = latest
         self._prune(folder, step, kept)
 

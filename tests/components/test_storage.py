@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,6 +57,66 @@ def test_writes_reads_ranges_lists_and_deletes(store: Store, tmp_path: Path) -> 
     store.delete("a/one")
     assert not store.exists("a/one")
     assert store.exists("a/two")
+
+
+def test_of_several_that_create_one_name_at_once_one_does(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda at: store.create("claim", b"%d" % at), range(8)))
+    assert made.count(True) == 1
+    assert store.read("claim") == b"%d" % made.index(True)
+    assert not store.create("claim", b"later")
+    assert list(store.list()) == ["claim"], "neither a probe nor a partial file stays"
+
+
+class WithoutConditions(http.server.BaseHTTPRequestHandler):
+    """An S3 server that refuses ``If-None-Match`` (501), or takes no notice of it."""
+
+    refuses: ClassVar[bool] = True
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def _answer(self, code: int, body: bytes = b"") -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["If-None-Match"] and self.refuses:
+            self._answer(501, b"<Error><Code>NotImplemented</Code><Message>no</Message></Error>")
+            return
+        self.objects[self.path] = data
+        self._answer(200)
+
+    def do_HEAD(self) -> None:
+        self._answer(200 if self.path in self.objects else 404)
+
+    def do_DELETE(self) -> None:
+        self.objects.pop(self.path, None)
+        self._answer(204)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("refuses", [True, False], ids=["refused", "ignored"])
+def test_a_server_without_conditional_writes_is_known_by_a_probe(
+    refuses: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    monkeypatch.setattr(WithoutConditions, "refuses", refuses)
+    monkeypatch.setattr(WithoutConditions, "objects", {})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), WithoutConditions) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        place = S3Store("s3://bucket/x", StorageParams(root="s3://bucket/x", endpoint_url=endpoint, max_attempts=1))
+        assert not place.conditional()
+        assert place.create("claim", b"1")
+        assert not place.create("claim", b"2")
+        assert WithoutConditions.objects == {"/bucket/x/claim": b"1"}
+        server.shutdown()
 
 
 def test_a_missing_name_is_one_line_that_names_it(store: Store, tmp_path: Path) -> None:
@@ -165,6 +226,7 @@ class Flaky(http.server.BaseHTTPRequestHandler):
 
     script: ClassVar[list[str]] = []
     asked: ClassVar[int] = 0
+    released: ClassVar[threading.Event] = threading.Event()
 
     def do_GET(self) -> None:
         type(self).asked += 1
@@ -172,17 +234,33 @@ class Flaky(http.server.BaseHTTPRequestHandler):
         if fault.isdigit():
             self.send_error(int(fault))
             return
+        if fault == "hang":  # a network that swallows the request
+            self.released.wait(60)
+            return
         self.send_response(200)
         self.send_header("Content-Length", "10")
         self.end_headers()
-        self.wfile.write(b"0123" if fault == "cut" else b"0123456789")
+        self.wfile.write(b"0123456789" if not fault else b"0123")
+        if fault == "stall":
+            self.wfile.flush()
+            self.released.wait(60)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 @pytest.mark.parametrize(
-    ("script", "asked"), [(["500"], 2), (["503", "503"], 3), (["cut"], 2), (["cut", "cut"], 3), (["503", "cut"], 3)]
+    ("script", "asked"),
+    [
+        (["500"], 2),
+        (["503", "503"], 3),
+        (["cut"], 2),
+        (["cut", "cut"], 3),
+        (["503", "cut"], 3),
+        (["hang"], 2),
+        (["stall"], 2),
+        (["hang", "stall"], 3),
+    ],
 )
 def test_a_server_that_stumbles_is_asked_again(
     monkeypatch: pytest.MonkeyPatch, script: list[str], asked: int, s3_endpoint: str
@@ -190,14 +268,18 @@ def test_a_server_that_stumbles_is_asked_again(
     monkeypatch.setattr(Flaky, "script", script)
     monkeypatch.setattr(Flaky, "asked", 0)
     monkeypatch.setattr("components.storage.s3.time.sleep", lambda _: None)
+    monkeypatch.setattr(Flaky, "released", threading.Event())
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flaky) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
-        store = open_store(StorageParams(root="s3://bucket", endpoint_url=url, region="us-east-1"))
+        patience = 1.0 if {"hang", "stall"} & set(script) else 60.0
+        params = StorageParams(root="s3://bucket", endpoint_url=url, region="us-east-1", read_timeout=patience)
+        store = open_store(params)
         assert store.read("key") == b"0123456789"
-        assert Flaky.asked == asked
+        assert Flaky.asked >= asked if patience < 60 else Flaky.asked == asked  # a busy machine may lose one more
         Flaky.script[:] = ["cut"] * 3
         with pytest.raises(VitrailError, match="cannot reach S3"):
             store.read("key")
+        Flaky.released.set()
         server.shutdown()

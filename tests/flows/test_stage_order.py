@@ -58,3 +58,17 @@ def test_reports_are_where_dvc_yaml_puts_them() -> None:
     ours |= {report_path("pretrain@${item.preset}")}
     ours |= {report_path(f"{family}@${{key}}") for family in ("continue", "gain", "distill")}
     assert declared == ours
+
+
+def test_no_params_file_that_a_stage_takes_whole_is_empty() -> None:
+    """DVC keeps no run cache for such a stage: it would run again in every workspace and reproduction."""
+    content = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    stages = [stage.get("do", stage) for stage in content["stages"].values()]
+    listed = {
+        name for stage in stages for entry in stage.get("params", []) if isinstance(entry, dict)
+        for name, keys in entry.items() if not keys
+    }  # fmt: skip
+    assert "params/crawl.yaml" in listed
+    patterns = [re.sub(r"\$\{[^}]*\}", "*", name) for name in listed]
+    files = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    assert [str(path) for path in files if not yaml.safe_load(path.read_text())] == []
