@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -17,11 +19,28 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
+from prefect.logging import get_logger
 
 from components.progress import share_done
 
+P = ParamSpec("P")
+
 _EVERY = 5.0  # seconds between updates of the progress bar: each is a request to the server
 _TRACKED = re.compile(r"https?://\S+/#/experiments/\S+/runs/\w+(?:\?[\w=&]+)?")
+
+
+def _spared(function: Callable[P, None]) -> Callable[P, None]:
+    """``function``, but a server that is away costs what it would have shown, not the stage."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except (httpx.HTTPError, PrefectException) as fault:
+            get_logger("vitrail").warning(f"not shown, for Prefect's server did not take it: {fault}")
+
+    return call
 
 
 class ProgressArtifact:
@@ -46,6 +65,7 @@ class ProgressArtifact:
         if done and self._id is not None:
             self._show(100.0, f"{self._stage}: done")
 
+    @_spared
     def _show(self, percent: float, text: str) -> None:
         if self._id is None:
             key = f"{artifact_key(self._stage)}-progress"
@@ -56,6 +76,7 @@ class ProgressArtifact:
             update_progress_artifact(artifact_id=self._id, progress=percent, description=text)
 
 
+@_spared
 def publish_outcome(stage: str, report: Path, tracked: str | None) -> None:
     """Publish the numbers of ``report`` (the stage's metrics file) and the link to its MLflow run, where there are."""
     key = artifact_key(stage)
@@ -69,6 +90,7 @@ def publish_outcome(stage: str, report: Path, tracked: str | None) -> None:
         create_markdown_artifact(markdown=table.read_text(encoding="utf-8"), key=f"{key}-table")
 
 
+@_spared
 def publish_scores(scores: Path, only: str | None = None) -> None:
     """The benchmark's figures as a table, a row a model and metric; of the model ``only`` where it is named."""
     if not scores.is_file():

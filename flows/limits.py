@@ -13,14 +13,16 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 
 LEASE = 60.0  # seconds; Prefect's least
 _TRAINING = ("pretrain", "continue", "distill")  # take every GPU, unless their preset says how many processes
@@ -78,14 +80,22 @@ def held(stage: str, workspace: Path, alone: bool = True) -> Iterator[None]:
         yield
 
 
-def _slots(name: str, limit: int, number: int) -> contextlib.AbstractContextManager[None]:
+@contextlib.contextmanager
+def _slots(name: str, limit: int, number: int) -> Iterator[None]:
     with get_client(sync_client=True) as client:
         try:
             limit = client.read_global_concurrency_limit_by_name(name).limit
         except ObjectNotFound:
             with contextlib.suppress(ObjectAlreadyExists):  # another run was faster
                 client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=limit))
-    return concurrency(name, occupy=min(number, limit), lease_duration=LEASE, raise_on_lease_renewal_failure=False)
+    slots = concurrency(name, occupy=min(number, limit), lease_duration=LEASE, raise_on_lease_renewal_failure=False)
+    slots.__enter__()
+    try:
+        yield
+    finally:
+        # A server that is away costs no finished work: the lease ends by itself.
+        with contextlib.suppress(httpx.HTTPError, PrefectException):
+            slots.__exit__(*sys.exc_info())
 
 
 def _plain(name: str) -> str:

@@ -31,12 +31,13 @@ from flows.stages import report_path
 BENCHMARK, GATE = "data/benchmark", "params/gate.yaml"
 # What DVC prints when another DVC process works on the same workspace or the same outputs.
 _BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
-_NO_SLOTS = "Unable to acquire concurrency slots"  # what Prefect's client says when its server was away for long
+# What Prefect's client says when its server is away while a stage waits for its limits.
+_NO_SLOTS = ("Unable to acquire concurrency slots", "exception ConnectError")
 
 
 def is_busy(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
     """Whether trying again makes sense: another process holds DVC's lock, or the server of the limits was away."""
-    return any(sign in (state.message or "") for sign in (*_BUSY, _NO_SLOTS))
+    return any(sign in (state.message or "") for sign in (*_BUSY, *_NO_SLOTS))
 
 
 @task(name="check", task_run_name="check {preset}", cache_policy=NO_CACHE, persist_result=False)

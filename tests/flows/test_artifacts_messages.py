@@ -123,3 +123,21 @@ def test_a_stage_finds_this_pythons_tools_first(monkeypatch: pytest.MonkeyPatch,
     assert rest == "/usr/bin"
     assert "PYTHONPATH" not in env
     assert env["VITRAIL_FLOW_RUN_ID"] == ""
+
+
+def test_a_server_that_is_away_costs_the_progress_bar_and_not_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+
+    from flows import artifacts
+
+    asked: list[str] = []
+
+    def away(**given: object) -> None:
+        asked.append(str(given["key"]))
+        raise httpx.ConnectError("All connection attempts failed")
+
+    monkeypatch.setattr(artifacts, "create_progress_artifact", away)
+    bar = artifacts.ProgressArtifact("pretrain@vitt")
+    bar.line("pretrain vitt: 120/400 steps, 1.2/s, 3 min left")
+    bar.close(done=True)
+    assert asked == ["pretrain-vitt-progress"]
