@@ -34,6 +34,7 @@ from infra.local.servers import Service, require_free, responds
 from infra.local.state import ARTIFACTS, MLFLOW_URL, PREFECT_URL
 
 _SERVERS_ALONE = (PREFECT_URL, MLFLOW_URL, automations.ALERT)  # variables that may hold a password
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # below PREFECT_HOME
 _SERVICES = ("prefect", "mlflow", "worker")  # in the order of starting
 
 
@@ -70,6 +71,8 @@ class Stack:
         env = self.environment()
         env.setdefault(MLFLOW_URL, f"sqlite:///{self.root}/mlflow.db")
         env.setdefault(ARTIFACTS, str(self.root / "mlartifacts"))
+        # In memory, Prefect's default, a server that is started again forgets who holds which slot, and never frees it.
+        env.setdefault("PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE", LEASES)
         return env
 
     def runs(self) -> dict[str, str]:

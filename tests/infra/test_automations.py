@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,11 +58,21 @@ def test_a_second_start_changes_what_is_there_and_adds_nothing() -> None:
 
 
 def test_runs_do_not_get_the_address_of_alerts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pathlib import Path
-
     from infra.local.stack import Stack
 
     monkeypatch.setenv(automations.ALERT, "https://alerts.test/planted-token")
     stack = Stack(Path(), load_platform())
     assert "planted-token" not in str(stack.runs())
     assert int(stack.runs()["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) * 3 <= stack.params.silent_run
+
+
+def test_a_server_that_is_started_again_knows_who_holds_which_slot() -> None:
+    import importlib
+
+    from infra.local.stack import Stack
+
+    env = Stack(Path(), load_platform()).servers()
+    assert importlib.import_module(env["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]).ConcurrencyLeaseStorage
+    root = Path(__file__).resolve().parents[2]
+    for file in ("infra/compose/compose.yaml", "infra/kubernetes/stack/prefect.yaml"):
+        assert env["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"] in (root / file).read_text()
