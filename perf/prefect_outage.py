@@ -89,7 +89,8 @@ def _server(port: int, api: str, env: Mapping[str, str], kill: bool) -> Iterator
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"{api}/health", timeout=3).close()
                 break
-            assert server.poll() is None and time.monotonic() < until, "the server does not start"
+            if server.poll() is not None or time.monotonic() > until:
+                raise RuntimeError("the server does not start")
             time.sleep(0.3)
         yield
     finally:
