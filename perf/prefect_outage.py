@@ -21,8 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from infra.local.stack import LEASES
-
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # as infra/local/stack.py sets it
 _PATIENCE = 600.0  # seconds for a server's start
 _RUN = """
 import time
