@@ -47,9 +47,7 @@ class StorageParams(Strict):
     checkpoints: str | None = Field(None, min_length=1)  # where copies of the training state go; None: nowhere
     max_attempts: int = Field(3, ge=1, le=1000)  # tries a request, with boto3's standard back-off
     connect_timeout: float = Field(10.0, gt=0, le=1_000_000)  # seconds
-    read_timeout: float = Field(
-        60.0, gt=0, le=1_000_000
-    )  # seconds without a byte, after which a request counts as lost
+    read_timeout: float = Field(60.0, gt=0, le=1_000_000)  # seconds without a byte before a request is lost
 
 
 class Store(Protocol):
