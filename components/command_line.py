@@ -21,6 +21,8 @@ Options = Annotated[T, Parameter(name="*")]  # a dataclass whose fields are the 
 Many = Annotated[tuple[T, ...], Parameter(consume_multiple=True)]  # an option with several values: --checkpoints A B
 Overrides = Annotated[tuple[str, ...], Parameter(metavar="KEY=VALUE")]  # of --set, once for each value
 MISUSED = 2  # exit code of a command line that is wrong
+# cyclopts would end the process without a word at Ctrl-C; run_cli says how to carry on.
+INTERRUPTIBLE: dict[str, Any] = {"suppress_keyboard_interrupt": False}
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -62,7 +64,7 @@ class ParamsOptions:
 def application(name: str, about: str, module: str = "") -> App:
     """The commands of a room: ``vitrail name``, and ``python -m module`` where ``module`` is given."""
     names = [name, module] if module else [name]
-    return App(name=names, help=about, version_flags=(), default_parameter=plain())
+    return App(name=names, help=about, version_flags=(), default_parameter=plain(), **INTERRUPTIBLE)
 
 
 def plain() -> Parameter:
@@ -82,7 +84,7 @@ def commands_of(
     """
 
     def main(argv: Sequence[str]) -> int:
-        top = App(name="python -m", version_flags=())
+        top = App(name="python -m", version_flags=(), **INTERRUPTIBLE)
         top.command(app)
         code = dispatch(top, [app.name[-1], *(rewrite(argv) if rewrite else argv)])
         return MISUSED if not argv and app.default_command is None else code

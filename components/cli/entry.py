@@ -15,7 +15,7 @@ from typing import Literal
 from cyclopts import App, Group
 
 from components.cli.commands import CHECKOUT, COMMANDS
-from components.command_line import dispatch, plain
+from components.command_line import INTERRUPTIBLE, dispatch, plain
 from components.errors import VitrailError, nearest, run_cli
 
 _SELF = "components/cli/__main__.py"
@@ -57,6 +57,7 @@ def application() -> App:
         "Start with `vitrail init FOLDER`, then `vitrail run`. `vitrail COMMAND --help` explains one command.",
         version=_version,
         default_parameter=plain(),
+        **INTERRUPTIBLE,
     )
     names = list(dict.fromkeys(each.group for each in COMMANDS.values()))
     groups = {name: Group(name, sort_key=position) for position, name in enumerate(names)}

@@ -19,7 +19,7 @@ import yaml
 from components import command_line
 from components.cli import entry
 from components.cli.commands import CHECKOUT, COMMANDS
-from components.errors import VitrailError
+from components.errors import VitrailError, run_cli
 from components.pipeline import with_stage
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -97,6 +97,22 @@ def test_a_wrong_command_line_is_one_line_and_code_2(
     shown = capsys.readouterr()
     assert re.fullmatch(f"error: .*{told}.*; `vitrail .* --help` explains\n", shown.err, re.IGNORECASE)
     assert shown.out == ""
+
+
+def test_ctrl_c_in_a_command_is_answered_with_how_to_carry_on(capsys: pytest.CaptureFixture[str]) -> None:
+    app = command_line.application("x", "About it.")
+
+    @app.command
+    def go() -> None:
+        """Go."""
+        raise KeyboardInterrupt
+
+    assert run_cli(command_line.commands_of(app), ["go"]) == 130
+    assert capsys.readouterr().err == "stopped: run the same command again to carry on\n"
+    top = entry.application()
+    top.command(app)
+    with pytest.raises(KeyboardInterrupt):
+        command_line.dispatch(top, ["x", "go"])
 
 
 def test_a_misspelt_command_names_the_nearest() -> None:
