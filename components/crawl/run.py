@@ -42,8 +42,9 @@ class CrawlOptions(ParamsOptions):
         from components.context import StageContext
         from components.crawl.spider import CrawlParams
 
+        params = load_params(self.params, CrawlParams, self.set)
         context = StageContext(load_params(self.storage, StorageParams), tracking=None, report=None)
-        return load_params(self.params, CrawlParams, self.set), self.source or load_pipeline().source, context
+        return params, self.source or load_pipeline().source, context
 
 
 @app.command

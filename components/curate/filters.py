@@ -26,7 +26,7 @@ class FilterParams(Strict):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=40)  # in the reason, filter:NAME
     call: PluginName  # package.module:maker; the maker takes this section, returns an ImageFilter
-    threshold: float = Field(0.5, ge=-1e9, le=1e9)  # a higher score drops the image
+    threshold: float = Field(0.5, ge=-1e6, le=1e6)  # a higher score drops the image
     settings: dict[str, Any] = {}  # whatever the maker wants to know
 
     @property

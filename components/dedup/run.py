@@ -74,8 +74,8 @@ def run(*, options: Options[RunOptions]) -> None:
     from components.evaluation.benchmarks import BenchmarksFile
     from components.tracking import TrackingParams
 
-    storage = options.store()
     params = load_params(options.params, DedupParams, [*options.set, *options.overrides()])
+    storage = options.store()
     inputs = stage.DedupInputs(options.curated, load_params(options.benchmarks, BenchmarksFile))
     context = StageContext(storage, load_params(options.tracking, TrackingParams), options.report)
     report = stage.run(params, inputs, options.out, context)

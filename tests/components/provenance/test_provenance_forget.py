@@ -26,6 +26,7 @@ from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
 from components.curate.params import CurateParams
+from components.curate.reasons import REASONS
 from components.dedup.edges import EDGES
 from components.errors import VitrailError
 from components.images.shards import Shards, ShardWriter, data_digest, erase
@@ -217,7 +218,7 @@ def suites() -> None:
     index = parts(OUTPUTS.curated / "index", INDEX)
     kept = read_table(OUTPUTS.curated / "index", INDEX, pc.field("status") == "kept", ["key"]).num_rows
     with database(MemoryParams(), Path("gx")) as connection:
-        validate_files(connection, index, index_suite(stage.REASONS), Path("gx"))
+        validate_files(connection, index, index_suite(REASONS), Path("gx"))
         for name, schema, suite in (
             ("manifest", MANIFEST, manifest_suite(index)),
             ("decisions", DECISIONS, decisions_suite(index, kept)),
