@@ -153,6 +153,7 @@ def _sides(name: str, splits: Path, count: int) -> tuple[npt.NDArray[np.int64], 
     except (KeyError, ValueError, TypeError, NotImplementedError) as fault:
         raise VitrailError(f"benchmark {name}: {splits}: no trainNdxs and testNdxs to read ({fault})") from None
     rows = np.concatenate([train, test])
-    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-        raise VitrailError(f"benchmark {name}: {splits} names picture {rows.max() + 1} of {count}")
+    outside = rows[(rows < 0) | (rows >= count)]
+    if len(outside):
+        raise VitrailError(f"benchmark {name}: {splits} names picture {outside[0] + 1} of {count}")
     return rows, np.arange(len(rows)) >= len(train)
