@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 from hostile_images import bomb, noise, saved
 from PIL import Image
 
@@ -19,8 +20,6 @@ from components.executor import ExecutorParams, map_shards
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.storage import open_store
-
-ray = pytest.importorskip("ray", reason="left out: Ray is not installed (pip install -c requirements.lock -e '.[ray]')")
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = """
