@@ -11,13 +11,11 @@ import io
 import json
 import math
 import re
-import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +36,7 @@ from components.training.gram_teacher import GramTeacher
 from components.training.guard import GuardParams, fall_of_knn, require_no_fall
 from components.training.identity import IMAGES
 from components.training.params import TrainingParams
+from components.training.signals import Signals
 from components.training.watch import Stopped, watched
 
 
@@ -80,31 +79,6 @@ class Curves:
     images: int = 0  # shown, by all ranks
     seconds: float = 0.0  # training time, over all resumptions
     changes: list[dict[str, Any]] = field(default_factory=list)  # step from which on, and what differs, when continued
-
-
-class Signals:
-    """SIGTERM and SIGINT noted while the block runs, to be obeyed between two steps.
-
-    After a SIGTERM the process is to end, and further ones stay without effect: a launcher and a flow both send one,
-    and the second must not cut off what the command says on its way out.
-    """
-
-    def __init__(self) -> None:
-        self.name = ""
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            if not (number == signal.SIGTERM and self.name == "SIGTERM"):
-                signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.name = signal.Signals(number).name
 
 
 def step_seed(seed: int, step: int, micro: int, rank: int) -> int:
