@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+from components.git import git
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -13,9 +15,8 @@ def commit() -> str | None:
 
     None where it cannot be known: git is not there, or the code lies in no repository.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
+        found = git(ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*", seconds=30)
+    except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None if found.returncode == 0 else None
+    return found.strip() or None

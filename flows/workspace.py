@@ -10,6 +10,7 @@ is in the shared run cache, so listing the preset in params/pipeline.yaml later 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 import yaml
 
 from components.errors import VitrailError
+from components.git import git
 from flows.settings import PIPELINE, Continued, PipelineParams, Student, load_pipeline
 from flows.stages import stage_name, stage_names
 
@@ -134,16 +136,11 @@ def _renew_files(root: Path, target: Path) -> None:
 
 def checkout_files(root: Path) -> list[str]:
     """Relative paths of the files of the checkout at ``root``, whether committed yet or not."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if listed.returncode != 0:
-        raise VitrailError(f"{root}: not a git checkout ({' '.join(listed.stderr.split())})")
-    return [name for name in listed.stdout.split("\0") if name and (root / name).is_file()]
+    try:
+        listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    except subprocess.CalledProcessError as fault:
+        raise VitrailError(f"{root}: not a git checkout ({' '.join(os.fsdecode(fault.stderr).split())})") from None
+    return [name for name in listed.split("\0") if name and (root / name).is_file()]
 
 
 def _cache_dir(root: Path) -> str:

@@ -26,6 +26,7 @@ EXEMPT = {
     "components/errors.py": "how faults are told",
     "components/command_line.py": "how command lines are read",
     "components/code_version.py": "names the commit",
+    "components/git.py": "runs git, for the commit",
     "components/deferred_imports.py": "when a library's modules are loaded",
     "components/progress.py": "what is printed meanwhile",
     "components/params.py": "reads parameter files, which are dependencies themselves",

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from components.git import git
 from components.images.shards import data_digest
 from components.storage import StorageParams, inside_outputs, open_store
 
@@ -164,7 +165,7 @@ def _locks(root: Path) -> Iterator[tuple[str, str]]:
 def _git(root: Path, *words: str) -> str:
     """What git prints; "" where there is no git, no repository or no such thing."""
     try:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
+        return git(root, *words, seconds=600)
     except (OSError, subprocess.CalledProcessError):
         return ""
 

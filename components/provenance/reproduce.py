@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from components.errors import VitrailError
+from components.git import git
 from components.params import load_params
 from components.pipeline import PIPELINE, load_pipeline
 from components.storage import atomic_dir, is_remote
@@ -133,12 +134,10 @@ def _check_out(checkout: Path, state: RunState) -> None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=_PATIENCE, check=False
-    )
-    if done.returncode:
-        raise VitrailError(f"git {arguments[0]}: {' '.join(done.stderr.split())[:300]}")
-    return done.stdout
+    try:
+        return git(folder, *arguments, seconds=_PATIENCE)
+    except subprocess.CalledProcessError as fault:
+        raise VitrailError(f"git {arguments[0]}: {' '.join(os.fsdecode(fault.stderr).split())[:300]}") from None
 
 
 def _dvc(folder: Path, *arguments: str, shown: bool = False) -> str:

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from components.errors import VitrailError
+from components.git import git
 from components.params import Strict
 from components.storage import atomic_file
 from components.tracking.delivery import Store
@@ -146,8 +147,7 @@ def circumstances(stage: str) -> dict[str, str]:
     with contextlib.suppress(KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = getpass.getuser()
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        tags["mlflow.source.git.commit"] = head.stdout.strip()
+        tags["mlflow.source.git.commit"] = git(Path(), "rev-parse", "HEAD", seconds=5).strip()
     with contextlib.suppress(FileNotFoundError):
         tags["dvc.lock.md5"] = hashlib.md5(Path("dvc.lock").read_bytes(), usedforsecurity=False).hexdigest()
     if flow_run := os.environ.get("VITRAIL_FLOW_RUN_ID"):

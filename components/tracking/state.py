@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from components.errors import VitrailError, redacted
+from components.git import git
 
 FOLDER, TAG = "state", "vitrail.state"  # of the artifacts; of the run's tag, which names the folder below it
 FILE_BYTES, ALL_BYTES = 1_000_000, 20_000_000  # most that one file, and all of them, may hold
 LOCK = "dvc.lock"
-_PATIENCE = 60  # seconds for one command of git
 # New files count where code or parameters are; elsewhere they are somebody's pictures, notes, or passwords.
 _NEW = ("params", "components", "flows", "infra", "perf", ":(glob)*.py", ":(glob)*.yaml", ":(glob)*.toml")
 _SECRET = re.compile(r"secret|password|token|access_key|api_key", re.IGNORECASE)  # names of variables
@@ -76,10 +76,10 @@ def keep_state(here: Path, into: Path) -> RunState | None:
     written, where it belongs to no commit of a git repository.
     """
     try:
-        top = _git(here, "rev-parse", "--show-toplevel").strip()
-        commit = _git(here, "rev-parse", "HEAD").strip()
-        listed = _git(Path(top), "ls-tree", "-r", "-z", "HEAD")
-        new = _git(Path(top), "ls-files", "-z", "--others", "--exclude-standard", "--", *_NEW)
+        top = git(here, "rev-parse", "--show-toplevel").strip()
+        commit = git(here, "rev-parse", "HEAD").strip()
+        listed = git(Path(top), "ls-tree", "-r", "-z", "HEAD")
+        new = git(Path(top), "ls-files", "-z", "--others", "--exclude-standard", "--", *_NEW)
     except (OSError, subprocess.SubprocessError):
         return None
     known = {}
@@ -144,11 +144,6 @@ def _command(argv: list[str]) -> list[str]:
     if start is None:
         return [path.name, *argv[1:]]
     return ["python", "-m", ".".join(parts[start:]).removesuffix(".__main__"), *argv[1:]]
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, timeout=_PATIENCE, check=True)
-    return os.fsdecode(done.stdout)
 
 
 def _blob(data: bytes) -> str:
