@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -240,26 +241,31 @@ class Table:
     side: int = 8192  # of the dense product
 
 
-def main(device: str = "cuda", timed: Table | None = None) -> dict[str, object]:
-    """The table: preset, precision, way."""
+def main(device: str = "cuda", timed: Table | None = None, kept: Path | None = None) -> dict[str, object]:
+    """The table: preset, precision, way. Rows go to ``kept`` as they come, should the run be ended."""
     timed = timed or Table()
     if device == "cuda" and not torch.cuda.is_available():
         return {"left out": "no CUDA device"}
-    place, found = torch.device(device), {}
+    place = torch.device(device)
     rates = {precision: matmul_rate(place, TYPES[precision], timed.side) for precision in timed.precisions}
+    found: dict[str, Any] = {"dense_matmul_tflops": {name: round(rate / 1e12, 3) for name, rate in rates.items()}}
     for preset in timed.presets:
         params = load_params(PRESETS / f"{preset}.yaml", TrainingParams, timed.changes)
         network = build_network(params.vit, params.heads, 0)
         table: dict[str, Any] = {"batch": params.run.batch}
+        found[preset] = table
         for precision in timed.precisions:
             on = On(place, precision, rates[precision], timed.rounds)
-            rows: dict[str, Any] = {}
+            rows: dict[str, Any] = table.setdefault(precision, {})
             for way in timed.ways:
                 rows[way] = measure(params, network, way, on)
                 print(f"{preset} {precision} {way}: {rows[way]}", flush=True)
-            table[precision] = rows | compare(rows)
-        found[preset] = table
-    return {"dense_matmul_tflops": {name: round(rate / 1e12, 3) for name, rate in rates.items()}, **found}
+                if kept:
+                    kept.write_text(json.dumps(found))
+            rows.update(compare(rows))
+    if kept:
+        kept.write_text(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":
@@ -271,5 +277,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], help="KEY=VALUE over every preset")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--side", type=int, default=8192, help="of the dense product")
+    parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
-    print(main(given.device, Table(given.presets, given.precisions, given.ways, given.set, given.rounds, given.side)))
+    asked = Table(given.presets, given.precisions, given.ways, given.set, given.rounds, given.side)
+    print(main(given.device, asked, given.json))

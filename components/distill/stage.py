@@ -15,8 +15,8 @@ from components.release.fetch import pinned
 from components.release.load import LoadedModel, load_model, weights_digests
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
-from components.training.command import TrainingInputs
 from components.training.distributed import World
+from components.training.inputs import TrainingInputs
 from components.training.loop import Stretch, train
 from components.training.session import (
     Origin,

@@ -16,8 +16,8 @@ from components.pretrain.start import pinned_start, started_from
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.checkpoint import Checkpoints
-from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_objects
+from components.training.inputs import TrainingInputs
 from components.training.loop import Curves, Stretch, train
 from components.training.mismatch import FIRST
 from components.training.params import Phase, TrainingParams

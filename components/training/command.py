@@ -1,27 +1,17 @@
-"""The part of the command line that pretraining and distillation share, and what it names."""
+"""The part of the command line that pretraining and distillation share."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.command_line import ParamsOptions, as_options
 from components.params import load_params
 from components.storage import StorageParams, is_remote
+from components.training.inputs import TrainingInputs
 
 if TYPE_CHECKING:
     from components.context import StageContext
-
-
-@dataclass(frozen=True)
-class TrainingInputs:
-    """What a training stage reads."""
-
-    preset: Path  # the parameter file; of its siblings, those that fit are named where this machine cannot train it
-    curated: Path  # folder of index, shards.json and shards
-    manifest: Path  # table of the images to train on
-    benchmarks: Path | None  # parameter file that names the labelled sets of the probes
 
 
 @as_options

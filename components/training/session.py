@@ -27,10 +27,10 @@ from components.tables.parts import part_rows, parts
 from components.tables.schemas import MANIFEST
 from components.training.allocator import keep_freed_memory
 from components.training.checkpoint import Checkpoints
-from components.training.command import TrainingInputs
 from components.training.distributed import World, gather_objects, gather_shards, join, pick_device
 from components.training.engine import Engine
 from components.training.identity import Identity
+from components.training.inputs import TrainingInputs
 from components.training.loop import Curves
 from components.training.mismatch import settle
 from components.training.params import TrainingParams

@@ -30,10 +30,10 @@ from components.storage import StorageParams
 from components.tracking import Run
 from components.training import compiled
 from components.training.checkpoint import Checkpoint
-from components.training.command import TrainingInputs
 from components.training.distributed import gather_shards, join, pick_device
 from components.training.engine import Engine
 from components.training.gram_teacher import GramTeacher
+from components.training.inputs import TrainingInputs
 from components.training.params import TrainingParams
 from components.training.resolution import POSITIONS
 

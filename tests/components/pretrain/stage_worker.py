@@ -44,7 +44,7 @@ from components.tables.parts import write_table
 from components.tables.schemas import MANIFEST
 from components.tracking import TrackingParams
 from components.training import loop
-from components.training.command import TrainingInputs
+from components.training.inputs import TrainingInputs
 from components.training.params import TrainingParams
 
 STUDENT: dict[str, Any] = {
