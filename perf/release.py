@@ -157,7 +157,8 @@ def memory(name: str, forms: Sequence[str] = FORMS) -> dict[str, float]:
         size = Path(folder, "official.pth").stat().st_size
         taken = {"weights_gb": round(size / 1e9, 2)}
         steps = {"import": ["import", f"{folder}/official.pth", "--out", f"{folder}/own"]} | {
-            form: ["export", "--model", f"{folder}/own", "--to", form, "--out", f"{folder}/{form}"] for form in forms
+            form: ["export", "--model", f"{folder}/own", "--to", form, "--out", f"{folder}/{form}.pt2"]
+            for form in forms
         }
         for what, arguments in steps.items():
             peak = _alone(f"from components.release.run import main; main({arguments!r})")

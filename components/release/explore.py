@@ -232,12 +232,23 @@ def _chosen(parts: Sequence[Part], storage: StorageParams, wanted: set[int]) -> 
             at += 1
 
 
+def map_facts(out: Path) -> dict[str, Any]:
+    """What ``map.json`` in the folder of a map says.
+
+    Raises:
+        VitrailError: there is no map.
+    """
+    if (facts := _facts(out)) is None:
+        raise VitrailError(f"{out}: no map here; give --model and --images to make one")
+    return facts
+
+
 def _facts(out: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads((out / FACTS).read_text())
-        return found
+        found = json.loads((out / FACTS).read_text())
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) and {"mark", "rows", "shown"} <= found.keys() else None
 
 
 def _times(path: Path) -> list[int]:

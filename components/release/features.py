@@ -120,16 +120,21 @@ def embed_array(
     """Class tokens of ``images``, float32 [N, D]; with ``spec.kinds == ("mean",)`` means of patches.
 
     Raises:
-        VitrailError: an image cannot be used; names its place.
+        VitrailError: an image cannot be used; names its file, or its place where it comes from none.
     """
     spec = spec or FeatureSpec()
-    rows = list(embed(model, ((str(number), image) for number, image in enumerate(images)), spec))
+    rows = list(embed(model, ((named(image, number), image) for number, image in enumerate(images)), spec))
     for row in rows:
         if row.error:
-            raise VitrailError(f"image {row.key}: {row.error}")
+            raise VitrailError(row.error if row.error.startswith(row.key) else f"{row.key}: {row.error}")
     found = [row.cls if "cls" in spec.kinds else row.mean for row in rows]
     dim = model.card.vit.embed_dim
     return np.stack([each for each in found if each is not None]) if found else np.empty((0, dim), np.float32)
+
+
+def named(image: Picture, number: int) -> str:
+    """What messages call the image of that place in a list: its file, where it is one."""
+    return str(image) if isinstance(image, str | Path) else f"image {number}"
 
 
 def pixels(image: Picture) -> RGB:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +22,26 @@ from components.release.load import LoadedModel
 TOLERANCE = 1e-4  # largest difference from PyTorch's own that is let out, relative to the largest number
 
 
-def export_onnx(model: LoadedModel, out: Path) -> None:
+class Example(NamedTuple):
+    """Images, and the features that the model itself gives them."""
+
+    images: Tensor  # [B, 3, H, W]
+    cls: Tensor  # [B, D]
+    patches: Tensor  # [B, N, D]
+
+
+def export_onnx(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
     """Write ``out``: input ``images`` [B, 3, H, W] normalised, outputs ``cls`` [B, D] and ``patches`` [B, N, D].
 
     Batch, height and width are dynamic. Mean, std, patch and license are in the file's metadata. The file is run in
     onnxruntime at three sizes, rectangles among them, and compared before it takes its name. Above 2 GB weights are
     beside it as ``OUT.data``.
+
+    Args:
+        model: on the CPU.
+        out: the file, replaced as a whole.
+        keep: False lets go of the model's weights before the file is checked, which saves the memory of one copy. They
+            are on the meta device afterwards.
 
     Raises:
         VitrailError: onnx or onnxscript is missing, or the graph does not give the model's features.
@@ -36,8 +51,9 @@ def export_onnx(model: LoadedModel, out: Path) -> None:
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError:
         raise VitrailError("ONNX needs two packages: pip install -c requirements.lock onnx onnxscript") from None
+    examples = _examples(model)
     graph = OnnxBackbone(model.backbone).eval()
-    images, shapes = _example(model)
+    images, shapes = _traced(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         path = Path(folder) / out.name
@@ -56,18 +72,25 @@ def export_onnx(model: LoadedModel, out: Path) -> None:
         large = sum(p.numel() * 4 for p in graph.parameters()) > 1 << 30
         program.save(path, external_data=large)
         onnx.checker.check_model(str(path))
-        _compare(model, _onnx_runner(path), out)
+        for value in program.model.graph.initializers.values():
+            value.const_value = None  # the graph outlives its program
+        del program, graph
+        _let_go(model, keep)
+        _compare(examples, _onnx_runner(path), out)
         for file in sorted(Path(folder).iterdir()):
             os.replace(file, out.parent / file.name)
 
 
-def export_program(model: LoadedModel, out: Path) -> None:
-    """Write ``out``, a ``torch.export`` program with the inputs and outputs of :func:`export_onnx`.
+def export_program(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
+    """Write ``out``, a ``torch.export`` program with the arguments, inputs and outputs of :func:`export_onnx`.
 
     Raises:
-        VitrailError: the program does not give the model's features.
+        VitrailError: the file's name does not end in .pt2, or the program does not give the model's features.
     """
-    images, shapes = _example(model)
+    if out.suffix != ".pt2":
+        raise VitrailError(f"{out}: torch.export opens files whose names end in .pt2")
+    examples = _examples(model)
+    images, shapes = _traced(model)
     with torch.no_grad():
         program = torch.export.export(_graph(model), (images,), dynamic_shapes=(shapes,))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +98,10 @@ def export_program(model: LoadedModel, out: Path) -> None:
         path = Path(folder) / out.name
         extra = {"vitrail.txt": "\n".join(f"{key}: {value}" for key, value in _facts(model).items())}
         torch.export.save(program, path, extra_files=extra)
+        del program
+        _let_go(model, keep)
         loaded = torch.export.load(path).module()
-        _compare(model, lambda batch: loaded(batch), out)
+        _compare(examples, lambda batch: loaded(batch), out)
         os.replace(path, out)
 
 
@@ -84,7 +109,17 @@ def _graph(model: LoadedModel) -> ExportableBackbone:
     return ExportableBackbone(model.backbone).eval()
 
 
-def _example(model: LoadedModel) -> tuple[Tensor, dict[int, Any]]:
+def _let_go(model: LoadedModel, keep: bool) -> None:
+    """Free the weights, unless they are to be kept."""
+    if keep:
+        return
+    for module in (model.backbone, model.dino_head, model.ibot_head):
+        if module is not None:
+            module.to("meta")
+    gc.collect()  # the exporter's graphs, which hold the weights, refer to each other
+
+
+def _traced(model: LoadedModel) -> tuple[Tensor, dict[int, Any]]:
     """Images that no dimension of which is special, and which dimensions are free."""
     patch = model.card.vit.patch_size
     dynamic = torch.export.Dim.DYNAMIC
@@ -109,18 +144,25 @@ def _onnx_runner(path: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
 
 
 @torch.no_grad()
-def _compare(model: LoadedModel, run: Callable[[Tensor], Any], out: Path) -> None:
-    """Run at the table's own grid, a wide and a tall rectangle, one image and several."""
+def _examples(model: LoadedModel) -> list[Example]:
+    """At the table's own grid, a wide and a tall rectangle, one image and several."""
     vit = model.card.vit
     side, generator = vit.image_size // vit.patch_size, torch.Generator().manual_seed(0)
+    examples = []
     for samples, rows, columns in ((1, side, side), (3, 2, 4), (2, 5, 3)):
         size = (rows * vit.patch_size, columns * vit.patch_size)
         images = torch.randn(samples, vit.in_channels, *size, generator=generator)
         expected = model.backbone(images)
-        found = run(images)
-        for name, ours, theirs in zip(("cls", "patches"), (expected.cls, expected.patches), found, strict=True):
+        examples.append(Example(images, expected.cls, expected.patches))
+    return examples
+
+
+@torch.no_grad()
+def _compare(examples: list[Example], run: Callable[[Tensor], Any], out: Path) -> None:
+    """Nothing where ``run`` gives the features of ``examples``."""
+    for images, *expected in examples:
+        height, width = images.shape[2:]
+        for name, ours, theirs in zip(("cls", "patches"), expected, run(images), strict=True):
             worst = float((ours - theirs).abs().max()) / max(1.0, float(ours.abs().max()))
             if not worst < TOLERANCE:
-                raise VitrailError(
-                    f"{out}: {name} at {size[0]} x {size[1]} px differ by {worst:.2g}; nothing is written"
-                )
+                raise VitrailError(f"{out}: {name} at {height} x {width} px differ by {worst:.2g}; nothing is written")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from components.errors import VitrailError
-from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, load_backbone, load_card, load_heads
+from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, load_card
 from components.learning.heads import ProjectionHead
 from components.learning.vit import ARCHITECTURES, VisionTransformer, ViTConfig
 from components.params import parse_params
@@ -121,10 +121,22 @@ def weights_digests(source: str | Path) -> dict[str, str]:
 
 
 def _own(folder: Path, with_heads: bool) -> LoadedModel:
-    backbone, card = load_backbone(folder, "cpu", load_card(folder))
+    card = load_card(folder)
+    backbone = build_backbone(card.vit, read(folder / BACKBONE).content, str(folder / BACKBONE))
     if not with_heads or card.dino_head is None:
         return LoadedModel(backbone, card)
-    return LoadedModel(backbone, card, *load_heads(folder))
+    parts: dict[str, dict[str, torch.Tensor]] = {"dino_head": {}, "ibot_head": {}}
+    wanted = {"dino_head": card.dino_head} | ({"ibot_head": card.ibot_head} if card.ibot_head is not None else {})
+    for key, tensor in read(folder / HEADS).content.items():
+        part, _, name = key.partition(".")
+        if part not in wanted:
+            raise VitrailError(f"{folder / HEADS}: {key} is of no head that {CARD} names; copy the folder again")
+        parts[part][name] = tensor
+    heads = {
+        part: build_head(card.vit.embed_dim, config, parts[part], f"{folder / HEADS}: {part}")
+        for part, config in wanted.items()
+    }
+    return LoadedModel(backbone, card, heads["dino_head"], heads.get("ibot_head"))
 
 
 def _foreign(path: Path, source: str, heads: int | None, with_heads: bool) -> LoadedModel:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from components.errors import VitrailError
 
+T = TypeVar("T")
 Layout = Literal["official", "transformers", "own"]
 
 # (pattern, replacement), tried in order on every name; {q,k,v} parts and gates are joined afterwards
@@ -64,7 +65,7 @@ def weights_of(content: Any, where: str) -> Weights:
     Raises:
         VitrailError: no weights, or names of no known part; the message begins with ``where``.
     """
-    state = _unwrapped(_teacher(content, where))
+    state = _unwrapped(_teacher(content, where), where)
     if others := [name for name, tensor in state.items() if not isinstance(tensor, Tensor)]:
         raise VitrailError(f"{where}: {listed(others)} are no tensors; a state dict of a DINOv2 model is wanted")
     parts: dict[str, dict[str, Tensor]] = {name: {} for name in _PARTS}
@@ -81,14 +82,18 @@ def weights_of(content: Any, where: str) -> Weights:
     else:
         parts["backbone"] = state
     backbone, layout = _backbone(parts["backbone"], where)
-    heads = [{_renamed(name, _HEAD): tensor for name, tensor in parts[part].items()} for part in _PARTS[1:]]
+    heads = [_all_renamed(parts[part], _HEAD, where) for part in _PARTS[1:]]
     return Weights(backbone, heads[0], heads[1], layout)
 
 
-def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A backbone's ``state`` of Hugging Face's Dinov2 models or of Meta's files, in this project's names."""
+def convert(state: Mapping[str, Tensor], where: str = "weights") -> dict[str, Tensor]:
+    """A backbone's ``state`` of Hugging Face's Dinov2 models or of Meta's files, in this project's names.
+
+    Raises:
+        VitrailError: two names are one in this project; the message begins with ``where``.
+    """
     rules = _OFFICIAL if "patch_embed.proj.weight" in state else _TRANSFORMERS
-    renamed = {_renamed(name, rules): tensor for name, tensor in state.items()}
+    renamed = _all_renamed(state, rules, where)
     for whole, parts in _JOINED:
         for name in [name for name in renamed if f".{parts[0]}." in name]:
             names = [name.replace(parts[0], part) for part in parts]
@@ -124,23 +129,40 @@ def _teacher(content: Any, where: str) -> Mapping[str, Any]:
     for key in ("teacher", "model", "state_dict"):
         inner = content.get(key)
         if isinstance(inner, Mapping):
-            taught = {n.removeprefix("teacher."): t for n, t in _unwrapped(inner).items() if n.startswith("teacher.")}
+            names = _unwrapped(inner, where).items()
+            taught = {name.removeprefix("teacher."): tensor for name, tensor in names if name.startswith("teacher.")}
             return taught or inner
     return content
 
 
-def _unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {".".join(part for part in str(name).split(".") if part not in _WRAPPERS): t for name, t in state.items()}
+def _unwrapped(state: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return _by_name(state, lambda name: ".".join(part for part in name.split(".") if part not in _WRAPPERS), where)
 
 
 def _backbone(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], Layout]:
     if "embeddings.patch_embed.weight" in state:
         return dict(state), "own"
     layout: Layout = "official" if "patch_embed.proj.weight" in state else "transformers"
-    found = convert(state)
+    found = convert(state, where)
     if (registers := found.get("embeddings.register_tokens")) is not None and not registers.numel():
         del found["embeddings.register_tokens"]  # of a Dinov2WithRegisters model that has none
     return found, layout
+
+
+def _all_renamed(state: Mapping[str, Tensor], rules: list[tuple[str, str]], where: str) -> dict[str, Tensor]:
+    return _by_name(state, lambda name: _renamed(name, rules), where)
+
+
+def _by_name(state: Mapping[str, T], new: Callable[[str], str], where: str) -> dict[str, T]:
+    """``state`` under new names, of which no two are equal."""
+    found: dict[str, T] = {}
+    before: dict[str, str] = {}
+    for name, value in state.items():
+        renamed = new(str(name))
+        if renamed in found:
+            raise VitrailError(f"{where}: {before[renamed]} and {name} are the same weights twice; remove one of them")
+        found[renamed], before[renamed] = value, str(name)
+    return found
 
 
 def _renamed(name: str, rules: list[tuple[str, str]]) -> str:

@@ -16,7 +16,7 @@ from components.evaluation.features import square
 from components.evaluation.pca import pca_pictures
 from components.images.decode import RGB, DecodeError
 from components.learning.collate import normalize
-from components.release.features import Picture, check_size, pixels
+from components.release.features import Picture, check_size, named, pixels
 from components.release.load import LoadedModel
 from components.storage import atomic_file
 
@@ -139,11 +139,10 @@ def _squares(model: LoadedModel, images: Sequence[Picture], size: int | None) ->
         raise VitrailError("no images to show")
     found = []
     for number, image in enumerate(images):
-        named = image if isinstance(image, str | Path) else f"image {number}"
         try:
             found.append(square(pixels(image), side))
         except DecodeError as fault:
-            raise VitrailError(f"{named}: {fault}") from None
+            raise VitrailError(f"{named(image, number)}: {fault}") from None
     return np.stack(found)
 
 

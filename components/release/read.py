@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from components.errors import VitrailError
 from components.learning.vit import ViTConfig
 from components.params import parse_params
+from components.release.names import listed
 
 TRANSFORMERS = {"dinov2": "plain", "dinov2_with_registers": "size"}  # model_type -> how it resamples positions
 
@@ -74,7 +75,10 @@ def _folder(path: Path) -> Found:
     for name in names:
         if "/" in name or not (path / name).is_file():
             raise VitrailError(f"{path / name}: weights of this folder are missing; copy the folder again")
-        content |= _file(path / name)
+        part = _file(path / name)
+        if twice := sorted(content.keys() & part.keys()):
+            raise VitrailError(f"{path / name}: {listed(twice)} also in another file of this folder; copy it again")
+        content |= part
     return Found(content, [path / name for name in names], config, images)
 
 
@@ -91,8 +95,11 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _file(path: Path) -> Any:
-    with open(path, "rb") as file:
-        head = file.read(16)
+    try:
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as fault:
+        raise VitrailError(f"{path}: cannot be read: {fault.strerror}; copy the model again, or make it anew") from None
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _safetensors(path)
     return _pickle(path)

@@ -82,7 +82,7 @@ def export(*, options: Options[ExportOptions]) -> None:
     else:
         from components.release import graphs
 
-        (graphs.export_onnx if options.to == "onnx" else graphs.export_program)(model, out)
+        (graphs.export_onnx if options.to == "onnx" else graphs.export_program)(model, out, keep=False)
     print(f"{out}: {options.to} of {model.card.kind} {model.card.preset}")
 
 

@@ -48,7 +48,7 @@ _EXPLORE = ExploreOptions()
 def explore(*, options: Options[ExploreOptions] = _EXPLORE) -> None:
     """Show images on a map of their features, in the browser."""
     from components.errors import VitrailError
-    from components.release.explore import Source, build
+    from components.release.explore import Source, build, map_facts
     from components.release.explore_server import open_server
 
     if options.model is not None:
@@ -60,8 +60,11 @@ def explore(*, options: Options[ExploreOptions] = _EXPLORE) -> None:
         source = Source(
             options.images or "", options.label_column, options.decisions, named, options.most, options.thumbnail
         )
-        facts = build(options.model, source, options.out, options.embedding(options.spec()))
-        print(f"{options.out}: a map of {facts['shown']} of {facts['rows']} images")
+        build(options.model, source, options.out, options.embedding(options.spec()))
+    elif given := [name for name in ("images", "benchmark", "decisions") if getattr(options, name) is not None]:
+        raise VitrailError(f"explore: --{given[0]} makes a new map, which needs --model; without both, --out is shown")
+    facts = map_facts(options.out)
+    print(f"{options.out}: a map of {facts['shown']} of {facts['rows']} images")
     if options.no_serve:
         return
     server = open_server(options.out, options.port)

@@ -104,7 +104,8 @@ def build_backbone(config: ViTConfig, state: Mapping[str, Tensor], where: str) -
     """A network in eval mode that holds ``state`` itself in fp32: memory is not taken twice.
 
     Raises:
-        VitrailError: names or shapes differ; lists the first of each, and the configuration that would fit.
+        VitrailError: names or shapes differ; lists the first of each, and the configuration that would fit. Or numbers
+            are NaN or infinite; names the tensors.
     """
     with torch.device("meta"):
         model = VisionTransformer(config)
@@ -155,9 +156,19 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], where: str, advice: Cal
             f"{where}: no dense floating-point numbers: {listed(odd)}; convert them first, or copy it again"
         )
     whole = {name: tensor.detach().float() for name, tensor in state.items()}
+    if broken := [name for name, tensor in whole.items() if not _finite(tensor)]:
+        raise VitrailError(
+            f"{where}: NaN or infinite numbers in {listed(broken)}; the file is damaged or its training diverged: take "
+            "another copy, or an earlier checkpoint"
+        )
     model.load_state_dict(whole, assign=True)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether all numbers of ``tensor`` are; no second tensor of its size is made."""
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(tensor.aminmax())).all())
 
 
 def _would_fit(config: ViTConfig, state: Mapping[str, Tensor]) -> str:

@@ -208,8 +208,10 @@ def test_arrays_and_paths_are_taken_in_python(model: LoadedModel, folder: Path) 
     assert found.shape == (4, 64)
     with pytest.raises(VitrailError, match="images are uint8"):
         embed_array(model, [pixels.astype(np.float32)])
-    with pytest.raises(VitrailError, match=r"image 0: .*cannot be read"):
-        embed_array(model, [folder / "none.png"])
+    with pytest.raises(VitrailError, match=r"^\S+none\.png: cannot be read"):
+        embed_array(model, [pixels, folder / "none.png"])
+    with pytest.raises(VitrailError, match=r"^image 1: "):  # bytes have no name
+        embed_array(model, [pixels, b"x"])
 
 
 def test_one_image_is_json(folder: Path, model: LoadedModel, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,8 +87,19 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
         main(model)
     with pytest.raises(VitrailError, match=r"gone\.parquet: no such table of decisions"):
         main([*model, "--images", str(folder / "photos"), "--decisions", str(tmp_path / "gone.parquet")])
+    for more in ([], ["--no-serve"]):
+        with pytest.raises(VitrailError, match="no map here"):
+            main(["explore", "--out", str(tmp_path / "map"), *more])
+    with pytest.raises(VitrailError, match="--images makes a new map, which needs --model"):
+        main(["explore", "--images", str(folder / "photos"), "--out", str(folder / "map")])
+    (tmp_path / "map.json").write_text("{}")
     with pytest.raises(VitrailError, match="no map here"):
-        main(["explore", "--out", str(tmp_path / "map")])
+        main(["explore", "--out", str(tmp_path)])
+
+
+def test_a_map_that_is_there_is_told_without_a_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explore", "--out", str(folder / "map"), "--no-serve"]) == 0
+    assert capsys.readouterr().out == f"{folder / 'map'}: a map of 12 of 13 images\n"
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,25 @@ def test_an_exported_program_runs_at_any_batch_and_size(tmp_path: Path) -> None:
         with torch.no_grad():
             cls, _ = program(images(size, samples))
             torch.testing.assert_close(cls, model.backbone(images(size, samples)).cls, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch-export"])
+def test_weights_that_are_not_kept_are_free_before_the_file_is_checked(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, check = small_model(), graphs._compare
+    weight = weakref.ref(model.backbone.blocks[0].attn.qkv.weight)
+
+    def checked(*arguments: Any) -> None:
+        assert weight() is None
+        check(*arguments)
+
+    monkeypatch.setattr(graphs, "_compare", checked)
+    write = graphs.export_onnx if form == "onnx" else graphs.export_program
+    write(model, tmp_path / "m.pt2", keep=False)
+    assert (tmp_path / "m.pt2").is_file()
+    with pytest.raises(VitrailError, match=r"names end in \.pt2"):
+        graphs.export_program(small_model(), tmp_path / "m")
 
 
 def test_a_graph_that_differs_is_not_let_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,10 @@ def test_the_nearest_image_of_an_image_is_itself(
     assert [row["key"] for row in rows[::3]] == ["dark/0.png", "bright/1.png"]
     assert all(float(row["cosine"]) > 0.999 for row in rows[::3])
     assert page.read_text().count("<img") == 8
+    (tmp_path / "cut.png").write_bytes((folder / "photos/dark/0.png").read_bytes()[:99])
+    for name, said in (("none.png", "cannot be read"), ("cut.png", "truncated|corrupt|damaged")):
+        with pytest.raises(VitrailError, match=rf"^{tmp_path / name}: .*({said})"):
+            main(["retrieve", "query", "--index", index, "--images", query[0], str(tmp_path / name)])
     with pytest.raises(VitrailError, match="no finished index here"):
         main(["retrieve", "query", "--index", str(tmp_path), "--images", *query])
 
