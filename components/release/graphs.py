@@ -50,7 +50,7 @@ def export_onnx(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError:
-        raise VitrailError("ONNX needs two packages: pip install -c requirements.lock onnx onnxscript") from None
+        raise VitrailError("onnx and onnxscript are not installed: make install") from None
     examples = _examples(model)
     graph = OnnxBackbone(model.backbone).eval()
     images, shapes = _traced(model)

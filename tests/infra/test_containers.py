@@ -209,7 +209,10 @@ def test_passwords_are_made_once_and_read_by_their_owner_alone(tmp_path: Path) -
 
 def test_the_image_is_built_from_the_lock_and_runs_without_root() -> None:
     text = (ROOT / "infra/compose/Dockerfile").read_text()
-    assert "-c requirements.lock" in text
+    assert "--require-hashes --no-deps" in text
+    installed = text.replace("$EXTRA", "gpu")
+    assert {"build", "gpu", "ray", "servers"} == set(re.findall(r"-r requirements/(\w+)\.lock", installed))
+    assert all((ROOT / f"requirements/{name}.lock").is_file() for name in ("build", "cpu", "gpu", "ray", "servers"))
     assert all(pinned(image) for image in re.findall(r"^(?:FROM|COPY --from=)\s*(\S+)", text, re.M))
     assert re.findall(r"^USER (\S+)", text, re.M)[-1] == "10001:10001"
     for command in {

@@ -25,6 +25,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "params", tmp_path / "params")
     for name in ("pyproject.toml", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     return tmp_path
 
 
