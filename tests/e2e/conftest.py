@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,16 +39,3 @@ def chain_copy(chain: Chain, tmp_path: Path) -> Path:
     target = tmp_path / "work"
     shutil.copytree(chain.root, target, symlinks=True)
     return target
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    """Ports of loopback that nothing listens on."""
-    import socket
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find

@@ -69,8 +69,13 @@ def test_the_slurm_script_hands_sigterm_on_and_requeues_what_is_not_finished(
     (tools / "activate").write_text('PATH="$PWD/.venv/bin:$PATH"\n')
     (tmp_path / "infra/local").mkdir(parents=True)
     (tmp_path / "infra/local/telemetry-off.env").write_text("")
-    ranks = f"trap 'sleep 0.3; echo saved > saved; exit {on_term}' TERM\ntouch started\nwhile :; do sleep 0.1; done\n"
-    for name, body in (("srun", ranks), ("scontrol", 'case $1 in show) echo node0;; *) echo "$@" > asked;; esac\n')):
+    ranks = f"trap 'sleep 0.3; echo saved > saved; exit {on_term}' TERM\n"
+    ranks += "echo $$ > at && mv at started\nwhile :; do sleep 0.1; done\n"
+    control = (
+        'case "$1 $2" in "show job") echo "JobId=7 JobState=RUNNING Reason=None";; "show hostnames") echo node0;;\n'
+    )
+    control += '*) echo "$@" > asked; kill -TERM $PPID;; esac\n'  # Slurm ends the script of a job that it queues again
+    for name, body in (("srun", ranks), ("scontrol", control), ("scancel", "kill -TERM $(cat started)\n")):
         (tools / name).write_text(f"#!/bin/bash\n{body}")
         (tools / name).chmod(0o755)
     slurm = {"SLURM_JOB_NODELIST": "node0", "SLURM_NNODES": "1", "SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}
@@ -80,7 +85,7 @@ def test_the_slurm_script_hands_sigterm_on_and_requeues_what_is_not_finished(
     while not (tmp_path / "started").exists() and time.monotonic() < until:
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=PATIENCE) == on_term
+    assert job.wait(timeout=PATIENCE) == (-signal.SIGTERM if requeued else 0)
     assert (tmp_path / "saved").exists()  # it waited for the ranks
     asked = tmp_path / "asked"
     assert (asked.read_text().strip() if asked.exists() else "") == ("requeue 7" if requeued else "")
