@@ -30,6 +30,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+_number = -1  # of this process among its pool's workers
 _kept: ContextVar[tuple[int, ProcessPoolExecutor] | None] = ContextVar("kept workers", default=None)
 _CONNECT_SECONDS = 5.0  # for the first answer of a cluster's head; Ray itself tries for a minute
 
@@ -79,7 +80,12 @@ def kept_workers(params: ExecutorParams) -> Iterator[None]:
 def _started(workers: int) -> ProcessPoolExecutor:
     # Workers are spawned, not forked: a forked copy of a process with threads can deadlock.
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker)
+    return ProcessPoolExecutor(workers, context, _begin_worker, (context.Value("i", 0),))
+
+
+def worker_number() -> int | None:
+    """Which of its pool's workers this process is, from 0, so that each can keep to a GPU; None: it is none."""
+    return None if _number < 0 else _number
 
 
 def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params: ExecutorParams) -> Iterator[Result]:
@@ -102,13 +108,17 @@ def _in_pool(function: Callable[[Item], Result], shards: Iterable[Item], params:
                 future.cancel()
 
 
-def _begin_worker() -> None:
-    """Keep a worker's libraries to one thread each, before they are loaded: the processes are the parallelism.
+def _begin_worker(begun: Any) -> None:
+    """Number this worker, and keep its libraries to one thread each, before they are loaded.
 
-    OpenMP threads that wait for each other spin; with more of them than cores, face detection was seen to run at a
-    twentieth of its speed. The worker also ends when its parent is gone (killed, out of memory), which a pool's workers
-    do not by themselves: they would wait for work for ever, or work beside the next run.
+    The processes are the parallelism. OpenMP threads that wait for each other spin; with more of them than cores, face
+    detection was seen to run at a twentieth of its speed. The worker also ends when its parent is gone (killed, out of
+    memory), which a pool's workers do not by themselves: they would wait for work for ever, or beside the next run.
     """
+    global _number
+    with begun.get_lock():
+        _number = begun.value
+        begun.value += 1
     for name in ONE_THREAD:
         os.environ[name] = "1"
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -26,7 +26,7 @@ from components.tracking import TrackingParams
 def measure(options: MeasureOptions, models: Sequence[str], report: Path | None) -> str:
     """Run the stage on ``models``; what it wrote lies in ``options.out``. Returns the table."""
     of_protocol, others = split_overrides(options.set)
-    params = load_params(options.params, BenchmarkStageParams, others)
+    params = load_params(options.params, BenchmarkStageParams, [*others, *options.overrides()])
     protocol = load_protocol(options.params.parent, params.protocol, of_protocol)
     inputs = stage.BenchmarkInputs(
         models,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.evaluation.features import Extractor, FeatureParams, network, raw_pixels, untrained
 from components.evaluation.patch_tokens import PatchExtractor, network_patches, raw_patches
-from components.learning.export import CARD, ModelCard
+from components.learning.export import CARD, ModelCard, weights_digest
 from components.learning.vit import VisionTransformer
 from components.params import Seed, Strict, fingerprint
 from components.release.fetch import pinned
@@ -28,6 +29,42 @@ class BaselineParams(Strict):
 
 
 @dataclass(frozen=True)
+class Recipe:
+    """What another process makes a network's extractor from; small, for it travels."""
+
+    source: str  # model by value
+    untrained_seed: int | None  # of fresh weights in their place; None: its own
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    trained_at: int  # px
+    features: FeatureParams
+    weights: str = ""  # their digest, which the other process compares; "": it does not
+
+    def around(self, model: VisionTransformer, device: str) -> Extractor:
+        """The extractor of ``model``, which is on ``device``."""
+        return network(model, self.mean, self.std, self.trained_at, self.features, device)
+
+    def made(self, device: str) -> Extractor:
+        """The extractor of the model that :attr:`source` names, read once a process.
+
+        Raises:
+            VitrailError: the model cannot be read, or has other weights by now.
+        """
+        model, weights = _model(self.source, self.untrained_seed, device)
+        if self.weights not in ("", weights):
+            raise VitrailError(f"{self.source}: it changed while it was being measured; run again")
+        return self.around(model, device)
+
+
+@lru_cache(maxsize=32)
+def _model(source: str, untrained_seed: int | None, device: str) -> tuple[VisionTransformer, str]:
+    model = load_model(source, device, with_heads=False).backbone
+    if untrained_seed is not None:
+        model = untrained(model, untrained_seed).to(device)
+    return model, weights_digest(model)
+
+
+@dataclass(frozen=True)
 class Contender:
     """One row of the comparison."""
 
@@ -40,6 +77,7 @@ class Contender:
     baselines: tuple[str, ...] = field(default=())  # names of the contenders it is compared with
     source: str | None = None  # what names a checkpoint
     patches: PatchExtractor | None = None  # None: it has no tokens of patches, and no dense method
+    recipe: Recipe | None = None  # of the extractor; None: the extractor travels itself
 
 
 def find_checkpoints(sources: Sequence[str | Path]) -> list[str | Path]:
@@ -81,16 +119,19 @@ def gather(
         loaded = load_model(path, device, with_heads=False)
         model, card = loaded.backbone, loaded.card
         # Depth dropped in training and the table's interpolation at its own size change no untrained weight.
+        recipe = Recipe(str(path), None, card.mean, card.std, card.image_size, features)
         shape = fingerprint(card.vit.model_copy(update={"drop_path": 0.0}), [card.image_size, card.mean, card.std])
         if shape not in twins:
             fresh = untrained(model, baselines.untrained_seed).to(device)
+            of_twin = replace(recipe, untrained_seed=baselines.untrained_seed)
             twins[shape] = Contender(
                 f"untrained {card.preset}",
                 "untrained",
-                _extractor(fresh, card, features, device),
+                of_twin.around(fresh, device),
                 {"features": "untrained network", "vit": card.vit.model_dump(), "seed": baselines.untrained_seed},
                 fresh,
                 patches=network_patches(fresh, card.mean, card.std, device),
+                recipe=of_twin,
             )
         name = _name(path, card, {contender.name for contender in checkpoints})
         places[name] = path
@@ -98,13 +139,14 @@ def gather(
             Contender(
                 name,
                 "checkpoint",
-                _extractor(model, card, features, device),
+                recipe.around(model, device),
                 card.model_dump(mode="json", exclude={"model_id"}),
                 model,
                 card,
                 (raw.name, twins[shape].name),
                 str(path),
                 network_patches(model, card.mean, card.std, device),
+                recipe,
             )
         )
     return [raw, *twins.values(), *(_beside_its_start(one, places) for one in checkpoints)]
@@ -118,10 +160,6 @@ def _beside_its_start(contender: Contender, places: Mapping[str, str | Path]) ->
     others = {name: place for name, place in places.items() if name != contender.name}
     start = next((name for name, place in others.items() if weights_digests(place) == wanted), None)
     return contender if start is None else replace(contender, baselines=(*contender.baselines, start))
-
-
-def _extractor(model: VisionTransformer, card: ModelCard, features: FeatureParams, device: str) -> Extractor:
-    return network(model, card.mean, card.std, card.image_size, features, device)
 
 
 def _name(path: str | Path, card: ModelCard, taken: set[str]) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from components.benchmark.contenders import Contender
+from components.benchmark.spread import HERE, Pictured, Place, features_of
 from components.evaluation.benchmarks import Benchmark
-from components.evaluation.features import FeatureParams, Rows, extract
+from components.evaluation.features import FeatureParams, Rows
 from components.learning.export import ModelCard, weights_digest
 from components.learning.vit import VisionTransformer
 from components.params import fingerprint, results
@@ -17,7 +18,11 @@ from components.storage import atomic_file
 
 
 def cached_features(
-    contenders: Sequence[Contender], benchmark: Benchmark, params: FeatureParams, folder: Path | None
+    contenders: Sequence[Contender],
+    benchmark: Benchmark,
+    params: FeatureParams,
+    folder: Path | None,
+    place: Place = HERE,
 ) -> dict[str, Rows]:
     """Features [n, D] of all images by the contender's name; those of checkpoints are read from ``folder`` if there.
 
@@ -29,8 +34,9 @@ def cached_features(
         if one.model is not None and one.card is not None:
             paths[one.name] = Path(folder or "") / f"{_key(one.model, one.card, one, benchmark, params)}.npy"
     found = {name: rows for name, path in paths.items() if (rows := _read(path, len(benchmark.keys))) is not None}
-    missing = {one.name: one.extractor for one in contenders if one.name not in found}
-    made = extract(missing, benchmark.images, params.batch_size, f"{benchmark.name} features") if missing else {}
+    missing = [one for one in contenders if one.name not in found]
+    pictured = Pictured(benchmark.images, lambda: benchmark.digest, f"{benchmark.name} features")
+    made = features_of(missing, pictured, params.batch_size, place)
     for name, rows in made.items():
         if name in paths:
             with atomic_file(paths[name]) as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from components.benchmark.contenders import Contender
 from components.benchmark.dense import dense_figures, matching_figures, video_figures
 from components.benchmark.feature_cache import cached_features
 from components.benchmark.figure import Figure
-from components.benchmark.measured import Measured
+from components.benchmark.measured import Measured, Setup
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import Protocol
 from components.benchmark.ranking import copy_scores, retrieval_scores
@@ -30,38 +29,25 @@ PATCHES = "patch k-means"
 PATCH_IMAGES = 500  # training images that its patches are drawn from
 
 
-def measure_dense(
-    contenders: Sequence[Contender],
-    pictures: DenseBenchmark,
-    params: BenchmarkStageParams,
-    protocol: Protocol,
-    device: str,
-) -> Measured:
+def measure_dense(contenders: Sequence[Contender], pictures: DenseBenchmark, setup: Setup) -> Measured:
     """The figures of all contenders on one set of masks or depths."""
-    found = dense_figures(contenders, pictures, protocol, params.intervals.confidence, device)
+    found = dense_figures(contenders, pictures, setup.protocol, setup.params.intervals.confidence, setup.device)
     return Measured(pictures.pictures, list(contenders), found, pictures)
 
 
-def measure_videos(
-    contenders: Sequence[Contender], video: VideoSet, params: BenchmarkStageParams, protocol: Protocol, device: str
-) -> Measured:
+def measure_videos(contenders: Sequence[Contender], video: VideoSet, setup: Setup) -> Measured:
     """The figures of all contenders on one set of videos."""
-    found = video_figures(contenders, video, protocol, params.intervals.confidence, device)
+    found = video_figures(contenders, video, setup.protocol, setup.params.intervals.confidence, setup.device)
     return Measured(video.pictures, list(contenders), found, own_digest=video.digest)
 
 
 def measure(
-    contenders: Sequence[Contender],
-    benchmark: Benchmark,
-    robust: Sequence[RobustSet],
-    params: BenchmarkStageParams,
-    protocol: Protocol,
-    device: str,
+    contenders: Sequence[Contender], benchmark: Benchmark, robust: Sequence[RobustSet], setup: Setup
 ) -> list[Measured]:
     """The scores of all contenders on one benchmark, and on the sets that test its classifiers."""
+    params, protocol, device = setup.params, setup.protocol, setup.device
     contenders = _with_patches(contenders, benchmark, params, protocol)
-    folder = None if params.feature_cache is None else Path(params.feature_cache)
-    features = cached_features(contenders, benchmark, protocol.params.features, folder)
+    features = cached_features(contenders, benchmark, protocol.params.features, setup.cache, setup.place)
     check_finite(features)
     confidence = params.intervals.confidence
     both = {
@@ -74,7 +60,7 @@ def measure(
     ranked = _ranked(contenders, features, benchmark, protocol, confidence)
     dense = matching_figures(contenders, benchmark, protocol, confidence, device)
     measured = Measured(benchmark, contenders, dense, None, found, few, right, ranked)
-    return [measured, *[measure_robust(measured, features, one, params, protocol) for one in robust]]
+    return [measured, *[measure_robust(measured, features, one, setup) for one in robust]]
 
 
 def _ranked(

@@ -1,16 +1,35 @@
-"""What was measured of all contenders on one benchmark."""
+"""How all contenders are measured, and what was measured of them on one benchmark."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
 from components.benchmark.label_efficiency import FewFigure
 from components.benchmark.outcome import Outcome
+from components.benchmark.params import BenchmarkStageParams
+from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import Score
+from components.benchmark.spread import HERE, Place
 from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.labelled_set import Benchmark
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How everything is measured."""
+
+    params: BenchmarkStageParams
+    protocol: Protocol
+    device: str = "cpu"  # of heads, and of what this process computes
+    place: Place = HERE
+
+    @property
+    def cache(self) -> Path | None:
+        """The folder of kept features."""
+        return None if self.params.feature_cache is None else Path(self.params.feature_cache)
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.command_line import Many, Overrides, as_options
+from components.command_line import ExecutorOptions, Many, Overrides, as_options
 
 PARAMS = Path("params/benchmark.yaml")
 
 
 @as_options
-class MeasureOptions:
+class MeasureOptions(ExecutorOptions):
     """Options of both."""
 
     params: Path = PARAMS

@@ -6,6 +6,7 @@ python -m components.benchmark revisited --gnd gnd_roxford5k.pkl --images /data/
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
 from components.benchmark.measured import Measured
 from components.benchmark.protocol import Protocol
+from components.benchmark.spread import HERE, Pictured, Place, features_of
 from components.errors import VitrailError
 from components.evaluation.benchmarks import RevisitedParams, load_benchmark
-from components.evaluation.features import extract
 from components.evaluation.labelled_set import named_picture
 from components.evaluation.retrieval import unit
 from components.evaluation.revisited import LEVELS, RANKS, GroundTruth, Level, load_ground_truth, score
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
 from components.params import fingerprint
+
+Box = tuple[float, float, float, float]
 
 
 class NamedPictures:
@@ -32,7 +35,7 @@ class NamedPictures:
         self,
         folder: Path,
         names: Sequence[str],
-        boxes: Sequence[tuple[float, float, float, float] | None] | None = None,
+        boxes: Sequence[Box | None] | None = None,
     ) -> None:
         self._paths = [named_picture(folder, name) for name in names]
         self._boxes = boxes if boxes is not None else [None] * len(names)
@@ -63,14 +66,27 @@ class NamedPictures:
             raise VitrailError(f"{self._paths[row]}: the query's box {box} lies outside of {picture.shape[:2]} px")
         return np.ascontiguousarray(cut)
 
+    def part(self, start: int, stop: int) -> NamedPictures:
+        """The pictures ``start`` to ``stop``."""
+        found = copy(self)
+        found._paths, found._boxes = self._paths[start:stop], self._boxes[start:stop]
+        return found
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over files and boxes. It reads every file."""
+        files = [sha256(path.read_bytes()).hexdigest() for path in self._paths]
+        return fingerprint([files, [None if box is None else list(box) for box in self._boxes]])
+
 
 def revisited(
-    contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int
+    contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int, place: Place = HERE
 ) -> dict[str, dict[str, Level]]:
     """Contender -> level -> figures."""
-    extractors = {contender.name: contender.extractor for contender in contenders}
-    database = extract(extractors, NamedPictures(folder, truth.database), batch_size, "database")
-    queries = extract(extractors, NamedPictures(folder, truth.queries, truth.boxes), batch_size, "queries")
+    known = NamedPictures(folder, truth.database)
+    database = features_of(contenders, Pictured(known, lambda: known.digest, "database"), batch_size, place)
+    asked = NamedPictures(folder, truth.queries, truth.boxes)
+    queries = features_of(contenders, Pictured(asked, lambda: asked.digest, "queries"), batch_size, place)
     found = {}
     for contender in contenders:
         main = contender.extractor.main
@@ -80,11 +96,11 @@ def revisited(
 
 
 def measure_revisited(
-    contenders: Sequence[Contender], name: str, params: RevisitedParams, protocol: Protocol
+    contenders: Sequence[Contender], name: str, params: RevisitedParams, protocol: Protocol, place: Place = HERE
 ) -> Measured:
     """The figures of all contenders; a level without a query that has something to find is left out."""
     truth = load_ground_truth(Path(params.gnd))
-    levels = revisited(contenders, truth, Path(params.images), protocol.params.features.batch_size)
+    levels = revisited(contenders, truth, Path(params.images), protocol.params.features.batch_size, place)
     found = []
     for one in contenders:
         for level, figures in levels[one.name].items():

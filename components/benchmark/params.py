@@ -7,6 +7,7 @@ from components.benchmark.own import OwnParams
 from components.benchmark.pictures import PcaParams
 from components.benchmark.scoring import IntervalParams
 from components.evaluation.patch_kmeans import PatchKmeansParams
+from components.executor import ExecutorParams
 from components.params import Name, Strict
 
 
@@ -16,6 +17,7 @@ class BenchmarkStageParams(Strict):
     device: str = "auto"  # auto, cpu or cuda
     protocol: Name  # a file in params/protocols/
     feature_cache: str | None = None  # folder in which checkpoints' features are kept; None: nowhere
+    executor: ExecutorParams = ExecutorParams(workers=0)
     baselines: BaselineParams
     patch_kmeans: PatchKmeansParams | None = None  # None: not a baseline
     intervals: IntervalParams

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from components.benchmark.contenders import Contender
 from components.benchmark.feature_cache import cached_features
 from components.benchmark.figure import Figure
-from components.benchmark.measured import Measured
+from components.benchmark.measured import Measured, Setup
 from components.benchmark.outcome import Outcome
-from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import scores
 from components.evaluation.corruptions import corruption_error, mean_corruption_error
@@ -23,20 +21,14 @@ from components.evaluation.robustness import RobustSet, among, among_linear
 Outcomes = Mapping[str, Mapping[tuple[str, str], Outcome]]
 
 
-def measure_robust(
-    measured: Measured,
-    features: Mapping[str, Rows],
-    robust: RobustSet,
-    params: BenchmarkStageParams,
-    protocol: Protocol,
-) -> Measured:
+def measure_robust(measured: Measured, features: Mapping[str, Rows], robust: RobustSet, setup: Setup) -> Measured:
     """The scores of ``measured``'s contenders on ``robust``; the probe's strength is the one that was chosen there.
 
     Args:
         features: [n, D] of all images of the benchmark, by the contender's name.
     """
-    folder = None if params.feature_cache is None else Path(params.feature_cache)
-    theirs = cached_features(measured.contenders, robust.pictures, protocol.params.features, folder)
+    params, protocol = setup.params, setup.protocol
+    theirs = cached_features(measured.contenders, robust.pictures, protocol.params.features, setup.cache, setup.place)
     right: dict[str, dict[tuple[str, str], Outcome]] = {}
     for one in measured.contenders:
         ours = one.extractor.main(features[one.name])[~measured.benchmark.test]

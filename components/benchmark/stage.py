@@ -18,7 +18,7 @@ from components.benchmark.dense import not_measured
 from components.benchmark.figure import figure_table
 from components.benchmark.label_efficiency import few_shot_table
 from components.benchmark.measure import measure, measure_dense, measure_videos
-from components.benchmark.measured import Measured
+from components.benchmark.measured import Measured, Setup
 from components.benchmark.outputs import Facts, Shown, draw_pictures, earlier, record, write
 from components.benchmark.own import LEAST, figures
 from components.benchmark.own import table as own_table
@@ -29,6 +29,7 @@ from components.benchmark.published import Published, published_table
 from components.benchmark.ranking import ranking_table
 from components.benchmark.robust import commonest
 from components.benchmark.scoring import majority
+from components.benchmark.spread import Place
 from components.benchmark.tables import markdown, nested
 from components.benchmark.training_curves import read_curve, trade_off_table
 from components.context import StageContext
@@ -37,6 +38,7 @@ from components.evaluation.dense_layouts import load_dense
 from components.evaluation.robustness import RobustSet, load_robustness
 from components.evaluation.seeds import seed_images
 from components.evaluation.video_set import load_davis
+from components.executor import kept_workers
 from components.images.decode import RGB
 from components.lock import hold
 from components.storage import atomic_dir, atomic_file
@@ -70,19 +72,24 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
     refuse_changed(earlier(outputs).get("protocol"), protocol, outputs)
     contenders = gather(inputs.checkpoints, protocol.params.features, params.baselines, device)
     pictures = _own_pictures(params, inputs, context)
-    recorded = params.model_dump(mode="json") | {"protocol": protocol.params.model_dump(mode="json")}
-    with hold(outputs), tracking.run("benchmark", "benchmark", context.tracking, recorded, protocol.tags) as run:
+    recorded = params.model_dump(mode="json", exclude={"executor"})
+    recorded["protocol"] = protocol.params.model_dump(mode="json")
+    # Features that other processes have computed wait beside the results, where an interrupted run finds them.
+    place = Place(params.executor, params.device, outputs.with_name(f".{outputs.name}.features"))
+    setup = Setup(params, protocol, device, place)
+    recording = tracking.run("benchmark", "benchmark", context.tracking, recorded, protocol.tags)
+    with hold(outputs), recording as run, kept_workers(params.executor):
         loaded = [load_benchmark(name, spec) for name, spec in inputs.benchmarks.scored.items()]
         robust = {one.name: _robust(one, inputs.benchmarks) for one in loaded}
         measured: list[Measured] = []
         for one in loaded:
-            measured += measure(contenders, one, robust[one.name], params, protocol, device)
+            measured += measure(contenders, one, robust[one.name], setup)
         dense = [load_dense(name, spec) for name, spec in inputs.benchmarks.dense.items()]
-        measured += [measure_dense(contenders, pixels, params, protocol, device) for pixels in dense]
+        measured += [measure_dense(contenders, pixels, setup) for pixels in dense]
         videos = [load_davis(name, spec) for name, spec in inputs.benchmarks.videos.items()]
-        measured += [measure_videos(contenders, video, params, protocol, device) for video in videos]
+        measured += [measure_videos(contenders, video, setup) for video in videos]
         found = inputs.benchmarks.revisited.items()
-        measured += [measure_revisited(contenders, name, spec, protocol) for name, spec in found]
+        measured += [measure_revisited(contenders, name, spec, protocol, setup.place) for name, spec in found]
         majorities = {one.name: majority(one) for one in loaded}
         majorities |= {part.pictures.name: commonest(one, part) for one in loaded for part in robust[one.name]}
         table = _table(measured, majorities, inputs, params.intervals.confidence)

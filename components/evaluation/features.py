@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -135,10 +135,11 @@ def _several(
 def raw_pixels(side: int, crop: float = 1.0) -> Extractor:
     """The extractor that learns nothing: pixels of a ``side`` x ``side`` picture in 0 ... 1, [B, side * side * 3]."""
 
-    def features(batch: npt.NDArray[np.uint8]) -> Rows:
-        return batch.reshape(len(batch), -1).astype(np.float32) / np.float32(255)
+    return Extractor(side, crop, _pixels)
 
-    return Extractor(side, crop, features)
+
+def _pixels(batch: npt.NDArray[np.uint8]) -> Rows:
+    return batch.reshape(len(batch), -1).astype(np.float32) / np.float32(255)
 
 
 def without_equal_channels(pixels: Rows) -> Rows:
@@ -160,16 +161,22 @@ def extract(
 ) -> dict[str, Rows]:
     """Features of all ``images`` by each of ``extractors``, float32 [n, D]; no more than a batch of pixels is held."""
     found: dict[str, list[Rows]] = {name: [] for name in extractors}
-    views = sorted({(extractor.size, extractor.crop) for extractor in extractors.values()})
     progress = Progress(label, len(images), unit="images")
+    for made in batches(extractors, images, batch_size):
+        for name, rows in made.items():
+            found[name].append(rows)
+        progress.advance(len(rows))
+    progress.close()
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def batches(extractors: Mapping[str, Extractor], images: Images, batch_size: int) -> Iterator[dict[str, Rows]]:
+    """Features of one batch of ``images`` after another, by each of ``extractors``."""
+    views = sorted({(extractor.size, extractor.crop) for extractor in extractors.values()})
     for start in range(0, len(images), batch_size):
         pictures = [images.rgb(row) for row in range(start, min(start + batch_size, len(images)))]
         squares = {view: np.stack([square(rgb, *view) for rgb in pictures]) for view in views}
-        for name, extractor in extractors.items():
-            found[name].append(extractor.features(squares[extractor.size, extractor.crop]))
-        progress.advance(len(pictures))
-    progress.close()
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+        yield {name: one.features(squares[one.size, one.crop]) for name, one in extractors.items()}
 
 
 def square(rgb: RGB, size: int, crop: float = 1.0) -> RGB:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,14 @@ class Images(Protocol):
 
     def rgb(self, row: int) -> RGB:
         """Picture ``row`` as uint8 [H, W, 3]."""
+
+
+@runtime_checkable
+class Divisible(Images, Protocol):
+    """Images of which parts can travel to other processes; those of a plugin may be none."""
+
+    def part(self, start: int, stop: int) -> Images:
+        """Pictures ``start`` to ``stop``, picklable: where they lie, or their encoded files; never pixels."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +101,16 @@ class Files:
     def rgb(self, row: int) -> RGB:
         return decoded(self.bytes(row), str(self._paths[row]))
 
+    def part(self, start: int, stop: int) -> Files:
+        """The files ``start`` to ``stop``."""
+        return Files(self._paths[start:stop])
+
 
 class Column:
     """Images in an Arrow column, decoded one by one."""
 
-    def __init__(self, column: Any, where: str) -> None:
-        self._column, self._where = column, where
+    def __init__(self, column: Any, where: str, first: int = 0) -> None:
+        self._column, self._where, self._first = column, where, first  # first: the row that messages begin to count at
 
     def __len__(self) -> int:
         return len(self._column)
@@ -107,11 +119,15 @@ class Column:
         value = self._column[row].as_py()
         data = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(data, bytes):
-            raise VitrailError(f"{self._where}: row {row} holds no image bytes")
+            raise VitrailError(f"{self._where}: row {self._first + row} holds no image bytes")
         return data
 
     def rgb(self, row: int) -> RGB:
-        return decoded(self.bytes(row), f"{self._where}, row {row}")
+        return decoded(self.bytes(row), f"{self._where}, row {self._first + row}")
+
+    def part(self, start: int, stop: int) -> Column:
+        """The rows ``start`` to ``stop`` alone, copied: a slice would take the whole column along."""
+        return Column(self._column.take(list(range(start, stop))), self._where, self._first + start)
 
     def with_more(self, others: Column) -> Column:
         """These, then ``others``; of two types both as bytes."""

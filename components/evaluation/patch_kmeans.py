@@ -9,6 +9,7 @@ seriously: 79.6 % on CIFAR-10 with 4,000 centroids at 32 px.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -64,20 +65,27 @@ def fit_patch_kmeans(squares: npt.NDArray[np.uint8], params: PatchKmeansParams, 
         found = MiniBatchKMeans(params.centroids, n_init=1, max_iter=20, random_state=params.seed).fit(white)
     centroids = torch.from_numpy(found.cluster_centers_.astype(np.float32))
 
-    @torch.inference_mode()
-    def features(batch: npt.NDArray[np.uint8]) -> Rows:
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float()
-        grid = (params.side - params.patch) // params.stride + 1
-        columns = torch.nn.functional.unfold(pixels, params.patch, stride=params.stride).transpose(1, 2)
-        distances = torch.cdist((_normalised(columns.flatten(0, 1)) - mean) @ whiten, centroids)
-        nearer = (distances.mean(1, keepdim=True) - distances).clamp_min(0).view(len(batch), grid, grid, -1)
-        half = grid // 2
-        quarters = [nearer[:, a, b].sum((1, 2)) for a in (slice(half), slice(half, None))
-                    for b in (slice(half), slice(half, None))]  # fmt: skip
-        rows: Rows = torch.cat(quarters, 1).numpy()
-        return rows
+    return Extractor(params.side, crop, partial(_nearer, params, mean, whiten, centroids))
 
-    return Extractor(params.side, crop, features)
+
+@torch.inference_mode()
+def _nearer(
+    params: PatchKmeansParams,
+    mean: torch.Tensor,
+    whiten: torch.Tensor,
+    centroids: torch.Tensor,
+    batch: npt.NDArray[np.uint8],
+) -> Rows:
+    pixels = torch.from_numpy(batch).permute(0, 3, 1, 2).float()
+    grid = (params.side - params.patch) // params.stride + 1
+    columns = torch.nn.functional.unfold(pixels, params.patch, stride=params.stride).transpose(1, 2)
+    distances = torch.cdist((_normalised(columns.flatten(0, 1)) - mean) @ whiten, centroids)
+    nearer = (distances.mean(1, keepdim=True) - distances).clamp_min(0).view(len(batch), grid, grid, -1)
+    half = grid // 2
+    quarters = [nearer[:, a, b].sum((1, 2)) for a in (slice(half), slice(half, None))
+                for b in (slice(half), slice(half, None))]  # fmt: skip
+    rows: Rows = torch.cat(quarters, 1).numpy()
+    return rows
 
 
 def _random_patches(

@@ -43,6 +43,10 @@ class Spans:
         """Picture ``row``, uint8 [H, W, 3]."""
         return decoded(self.bytes(row), f"{self._spans[row].path}: {self._spans[row].name}")
 
+    def part(self, start: int, stop: int) -> Spans:
+        """The spans ``start`` to ``stop``."""
+        return Spans(self._spans[start:stop])
+
     def with_more(self, others: Spans) -> Spans:
         """These, then ``others``."""
         return Spans([*self._spans, *others._spans])

@@ -21,7 +21,7 @@ from components.progress import Progress
 from components.release.features import FeatureSpec, Row, embed
 from components.release.fetch import pinned
 from components.release.images import Part, Places, digest_of, parts_of, read_part
-from components.release.load import LoadedModel, load_model, usable_device, weights_digests
+from components.release.load import LoadedModel, load_model, weights_digests, worker_device
 from components.release.outputs import check_replaceable
 from components.storage import StorageParams, atomic_dir
 from components.tables.parts import assemble, part_name, write_part
@@ -37,7 +37,7 @@ class Job:
     """What a worker needs beside its part; small, for it travels between processes."""
 
     model: str  # by value: see :func:`load_model`
-    device: str  # "cpu", "cuda" (parts take the GPUs in turn), "cuda:N", or "auto": what is there where it runs
+    device: str  # "cpu", "cuda" (a GPU for each process), "cuda:N", or "auto": what is there where it runs
     spec: FeatureSpec
     storage: StorageParams
     work: Path  # folder of finished parts
@@ -143,12 +143,7 @@ def _model(source: str, device: str) -> LoadedModel:
 
 def _embed_part(job: Job, count: int, part: Part) -> Path:
     """Write the features of ``part``; runs in a worker."""
-    import torch
-
-    device = usable_device(job.device)
-    if device == "cuda":
-        device = f"cuda:{part.number % torch.cuda.device_count()}"
-    model = _model(job.model, device)
+    model = _model(job.model, worker_device(job.device, part.number))
     rows = list(embed(model, read_part(part, job.storage), job.spec))
     schema = features_schema(job.spec)
     return write_part(job.work / part_name(part.number, count), table_of(rows, schema), schema)

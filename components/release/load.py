@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from components.errors import VitrailError
+from components.executor import worker_number
 from components.learning.export import BACKBONE, CARD, HEADS, ModelCard, load_card
 from components.learning.heads import ProjectionHead
 from components.learning.vit import ARCHITECTURES, VisionTransformer, ViTConfig
@@ -89,6 +90,18 @@ def usable_device(named: str) -> str:
             f"device {named!r}: torch finds {count} CUDA devices on this machine; auto takes what is there"
         )
     return named
+
+
+def worker_device(named: str, part: int) -> str:
+    """:func:`usable_device` where a part of a work runs: a pool's workers keep to a GPU each, others take them in turn.
+
+    Raises:
+        VitrailError: no such device here.
+    """
+    device, number = usable_device(named), worker_number()
+    if device != "cuda":
+        return device
+    return f"cuda:{(part if number is None else number) % torch.cuda.device_count()}"
 
 
 def check_weights(source: str | Path, known: Mapping[str, str], what: str) -> None:

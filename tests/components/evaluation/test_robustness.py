@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from components.benchmark.contenders import Contender
-from components.benchmark.measured import Measured
+from components.benchmark.measured import Measured, Setup
 from components.benchmark.outcome import Outcome
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import load_protocol
@@ -136,7 +136,7 @@ def test_contenders_are_scored_on_every_set(file: dict[str, Any]) -> None:
         load_params(ROOT / "params/benchmark.yaml", BenchmarkStageParams),
     )
     sets = [load_robustness(name, spec, base) for name, spec in known.robustness.items()]
-    other, corrupted = (measure_robust(measured, features, robust, params, protocol) for robust in sets)
+    other, corrupted = (measure_robust(measured, features, robust, Setup(params, protocol)) for robust in sets)
     assert {(score.benchmark, score.method, score.accuracy) for score in other.scores} == {
         ("other", "knn20", 100.0),
         ("other", "linear", 100.0),
