@@ -137,8 +137,10 @@ class Scorer:
 
     def _accuracy(self, bank: np.ndarray, queries: np.ndarray) -> float:
         from components.evaluation.knn import knn_predict
+        from components.evaluation.labelled_features import LabelledFeatures
 
-        return float((knn_predict(bank, self._bank.labels, queries, NEIGHBOURS) == self._queries.labels).mean())
+        known = LabelledFeatures(bank, self._bank.labels)
+        return float((knn_predict(known, queries, NEIGHBOURS) == self._queries.labels).mean())
 
     def _features(self, pixels: np.ndarray) -> np.ndarray:
         import torch

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from components.evaluation.knn import knn_predict_each
+from components.evaluation.labelled_features import LabelledFeatures
 
 TRAIN, TEST, WIDTH, CLASSES, K = 50_000, 10_000, 384, 1000, 20
 ROUNDS = 2
@@ -26,7 +27,7 @@ def main() -> dict[str, object]:
         (queries @ bank.T).topk(K, dim=1)
         plain.append(time.perf_counter() - start)
         start = time.perf_counter()
-        knn_predict_each(train, labels, test, [10, K])
+        knn_predict_each(LabelledFeatures(train, labels), test, [10, K])
         ours.append(time.perf_counter() - start)
     return {
         "size": f"{TEST} x {TRAIN} x {WIDTH}, k {K}",

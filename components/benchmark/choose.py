@@ -18,6 +18,7 @@ from components.benchmark.protocol import KnnParams
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Extractor, FeatureParams, Rows, Tokens, extract, network
 from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_features import LabelledFeatures
 from components.images.decode import RGB
 from components.release.load import load_model
 
@@ -86,7 +87,7 @@ def _cross_validated(rows: Rows, labels: npt.NDArray[np.int64], knn: KnnParams) 
     right = 0
     for number in range(FOLDS):
         held = fold == number
-        predicted = knn_predict(rows[~held], labels[~held], rows[held], knn.shown, knn.temperature)
+        predicted = knn_predict(LabelledFeatures(rows[~held], labels[~held]), rows[held], knn.shown, knn.temperature)
         right += int((predicted == labels[held]).sum())
     return 100 * right / len(rows)
 

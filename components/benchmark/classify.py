@@ -13,6 +13,7 @@ from components.benchmark.protocol import KnnParams
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Rows
 from components.evaluation.knn import knn_predict_each
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.linear_grid import LinearGridParams, train_heads
 from components.evaluation.logistic import LogisticParams, logistic_path
 from components.evaluation.selection import Choices, choices, divide
@@ -25,10 +26,8 @@ Labels = npt.NDArray[np.int64]
 class Sides(NamedTuple):
     """Features and labels of both sides of a task."""
 
-    train: Rows
-    known: Labels
-    test: Rows
-    truth: Labels
+    train: LabelledFeatures
+    test: LabelledFeatures
     groups: Labels | None  # of the training side
 
 
@@ -36,20 +35,21 @@ def sides(features: Rows, labels: Labels, benchmark: Benchmark) -> Sides:
     """``features`` [n, D] and ``labels`` [n] of a benchmark by side."""
     test = benchmark.test
     groups = None if benchmark.groups is None else benchmark.groups[~test]
-    return Sides(features[~test], labels[~test], features[test], labels[test], groups)
+    both = LabelledFeatures(features, labels)
+    return Sides(both[~test], both[test], groups)
 
 
 def knn_outcomes(side: Sides, params: KnnParams, device: str) -> dict[str, Outcome]:
     """``knn10`` and so on; with ``choose`` also ``knn_test`` and ``knn_heldout``."""
-    found = knn_predict_each(side.train, side.known, side.test, params.k, params.temperature, device)
-    outcomes = {f"knn{k}": Outcome(predicted == side.truth) for k, predicted in found.items()}
+    found = knn_predict_each(side.train, side.test.features, params.k, params.temperature, device)
+    outcomes = {f"knn{k}": Outcome(predicted == side.test.labels) for k, predicted in found.items()}
     if params.choose:
-        held = divide(side.known, HELD_OUT, SEED, side.groups)
-        fitted = side.train[~held], side.known[~held], side.train[held]
-        checked = knn_predict_each(*fitted, params.k, params.temperature, device)
+        held = divide(side.train.labels, HELD_OUT, SEED, side.groups)
+        checking = side.train[held]
+        checked = knn_predict_each(side.train[~held], checking.features, params.k, params.temperature, device)
         both = choices(
-            np.stack([found[k] == side.truth for k in params.k]),
-            np.stack([checked[k] == side.known[held] for k in params.k]),
+            np.stack([found[k] == side.test.labels for k in params.k]),
+            np.stack([checked[k] == checking.labels for k in params.k]),
             [f"k {k}" for k in params.k],
         )
         outcomes["knn_test"] = Outcome(both.on_test.right, None, both.on_test.setting)
@@ -67,22 +67,23 @@ def grid_choices(
     """
     test = benchmark.test
     train = {name: rows[~test] for name, rows in inputs.items()}
-    held = divide(side.known, params.held_out, params.seed, side.groups)
-    whole = train_heads(train, side.known, {name: rows[test] for name, rows in inputs.items()}, params, device)
+    held = divide(side.train.labels, params.held_out, params.seed, side.groups)
+    whole = train_heads(train, side.train.labels, {name: rows[test] for name, rows in inputs.items()}, params, device)
     part = train_heads(
         {name: rows[~held] for name, rows in train.items()},
-        side.known[~held],
+        side.train.labels[~held],
         {name: rows[held] for name, rows in train.items()},
         params,
         device,
     )
-    return choices(whole.right(side.truth), part.right(side.known[held]), whole.names)
+    return choices(whole.right(side.test.labels), part.right(side.train.labels[held]), whole.names)
 
 
 def logistic_choices(side: Sides, params: LogisticParams) -> Choices:
     """The strengths of the logistic grid, likewise."""
-    held = divide(side.known, params.held_out, params.seed, side.groups)
-    (whole,) = logistic_path(side.train, side.known, [side.test], params)
-    (part,) = logistic_path(side.train[~held], side.known[~held], [side.train[held]], params)
+    held = divide(side.train.labels, params.held_out, params.seed, side.groups)
+    fitted, checking = side.train[~held], side.train[held]
+    (whole,) = logistic_path(side.train.features, side.train.labels, [side.test.features], params)
+    (part,) = logistic_path(fitted.features, fitted.labels, [checking.features], params)
     settings = [f"C {cost:g}" for cost in params.costs]
-    return choices(whole == side.truth, part == side.known[held], settings)
+    return choices(whole == side.test.labels, part == checking.labels, settings)

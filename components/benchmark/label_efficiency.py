@@ -13,7 +13,7 @@ from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
 from components.benchmark.outcome import Outcome
 from components.benchmark.protocol import Protocol
-from components.evaluation.few_shot import LINEAR, Labelled, balanced_accuracy, few_shot
+from components.evaluation.few_shot import LINEAR, balanced_accuracy, few_shot
 from components.evaluation.gate import BALANCED, FEW
 from components.evaluation.intervals import Interval
 
@@ -57,15 +57,14 @@ def few_figures(
         low, high = (parts[1], parts[2]) if sure else (None, None)
         return Figure(contender.name, contender.kind, *where, method, parts[0], low, high, cases, protocol.label)
 
-    train, test = Labelled(side.train, side.known), Labelled(side.test, side.truth)
-    drawn = few_shot(train, test, params, protocol.params.knn.temperature, confidence)
+    drawn = few_shot(side.train, side.test, params, protocol.params.knn.temperature, confidence)
     for (name, count), one in drawn.items():
         for value, suffix in ((one.accuracy, ""), (one.balanced, BALANCED)):
             made = figure(f"{FEW}{count}_{name}{suffix}", value, params.tries)
             found.append(FewFigure(made, name, count, bool(suffix), one.fewest))
     for name in (f"knn{protocol.params.knn.shown}", LINEAR):
-        exact = balanced_accuracy(outcomes[name].right, side.truth)
-        made = figure(f"{name}{BALANCED}", Interval(exact, np.nan, np.nan), len(side.truth), sure=False)
+        exact = balanced_accuracy(outcomes[name].right, side.test.labels)
+        made = figure(f"{name}{BALANCED}", Interval(exact, np.nan, np.nan), len(side.test.labels), sure=False)
         found.append(FewFigure(made, name, None, True))
     return found
 

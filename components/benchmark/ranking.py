@@ -19,6 +19,7 @@ from components.descriptors.edits import edited
 from components.descriptors.train_params import EditParams
 from components.evaluation.benchmarks import Benchmark
 from components.evaluation.features import Rows, extract
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.retrieval import RetrievalParams, figures, micro_ap, retrieve, unit
 from components.images.decode import RGB
 from components.params import Seed, Strict
@@ -42,7 +43,8 @@ def retrieval_scores(
     train, test = ~benchmark.test, benchmark.test
     found = []
     for task, labels in benchmark.labels.items():
-        ranked = retrieve(rows[test], labels[test], rows[train], labels[train])
+        both = LabelledFeatures(rows, labels)
+        ranked = retrieve(both[test], both[train])
         for method, value in figures(ranked, params, confidence).items():
             mean, low, high = (round(100 * part, 3) for part in value)
             about = contender.name, contender.kind, benchmark.name, task, method

@@ -15,6 +15,7 @@ from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import scores
 from components.evaluation.corruptions import corruption_error, mean_corruption_error
 from components.evaluation.features import Rows
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.robustness import RobustSet, among, among_linear
 
@@ -31,11 +32,10 @@ def measure_robust(measured: Measured, features: Mapping[str, Rows], robust: Rob
     theirs = cached_features(measured.contenders, robust.pictures, protocol.params.features, setup.cache, setup.place)
     right: dict[str, dict[tuple[str, str], Outcome]] = {}
     for one in measured.contenders:
-        ours = one.extractor.main(features[one.name])[~measured.benchmark.test]
+        every = LabelledFeatures(one.extractor.main(features[one.name]), measured.benchmark.labels[robust.task])
+        ours = every[~measured.benchmark.test]
         cost = measured.right[one.name][robust.task, "linear"].cost
-        right[one.name] = _outcomes(
-            ours, one.extractor.main(theirs[one.name]), measured.benchmark, robust, (protocol, cost)
-        )
+        right[one.name] = _outcomes(ours, one.extractor.main(theirs[one.name]), robust, (protocol, cost))
     found = scores(measured.contenders, right, robust.pictures, params.intervals, protocol.label)
     errors = [] if robust.corruptions is None else _errors(measured.contenders, right, robust, protocol.label)
     return Measured(robust.pictures, measured.contenders, [], None, found, [], right, errors)
@@ -50,14 +50,14 @@ def commonest(benchmark: Benchmark, robust: RobustSet) -> dict[str, float]:
 
 
 def _outcomes(
-    train: Rows, test: Rows, benchmark: Benchmark, robust: RobustSet, how: tuple[Protocol, float | None]
+    train: LabelledFeatures, test: Rows, robust: RobustSet, how: tuple[Protocol, float | None]
 ) -> dict[tuple[str, str], Outcome]:
     protocol, cost = how
     knn, linear, task = protocol.params.knn, protocol.params.linear, robust.task
-    labels, truth = benchmark.labels[task][~benchmark.test], robust.pictures.labels[task]
-    voted = among(train, labels, test, robust.allowed, knn.shown, knn.temperature)
+    truth = robust.pictures.labels[task]
+    voted = among(train, test, robust.allowed, knn.shown, knn.temperature)
     strength = linear.costs[0] if cost is None else cost
-    probed = among_linear(train, labels, test, robust.allowed, strength, linear.max_iterations)
+    probed = among_linear(train, test, robust.allowed, strength, linear.max_iterations)
     return {(task, f"knn{knn.shown}"): Outcome(voted == truth), (task, "linear"): Outcome(probed == truth, strength)}
 
 

@@ -105,8 +105,8 @@ def outcomes(
     for task, labels in benchmark.labels.items():
         side = sides(main, labels, benchmark)
         found |= {(task, method): one for method, one in knn_outcomes(side, params.knn, device).items()}
-        probed = linear_probe(side.train, side.known, side.test, params.linear)
-        found[task, "linear"] = Outcome(probed.predicted == side.truth, probed.cost)
+        probed = linear_probe(side.train.features, side.train.labels, side.test.features, params.linear)
+        found[task, "linear"] = Outcome(probed.predicted == side.test.labels, probed.cost)
         if params.linear_grid is not None:
             grid = params.linear_grid
             inputs = contender.extractor.inputs(features, grid.blocks, grid.pooling)

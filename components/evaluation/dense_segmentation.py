@@ -20,6 +20,7 @@ from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import Rows
 from components.evaluation.intervals import Interval
 from components.evaluation.knn import Bank
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.linear import LinearParams
 from components.evaluation.patch_tokens import PatchExtractor, Reading
 from components.evaluation.pixel_heads import PixelFitParams, Source, fit_segmentation
@@ -82,7 +83,7 @@ def segment(
     head = None
     if params.pixels is not None:
         head = fit_segmentation(Source(extractor, pictures, size, reading), params.pixels, device)
-    bank = None if params.k is None else Bank.of(tokens, labels, device)
+    bank = None if params.k is None else Bank.of(LabelledFeatures(tokens, labels), device)
     found: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in names}
 
     def levels(name: str, rows: Rows) -> npt.NDArray[np.float32]:

@@ -11,6 +11,7 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.evaluation.intervals import Interval
 from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.linear import few_threads, fit_here
 from components.params import Cost, Seed, Strict
 
@@ -38,15 +39,12 @@ class FewShot(NamedTuple):
     fewest: int
 
 
-class Labelled(NamedTuple):
-    """Images of one side of a task."""
-
-    features: npt.NDArray[np.floating]  # [N, D]
-    labels: npt.NDArray[np.integer]  # [N]
-
-
 def few_shot(
-    train: Labelled, test: Labelled, params: FewShotParams, temperature: float = 0.07, confidence: float = 0.95
+    train: LabelledFeatures,
+    test: LabelledFeatures,
+    params: FewShotParams,
+    temperature: float = 0.07,
+    confidence: float = 0.95,
 ) -> dict[tuple[str, int], FewShot]:
     """(classifier, images a class) -> its figures on ``test``, from draws of ``train``.
 
@@ -68,17 +66,17 @@ def few_shot(
 
 
 def _drawn(
-    train: Labelled, test: Labelled, params: FewShotParams, count: int, how: tuple[float, float]
+    train: LabelledFeatures, test: LabelledFeatures, params: FewShotParams, count: int, how: tuple[float, float]
 ) -> list[tuple[str, FewShot]]:
     temperature, confidence = how
     fewest, right = count, dict[str, list[npt.NDArray[np.bool_]]]()
     for number in range(params.tries):
         rows = draw(train.labels, count, [params.seed, count, number])
-        features, labels = train.features[rows], train.labels[rows]
-        fewest = min(fewest, int(np.unique(labels, return_counts=True)[1].min()))
-        predicted = {f"knn{params.k}": knn_predict(features, labels, test.features, params.k, temperature)}
+        drawn = train[rows]
+        fewest = min(fewest, int(np.unique(drawn.labels, return_counts=True)[1].min()))
+        predicted = {f"knn{params.k}": knn_predict(drawn, test.features, params.k, temperature)}
         if params.cost is not None:
-            predicted[LINEAR] = _linear(features, labels, test.features, params.cost, params.max_iterations)
+            predicted[LINEAR] = _linear(drawn, test.features, params.cost, params.max_iterations)
         for name, classes in predicted.items():
             right.setdefault(name, []).append(classes == test.labels)
     return [
@@ -94,16 +92,10 @@ def _drawn(
     ]
 
 
-def _linear(
-    features: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-    test: npt.NDArray[np.floating],
-    cost: float,
-    max_iterations: int,
-) -> Predicted:
-    if len(np.unique(labels)) < 2:
-        return np.full(len(test), labels[0], np.int64)
-    found: Predicted = fit_here(features, labels, cost, max_iterations).predict(test).astype(np.int64)
+def _linear(train: LabelledFeatures, test: npt.NDArray[np.floating], cost: float, max_iterations: int) -> Predicted:
+    if len(np.unique(train.labels)) < 2:
+        return np.full(len(test), train.labels[0], np.int64)
+    found: Predicted = fit_here(train.features, train.labels, cost, max_iterations).predict(test).astype(np.int64)
     return found
 
 

@@ -15,30 +15,29 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
+from components.evaluation.labelled_features import LabelledFeatures
 
 BLOCK = 1 << 26  # similarities held at once (256 MiB in fp32)
 
 
 def knn_predict(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
+    train: LabelledFeatures,
     test: npt.NDArray[np.floating],
     k: int,
     temperature: float = 0.07,
     device: torch.device | str = "cpu",
 ) -> npt.NDArray[np.int64]:
-    """The class of each row of ``test`` [M, D] by vote of its ``k`` nearest rows of ``train`` [N, D]; [M].
+    """The class of each row of ``test`` [M, D] by vote of its ``k`` nearest of the N rows of ``train``; [M].
 
     Neighbours are nearest by cosine and vote with exp(cosine / temperature). ``k`` above N means all of N. Where m
     rows with the same features are the next nearest and only r < m may still vote, each of them has r/m of a vote. Of
     equal votes the smallest class number wins.
     """
-    return knn_predict_each(train, labels, test, [k], temperature, device)[k]
+    return knn_predict_each(train, test, [k], temperature, device)[k]
 
 
 def knn_predict_each(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
+    train: LabelledFeatures,
     test: npt.NDArray[np.floating],
     ks: Sequence[int],
     temperature: float = 0.07,
@@ -53,7 +52,7 @@ def knn_predict_each(
         VitrailError: shapes that do not fit, or features that are not finite.
     """
     empty = torch.empty(0, dtype=torch.int64)
-    found = Bank.of(train, labels, device).votes(test, ks, temperature)
+    found = Bank.of(train, device).votes(test, ks, temperature)
     blocks = [[one.argmax(1).cpu() for one in votes] for votes in found]
     return {k: torch.cat([empty, *[block[number] for block in blocks]]).numpy() for number, k in enumerate(ks)}
 
@@ -71,19 +70,16 @@ class Bank:
     classes: int  # the largest label + 1
 
     @staticmethod
-    def of(
-        train: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], device: torch.device | str = "cpu"
-    ) -> Bank:
-        """Of ``train`` [N, D] and ``labels`` [N].
+    def of(train: LabelledFeatures, device: torch.device | str = "cpu") -> Bank:
+        """Of ``train``.
 
         Raises:
-            VitrailError: shapes that do not fit, no rows, or features that are not finite.
+            VitrailError: no rows, or features that are not finite.
         """
-        if train.ndim != 2 or len(train) != len(labels):
-            raise VitrailError(f"kNN: train {train.shape} and labels {np.shape(labels)} do not fit")
         if not len(train):
             raise VitrailError("kNN: 0 training features; there must be at least 1")
-        rows, known = _unit(train, "training", device), torch.as_tensor(np.asarray(labels, np.int64), device=device)
+        rows = _unit(train.features, "training", device)
+        known = torch.as_tensor(np.asarray(train.labels, np.int64), device=device)
         features, group, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
         classes = int(known.max()) + 1
         pairs, of_pair = torch.unique(group * classes + known, return_counts=True)  # rising: by feature, then by label

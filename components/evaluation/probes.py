@@ -12,6 +12,7 @@ from torch import nn
 
 from components.evaluation.features import Rows
 from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.linear import LinearParams, linear_probe
 from components.evaluation.patch_tokens import cells
 from components.evaluation.sample import Sample
@@ -119,7 +120,9 @@ class Prober:
         groups = None if labelled.groups is None else labelled.groups[:bank]
         for task, labels in labelled.labels.items():
             name = f"probe/{labelled.name}/{task}"
-            neighbours = knn_predict(features[:bank], labels[:bank], features[bank:], probe.neighbours)
+            neighbours = knn_predict(
+                LabelledFeatures(features[:bank], labels[:bank]), features[bank:], probe.neighbours
+            )
             scores[f"{name}/knn{probe.neighbours}"] = float(np.mean(neighbours == labels[bank:]))
             if probe.linear is not None:
                 params = linear_params(probe.linear, probe)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.evaluation.intervals import Interval, resampled
+from components.evaluation.labelled_features import LabelledFeatures
 from components.params import Seed, Strict
 
 BLOCK = 1 << 25  # similarities held at once (128 MiB)
@@ -36,29 +37,19 @@ class Retrieved(NamedTuple):
     without: int  # queries with nothing to find, which are left out
 
 
-def retrieve(
-    queries: npt.NDArray[np.floating],
-    query_labels: npt.NDArray[np.integer],
-    database: npt.NDArray[np.floating],
-    database_labels: npt.NDArray[np.integer],
-) -> Retrieved:
-    """Every query [Q, D] against the database [N, D]; right are the images with the query's label.
+def retrieve(queries: LabelledFeatures, database: LabelledFeatures) -> Retrieved:
+    """Every query against the database; right are the images with the query's label.
 
     Raises:
-        VitrailError: shapes that do not fit, features that are not finite, or no query has anything to find.
+        VitrailError: features that are not finite, or no query has anything to find.
     """
-    if len(queries) != len(query_labels) or len(database) != len(database_labels):
-        raise VitrailError(
-            f"retrieval: {len(queries)} queries with {len(query_labels)} labels, {len(database)} database images with "
-            f"{len(database_labels)}: labels do not match images"
-        )
-    ours, theirs = unit(queries, "query"), unit(database, "database")
+    ours, theirs = unit(queries.features, "query"), unit(database.features, "database")
     precisions, ranks, without = [], [], 0
     rows = max(1, BLOCK // max(1, len(theirs)))
     for start in range(0, len(ours), rows):
         similarities = ours[start : start + rows] @ theirs.T
-        for scores, label in zip(similarities, query_labels[start : start + rows], strict=True):
-            right = database_labels == label
+        for scores, label in zip(similarities, queries.labels[start : start + rows], strict=True):
+            right = database.labels == label
             if not right.any():
                 without += 1
                 continue

@@ -18,6 +18,7 @@ from components.errors import VitrailError, nearest
 from components.evaluation.class_layouts import Side, class_folders
 from components.evaluation.corruptions import GROUPS, check_complete
 from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.labelled_set import Benchmark, Files
 from components.evaluation.linear import fit
 from components.input_paths import InputPath
@@ -117,29 +118,26 @@ def _is_group(folder: Path) -> bool:
 
 
 def among(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
+    train: LabelledFeatures,
     test: npt.NDArray[np.floating],
     allowed: npt.NDArray[np.integer],
     k: int,
     temperature: float = 0.07,
 ) -> npt.NDArray[np.int64]:
     """The vote of the ``k`` nearest rows of ``train`` that have a class of ``allowed``, [M]."""
-    known = _known(labels, allowed)
-    return knn_predict(train[known], labels[known], test, k, temperature)
+    return knn_predict(train[_known(train.labels, allowed)], test, k, temperature)
 
 
 def among_linear(
-    train: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
+    train: LabelledFeatures,
     test: npt.NDArray[np.floating],
     allowed: npt.NDArray[np.integer],
     cost: float,
     max_iterations: int,
 ) -> npt.NDArray[np.int64]:
     """The likeliest class of ``allowed`` by the linear probe of that ``cost``, [M]."""
-    _known(labels, allowed)
-    model = fit(train, labels, cost, max_iterations)
+    _known(train.labels, allowed)
+    model = fit(train.features, train.labels, cost, max_iterations)
     columns = np.flatnonzero(np.isin(model.classes_, allowed))
     found: npt.NDArray[np.int64] = model.classes_[columns][model.predict_log_proba(test)[:, columns].argmax(1)]
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.benchmark.classify import Sides, grid_choices, knn_outcomes, logistic_choices
+from components.benchmark.classify import Sides, grid_choices, knn_outcomes, logistic_choices, sides
 from components.benchmark.protocol import KnnParams
 from components.errors import VitrailError
 from components.evaluation.benchmarks import Benchmark
@@ -25,7 +25,7 @@ def made(train: list[int], test: list[int]) -> tuple[np.ndarray, Sides, Benchmar
     held = np.arange(len(labels)) >= len(train)
     keys = [str(row) for row in range(len(labels))]
     benchmark = Benchmark("b", keys, None, {"t": labels}, {}, held)  # type: ignore[arg-type]  # no picture is read
-    return rows, Sides(rows[~held], labels[~held], rows[held], labels[held], None), benchmark
+    return rows, sides(rows, labels, benchmark), benchmark
 
 
 def every(train: list[int], test: list[int]) -> list[Choices]:

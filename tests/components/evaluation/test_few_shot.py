@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.evaluation.few_shot import FewShotParams, Labelled, draw, few_shot, mean_interval
+from components.evaluation.few_shot import FewShotParams, draw, few_shot, mean_interval
 from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.linear import fit
 
 
@@ -30,19 +31,27 @@ def test_with_all_images_it_is_the_plain_vote_and_the_plain_probe_without_doubt(
     train, test = generator.normal(size=(40, 4)) + labels[:, None], generator.normal(size=(30, 4))
     truth = (generator.random(30) < 0.3).astype(int)
     params = FewShotParams(per_class=[3, 20], tries=3, k=5, cost=0.1)
-    found = few_shot(Labelled(train, labels), Labelled(test, truth), params)
-    whole = {"knn5": knn_predict(train, labels, test, 5), "linear": fit(train, labels, 0.1, 300).predict(test)}
+    found = few_shot(LabelledFeatures(train, labels), LabelledFeatures(test, truth), params)
+    whole = {
+        "knn5": knn_predict(LabelledFeatures(train, labels), test, 5),
+        "linear": fit(train, labels, 0.1, 300).predict(test),
+    }
     for name, predicted in whole.items():
         assert found[name, 20].accuracy == (pytest.approx((predicted == truth).mean()),) * 3
         assert found[name, 20].balanced == (pytest.approx(balanced_accuracy_score(truth, predicted)),) * 3
         assert found[name, 20].fewest == 20
         assert found[name, 3].accuracy.low <= found[name, 3].accuracy.value <= found[name, 3].accuracy.high
-    few = few_shot(Labelled(train[:3], labels[:3]), Labelled(test, truth), FewShotParams(per_class=[5], tries=2))
+    few = few_shot(
+        LabelledFeatures(train[:3], labels[:3]), LabelledFeatures(test, truth), FewShotParams(per_class=[5], tries=2)
+    )
     assert {key: one.fewest for key, one in few.items()} == {("knn20", 5): 1}  # without a cost no probe
 
 
 def test_of_one_class_alone_the_probe_knows_nothing_else() -> None:
-    train, test = Labelled(np.ones((3, 2)), np.array([1, 1, 1])), Labelled(np.ones((4, 2)), np.array([0, 1, 1, 1]))
+    train, test = (
+        LabelledFeatures(np.ones((3, 2)), np.array([1, 1, 1])),
+        LabelledFeatures(np.ones((4, 2)), np.array([0, 1, 1, 1])),
+    )
     found = few_shot(train, test, FewShotParams(per_class=[2], tries=2, cost=1.0))
     assert [one.accuracy.value for one in found.values()] == [0.75, 0.75]
     assert found["linear", 2].balanced.value == 0.5

@@ -7,6 +7,7 @@ import pytest
 
 from components.errors import VitrailError
 from components.evaluation.knn import knn_predict
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
 
 PARAMS = PatchKmeansParams(side=16, patch=4, centroids=12, patches=500)
@@ -29,7 +30,7 @@ def test_it_tells_textures_apart_wherever_they_begin() -> None:
     rows = extractor.features(test)
     assert rows.shape == (40, 4 * 12)
     assert (rows >= 0).all()
-    assert (knn_predict(extractor.features(train), known, rows, 5) == truth).mean() > 0.95
+    assert (knn_predict(LabelledFeatures(extractor.features(train), known), rows, 5) == truth).mean() > 0.95
     assert (fit_patch_kmeans(train, PARAMS).features(test) == rows).all()
 
 

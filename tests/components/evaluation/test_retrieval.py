@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import VitrailError
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.retrieval import RetrievalParams, average_precision, figures, micro_ap, retrieve
 
 
@@ -23,9 +24,8 @@ def test_average_precision_is_scikit_learns_with_ties_too(pairs: list[tuple[int,
 
 def test_by_hand() -> None:
     database = np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0]], float)
-    found = retrieve(
-        np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), np.array([0, 0, 7]), database, np.array([1, 0, 0, 1])
-    )
+    queries = LabelledFeatures(np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]), np.array([0, 0, 7]))
+    found = retrieve(queries, LabelledFeatures(database, np.array([1, 0, 0, 1])))
     # Query 0 finds images 0, 1, 2, 3 in this order; 1 and 2 are right: (1/2 + 2/3) / 2. Query 1 finds 2, 1 first.
     assert found.precision.tolist() == pytest.approx([(1 / 2 + 2 / 3) / 2, 1.0])
     assert found.rank.tolist() == [2, 1]
@@ -39,7 +39,7 @@ def test_by_hand() -> None:
 def test_when_all_similarities_are_equal_the_order_decides_nothing() -> None:
     same, labels = np.ones((6, 3)), np.array([0, 1, 1, 1, 1, 1])
     for order in (np.arange(6), np.arange(6)[::-1]):
-        found = retrieve(same[:1], np.array([0]), same, labels[order])
+        found = retrieve(LabelledFeatures(same[:1], np.array([0])), LabelledFeatures(same, labels[order]))
         assert found.precision[0] == pytest.approx(1 / 6)  # the share of right images
         assert found.rank[0] == 6
 
@@ -53,12 +53,11 @@ def test_micro_ap_is_one_ranking_of_all_pairs() -> None:
 
 def test_faults_are_named() -> None:
     ones = np.ones((2, 2))
-    with pytest.raises(VitrailError, match="labels do not match images"):
-        retrieve(ones, np.array([0]), ones, np.array([0, 1]))
+    database = LabelledFeatures(ones, np.array([0, 1]))
     with pytest.raises(VitrailError, match="no query has an image of its label"):
-        retrieve(ones, np.array([5, 6]), ones, np.array([0, 1]))
+        retrieve(LabelledFeatures(ones, np.array([5, 6])), database)
     with pytest.raises(VitrailError, match="NaN"):
-        retrieve(ones * np.nan, np.array([0, 1]), ones, np.array([0, 1]))
+        retrieve(LabelledFeatures(ones * np.nan, np.array([0, 1])), database)
     for pairs, message in (([], "at least one"), ([(0, 0), (0, 0)], "only once"), ([(0, 9)], "beyond")):
         with pytest.raises(VitrailError, match=message):
             micro_ap(ones, pairs)

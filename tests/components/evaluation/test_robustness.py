@@ -21,6 +21,7 @@ from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.evaluation.corruptions import ALEXNET, corruption_error, mean_corruption_error
 from components.evaluation.features import Extractor, extract
+from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.robustness import RobustSet, among, among_linear, load_robustness
 from components.params import load_params, parse_params
 
@@ -74,12 +75,12 @@ def test_classes_are_those_of_the_benchmark(file: dict[str, Any], tmp_path: Path
 
 
 def test_a_classifier_chooses_among_the_sets_classes_alone() -> None:
-    train, labels = np.eye(3, dtype=np.float32).repeat(4, 0), np.arange(3).repeat(4)
+    train = LabelledFeatures(np.eye(3, dtype=np.float32).repeat(4, 0), np.arange(3).repeat(4))
     near_one = np.array([[0.3, 1.0, 0.2], [0.2, 1.0, 0.3]], np.float32)  # class 1 is nearest, and not allowed
-    assert among(train, labels, near_one, np.array([0, 2]), 4).tolist() == [0, 2]
-    assert among_linear(train, labels, near_one, np.array([0, 2]), 1.0, 100).tolist() == [0, 2]
+    assert among(train, near_one, np.array([0, 2]), 4).tolist() == [0, 2]
+    assert among_linear(train, near_one, np.array([0, 2]), 1.0, 100).tolist() == [0, 2]
     with pytest.raises(VitrailError, match="no class of the set has a training image"):
-        among(train, labels, near_one, np.array([7]), 4)
+        among(train, near_one, np.array([7]), 4)
 
 
 def test_severities_count_alike_within_a_corruption() -> None:
