@@ -13,13 +13,9 @@ import ray
 from hostile_images import bomb, noise, saved
 from PIL import Image
 
-from components.benchmark import spread
-from components.benchmark.contenders import Contender
 from components.curate.examine import ChunkItem, examine
 from components.curate.places import Place
 from components.errors import VitrailError
-from components.evaluation.features import raw_pixels
-from components.evaluation.labelled_set import Files
 from components.executor import ExecutorParams, map_shards
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
@@ -112,13 +108,6 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
     rows = [row for path in map_shards(examine, items, params) for row in pq.read_table(path).to_pylist()]
     assert [row["reason"] for row in rows] == ["too-much-memory", "", "too-many-pixels", ""]
-
-    # Features of a benchmark's images, as one process computes them.
-    raw = Contender("raw pixels", "raw", raw_pixels(8), {})
-    pictures = spread.Pictured(Files([tmp_path / "b.png", tmp_path / "d.png"]), lambda: "digest", "features")
-    place = spread.Place(params, "cpu", tmp_path / "features")
-    found, here = (spread.features_of([raw], pictures, 1, where)["raw pixels"] for where in (place, spread.HERE))
-    assert found.tobytes() == here.tobytes()
 
     for file in tmp_path.glob("*.txt"):
         file.unlink()
