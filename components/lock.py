@@ -4,7 +4,8 @@ The lock names its holder (host, process, since when, command), and a dead holde
 
 - On the same machine the process is looked up by number and start time, so that a killed one is known at once.
 - From another machine or container only the file is seen. A holder touches it every :data:`BEAT` seconds. A second run
-  watches it: at the next touch it gives up, after :data:`SILENCE` seconds without one it takes the lock.
+  watches it: at the next touch it gives up, after :data:`SILENCE` seconds without one it takes the lock. If the last
+  touch looks as old as that, :data:`WATCHED` seconds are enough.
 
 ``O_EXCL`` makes the file where nobody has it. ``flock`` on the parent folder, where the file system has it, orders
 those who find a dead holder's; where it has not, and between machines, the last to write its name has the lock
@@ -33,6 +34,7 @@ from components.progress import publish
 
 BEAT = 5.0  # seconds between two signs of life
 SILENCE = 60.0  # seconds without one after which a holder on another machine is taken for dead
+WATCHED = 3 * BEAT  # seconds at least for which it is watched, too: a clock that jumps makes a living one look old
 SETTLE = 1.0  # seconds in which all who found the same dead holder have written their names
 COMMAND = 200  # characters of a command that are shown
 
@@ -138,7 +140,9 @@ def _take(lock: Path, own: Holder, folder: Path) -> None:
                 raise VitrailError(_busy(folder, seen[0]))
             if before is None:
                 watched = time.monotonic()
-            dead = alive is False or _age(lock, seen[1]) > SILENCE or time.monotonic() - watched > SILENCE
+            waited = time.monotonic() - watched
+            old = waited > WATCHED and _age(lock, seen[1]) > SILENCE
+            dead = alive is False or old or waited > SILENCE
             if dead:
                 _write(lock, own)
                 if alive is False and ordered:

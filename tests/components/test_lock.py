@@ -21,14 +21,14 @@ from components.errors import VitrailError
 from components.lock import hold, this_process
 
 HOLDER = """
-import sys, time
+import select, sys
 from pathlib import Path
 from components.errors import run_cli
 from components.lock import hold
 def main(argv):
     with hold(Path(argv[0])):
         print("held", flush=True)
-        time.sleep(float(argv[1]))
+        select.select([], [], [], float(argv[1]))  # libfaketime spoils time.sleep
         print("done", flush=True)
 raise SystemExit(run_cli(main))
 """
@@ -147,6 +147,26 @@ def test_another_machines_holder_is_believed_at_its_next_sign_of_life(
     assert "waiting up to 1 s for a sign of life" in capsys.readouterr().err
 
 
+def test_a_clock_that_jumps_costs_another_machines_run_nothing(elsewhere: Path) -> None:
+    long_ago = time.time() - 1000 * lock.SILENCE  # as its last sign of life looks once the server's clock has jumped
+    os.utime(elsewhere, (long_ago, long_ago))
+    touching = threading.Timer(0.5, os.utime, [elsewhere])
+    touching.start()
+    with pytest.raises(VitrailError, match=r"in use by process .* on node7"), hold(elsewhere.parent / "out"):
+        pass
+    touching.join()
+
+
+def test_a_lock_that_looks_old_is_watched_for_less_than_the_whole_silence(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SILENCE", float(PATIENCE))
+    monkeypatch.setattr(lock, "WATCHED", 0.5)
+    os.utime(elsewhere, (1e9, 1e9))
+    with hold(elsewhere.parent / "out"):
+        assert json.loads(elsewhere.read_text())["pid"] == os.getpid()
+
+
 @pytest.mark.parametrize("flocks", [True, False])
 def test_another_machines_holder_that_is_silent_is_dead(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, flocks: bool
@@ -204,3 +224,37 @@ def test_a_holder_gives_signs_of_life_and_ends_when_it_finds_another_in_its_plac
     assert "was taken by process" in said
     assert "on node8" in said
     assert json.loads(file.read_text())["host"] == "node8"  # left to its holder
+
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="left out: no libfaketime here (apt-get install faketime)")
+def test_a_clock_that_jumps_under_a_run_changes_nothing_for_it_nor_for_a_second_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    monkeypatch.setenv("LD_PRELOAD", str(FAKETIME))
+    monkeypatch.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
+    monkeypatch.setenv("FAKETIME_NO_CACHE", "1")
+    monkeypatch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")  # as a clock that is set; the kernel's own goes on
+    run = start(tmp_path / "out")
+    try:
+        assert begun(run)
+        for jump in ("+2d", "-2d"):
+            clock.write_text(jump)
+            second = start(tmp_path / "out", 0)
+            _, said = second.communicate(timeout=PATIENCE)
+            assert second.returncode == 1
+            assert f"in use by process {run.pid}" in said
+            assert run.poll() is None
+        run.kill()
+        run.wait()
+        third = start(tmp_path / "out", 0)
+        assert begun(third)
+        third.communicate(timeout=PATIENCE)
+        assert third.returncode == 0
+    finally:
+        run.kill()
+        run.communicate()
