@@ -45,7 +45,7 @@ def test_every_preset_loads_and_its_schedules_are_whole(path: Path) -> None:
     assert last.learning_rate < schedules.learning_rate.max() / 9
     assert last.momentum > first.momentum
     assert last.teacher_temperature == pytest.approx(params.schedule.teacher_temperature.peak)
-    if not path.stem.startswith("vitt"):  # too short for the paper's
+    if not path.stem.startswith("vitt") and not path.stem.endswith("_cifar"):  # too short for the paper's
         assert last.teacher_temperature == pytest.approx(0.07)
 
 
