@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import sys
+import threading
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from patience import PATIENCE
+
+from flows import limits
 
 ROOT = Path(__file__).resolve().parents[2]
 ROW = {"benchmark": "cells", "task": "type", "protocol": "quick v1 (pppppppp)", "kind": "checkpoint"}
@@ -122,3 +129,28 @@ def test_a_preset_is_trained_on_a_cluster_and_the_run_says_how_it_failed(
     state = pretrain("vits", cluster="slurm", nodes=2, return_state=True)
     assert (state.is_completed(), state.message) == (True, "pretrain@vits: done")
     assert pretrain("vitz", cluster="slurm", return_state=True).message.startswith("error: params/pretrain/vitz.yaml")
+
+
+def test_runs_of_one_workspace_work_one_after_the_other(prefect_api: None, tmp_path: Path) -> None:
+    spans: list[tuple[float, float]] = []
+
+    def work() -> None:
+        with limits.held("crawl", tmp_path):
+            began = time.monotonic()
+            time.sleep(0.2)
+            spans.append((began, time.monotonic()))
+
+    runs = [threading.Thread(target=contextvars.copy_context().run, args=(work,)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(PATIENCE)
+    assert len(spans) == 2
+    assert all(earlier[1] <= later[0] for earlier, later in pairwise(sorted(spans)))
+
+
+def test_a_run_that_fails_gives_its_workspace_to_the_next_try(prefect_api: None, tmp_path: Path) -> None:
+    with pytest.raises(KeyError), limits.held("crawl", tmp_path):
+        raise KeyError
+    with limits.held("crawl", tmp_path):  # at once: nobody has to wait for the lease of the one that failed
+        pass
