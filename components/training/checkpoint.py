@@ -27,9 +27,9 @@ from components.errors import VitrailError, disk_fault
 from components.learning.export import ModelCard, export_model, load_backbone, load_card, load_heads
 from components.storage import Store, atomic_file
 from components.training.distributed import World, agree, barrier, gather_objects
-from components.training.engine import cut
 from components.training.identity import Changes, Identity, changes
 from components.training.remote_checkpoints import RemoteCheckpoints
+from components.training.zero import cut
 
 __all__ = [
     "Checkpoint",

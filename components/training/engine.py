@@ -1,4 +1,4 @@
-"""The only module that imports DeepSpeed: ZeRO-3 training from one CPU process to many nodes, by the same calls.
+"""ZeRO-3 training from one CPU process to many nodes, by the same calls.
 
 Weights, gradients, fp32 masters and both AdamW moments are partitioned over the ranks; so are the teacher and its fp32
 moving average. On CUDA the weights are fp16 with dynamic loss scaling (bf16 by choice), on a CPU fp32.
@@ -7,58 +7,27 @@ moving average. On CUDA the weights are fp16 with dynamic loss scaling (bf16 by 
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from components.errors import VitrailError
-from components.params import CHANGES, NEUTRAL, Effect, Strict
 from components.training.distributed import World, sum_
 from components.training.ema import ShardedEMA
-
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def _quantised(zero: Mapping[str, Any]) -> dict[str, Any]:
-    """What of DeepSpeed's ``zero_optimization`` changes results: ZeRO++ rounds what it sends."""
-    return {key: value for key, value in zero.items() if key.startswith("zero_quantized")}
-
-
-class EngineParams(Strict):
-    """How the numbers are held and moved; ``device: auto`` is CUDA where there is one."""
-
-    device: Annotated[str, NEUTRAL] = "auto"
-    precision: Annotated[Literal["auto", "fp32", "fp16", "bf16"], CHANGES] = "auto"  # auto: fp16 on CUDA, fp32 on a CPU
-    accumulation: Annotated[int, NEUTRAL] = Field(1, ge=1, le=1_000_000)  # micro-batches a step; see run.batch
-    # gradient norm of each sub-module on its own (DINOv2's code); 0: none
-    clip: Annotated[float, CHANGES] = Field(3.0, ge=0, le=1e6)
-    loss_scale_power: Annotated[int, CHANGES] = Field(16, ge=0, le=32)  # fp16: the first loss scale is 2**this
-    # fp16: steps without overflow before the scale doubles
-    loss_scale_window: Annotated[int, CHANGES] = Field(1000, ge=1, le=1_000_000)
-    # Non-finite steps in a row before the run stops. fp16 overflows that still lower the loss scale do not count: from
-    # 2**32 a healthy run may need more of them until its gradients fit
-    max_skipped: Annotated[int, NEUTRAL] = Field(20, ge=1, le=1000)
-    # Type of gradients on the wire: the weights' own but fp32 for the heads (DINOv2's), the weights' own, or fp32
-    reduce_dtype: Annotated[Literal["heads_fp32", "same", "fp32"], CHANGES] = "heads_fp32"
-    # passed to DeepSpeed's zero_optimization (ZeRO++ among it)
-    zero: Annotated[dict[str, Any], Effect(True, _quantised)] = Field(default_factory=dict)
-    # seconds without a sign of life of a rank on another host: it is lost
-    silence: Annotated[float, NEUTRAL] = Field(120.0, gt=0, le=1_000_000)
-
-    @field_validator("zero")
-    @classmethod
-    def _third_stage(cls, zero: dict[str, Any]) -> dict[str, Any]:
-        if zero.get("stage", 3) != 3:
-            raise ValueError(f"stage {zero['stage']}: training here is ZeRO-3; leave the key out")
-        return zero
+from components.training.engine_params import DTYPES, EngineParams, pick_precision
+from components.training.zero import (
+    MOMENTS,
+    SCALER,
+    cut,
+    deepspeed_for,
+    quiet,
+    reduce_in_fp32,
+    regather,
+    settings,
+)
 
 
 @dataclass(frozen=True)
@@ -69,52 +38,6 @@ class StepReport:
     skipped: bool
     loss_scale: float
     bad_losses: int = 0  # micro-batches, over all ranks, whose loss was not finite
-
-
-def pick_precision(asked: str, device: torch.device) -> Precision:
-    """The precision for ``device``.
-
-    Raises:
-        VitrailError: fp16 or bf16 was asked of a device that has none.
-    """
-    if asked == "auto":
-        return "fp16" if device.type == "cuda" else "fp32"
-    if asked == "fp16" and device.type == "cpu":
-        raise VitrailError("engine.precision: this CPU run has no fp16 units; use fp32 (or bf16), or a CUDA device")
-    if asked == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise VitrailError("engine.precision: this GPU has no bf16; use fp16")
-    return asked  # type: ignore[return-value]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """DeepSpeed's and its compiler probes' chatter kept off the user's terminal; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("DeepSpeed", "root", "torch.distributed")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-    for logger, level in zip(loggers[1:], levels[1:], strict=True):
-        logger.setLevel(level)
-
-
-def _deepspeed(device: torch.device) -> Any:
-    """The package, told the device before it looks for one, with no C++ built on first use."""
-    os.environ.setdefault("DS_ACCELERATOR", device.type)
-    os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
-    with _quiet():
-        import deepspeed
-        import deepspeed.ops
-
-        # Ranks of one machine would otherwise compile a shared-memory all-reduce when the first group is made.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # It calls a collective by its old name, once a step.
-    warnings.filterwarnings("ignore", message=".*reduce_scatter_tensor.*", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
-    return deepspeed
 
 
 @dataclass(frozen=True)
@@ -156,7 +79,7 @@ class Engine:
         self.dtype = DTYPES[self.precision]
         self._batch = parts.batch
         self._tried = False  # a whole step has gone well
-        self._deepspeed = _deepspeed(world.device)
+        self._deepspeed = deepspeed_for(world.device)
         with self._refusals():
             self._build(student, average, groups, parts)
 
@@ -186,7 +109,7 @@ class Engine:
         self._masters = {name: self._zero.get_local_fp32_param(p) for name, p in self._parameters.items()}
         if params.reduce_dtype == "heads_fp32" and self.precision != "fp32":
             own = [p for name, p in self._parameters.items() if name.split(".", 1)[0] in heads]
-            _reduce_in_fp32(self._zero, own, world.device)
+            reduce_in_fp32(self._zero, own, world.device)
         if self.precision != "fp32":
             # DeepSpeed makes its masters from the rounded weights; the exact ones are known here.
             self._load_masters({name: self.cut(name, whole) for name, whole in initial.items()})
@@ -199,7 +122,7 @@ class Engine:
         }
         self.average = self._initialize(average.requires_grad_(False).eval())
         targets = {name: p.ds_tensor.data for name, p in self.average.module.named_parameters()}
-        self.ema = ShardedEMA(self._masters, targets, lambda: _regather(self.average.optimizer))
+        self.ema = ShardedEMA(self._masters, targets, lambda: regather(self.average.optimizer))
         self._skipped_in_a_row = 0
         self._bad_losses = torch.zeros(1, device=world.device)  # of this step, on this rank
 
@@ -213,7 +136,7 @@ class Engine:
         """Fill a module that :meth:`frozen` gave from this rank's ``shards``, cut as this engine's own."""
         for name, parameter in frozen.module.named_parameters():
             parameter.ds_tensor.data.copy_(shards[name])
-        _regather(frozen.optimizer)
+        regather(frozen.optimizer)
 
     def close(self) -> None:
         """Free what this engine holds, for another to take its place; it is of no use afterwards.
@@ -221,7 +144,7 @@ class Engine:
         DeepSpeed's hooks keep engines alive for good, so their tensors are let go one by one.
         """
         modules = [engine.module for engine in (self.student, self.average, *self._frozen)]
-        with _quiet():
+        with quiet():
             for engine in (self.student, self.average, *self._frozen):
                 engine.destroy()
         for module in modules:
@@ -236,11 +159,14 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _initialize(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        with _quiet():
+        with quiet():
             if any(isinstance(part, tuple(self._whole)) for part in module.modules()):
                 self._deepspeed.utils.set_z3_leaf_modules(module, self._whole)
             engine, *_ = self._deepspeed.initialize(
-                model=module, optimizer=optimizer, config=self._config(), dist_init_required=None
+                model=module,
+                optimizer=optimizer,
+                config=settings(self.params, self.world, self.precision, self._batch),
+                dist_init_required=None,
             )
         if optimizer is None:
             engine.eval()
@@ -266,39 +192,6 @@ class Engine:
             asked = ", ".join(f"{key}: {value}" for key, value in self.params.zero.items())
             kind = "" if isinstance(fault, ValueError | AssertionError) else f"{type(fault).__name__}: "
             raise VitrailError(f"engine.zero ({asked}): DeepSpeed refuses it on {where}: {kind}{said[:200]}") from None
-
-    def _config(self) -> dict[str, Any]:
-        zero: dict[str, Any] = {
-            "stage": 3,
-            "overlap_comm": self.world.device.type == "cuda",
-            "contiguous_gradients": True,
-            "stage3_param_persistence_threshold": 100_000,
-            # Buckets of DeepSpeed's default size would be allocated whole, 2 GB, for the smallest model.
-            "reduce_bucket_size": 50_000_000 if self.world.device.type == "cuda" else 4_000_000,
-        }
-        if self.world.size == 1:
-            # Nothing to partition over: keep every weight gathered instead of copying it at each use.
-            zero |= {"stage3_param_persistence_threshold": 2**40, "stage3_max_live_parameters": 2**40}
-        communication = {"fp32": "fp32", "fp16": "fp16", "bf16": "bf16"}[self.precision]
-        return {
-            "train_micro_batch_size_per_gpu": self._batch,
-            "gradient_accumulation_steps": self.params.accumulation,
-            "zero_optimization": zero | self.params.zero,
-            "zero_allow_untested_optimizer": True,
-            "gradient_clipping": 0.0,  # done here, by sub-module
-            "steps_per_print": 2**40,
-            "wall_clock_breakdown": False,
-            "data_types": {"grad_accum_dtype": "fp32"},
-            "communication_data_type": "fp32" if self.params.reduce_dtype == "fp32" else communication,
-            "fp16": {
-                "enabled": self.precision == "fp16",
-                "initial_scale_power": self.params.loss_scale_power,
-                "loss_scale_window": self.params.loss_scale_window,
-                "hysteresis": 1,
-                "min_loss_scale": 1,
-            },
-            "bf16": {"enabled": self.precision == "bf16"},
-        }
 
     # -- one step ---------------------------------------------------------------------------------------------------
 
@@ -342,7 +235,7 @@ class Engine:
         if bad:
             # The gradients of a bad loss may still be finite; this makes DeepSpeed skip the step in every precision.
             self._zero.averaged_gradients[0][0].fill_(float("nan"))
-        with self._refusals(), _quiet():
+        with self._refusals(), quiet():
             self.student.step()
         self._tried = True
         skipped = bool(self._zero.overflow)
@@ -466,46 +359,4 @@ class Engine:
         for name, parameter in self._parameters.items():
             self._masters[name].copy_(shards[name])
             parameter.ds_tensor.data.copy_(shards[name])
-        _regather(self._zero)
-
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
-
-# What DeepSpeed's DynamicLossScaler counts; a static scaler has none of it but the scale.
-SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-
-
-def cut(whole: Tensor, length: int, rank: int) -> Tensor:
-    """Elements ``rank * length`` on of flattened ``whole``, zero-padded to ``length``."""
-    flat = whole.reshape(-1)
-    part = flat[rank * length : (rank + 1) * length]
-    return torch.nn.functional.pad(part, (0, length - part.numel()))
-
-
-def _regather(zero: Any) -> None:
-    """Copies that ZeRO-3 keeps besides the shards are renewed from them: it never gathers what it holds.
-
-    These are small parameters, held whole, and ZeRO++'s second partition within a node, made anew on the next use.
-    """
-    kept, offload = zero.persistent_parameters, getattr(zero, "parameter_offload", zero)
-    if kept:
-        offload.partition_all_parameters()
-        kept[0].all_gather(kept)
-    for parameter in offload.module.parameters():
-        parameter.ds_secondary_tensor = None
-
-
-def _reduce_in_fp32(zero: Any, parameters: Sequence[nn.Parameter], device: torch.device) -> None:
-    """Let ZeRO-3 sum the gradients of ``parameters`` over the ranks in fp32, all others in its communication type.
-
-    DeepSpeed 0.19 keeps one bucket a type and asks ``get_param_comm_dtype`` which one a parameter's gradient goes
-    into (deepspeed/runtime/zero/stage3.py, ``reduce_independent_p_g_buckets_and_remove_grads``), but fills in more than
-    one type for torch's autocast only. Here the second bucket is added and the question answered.
-    """
-    usual = zero.communication_data_type
-    if not parameters or usual == torch.float32:
-        return
-    ours = {id(parameter) for parameter in parameters}
-    buffer = torch.empty(zero.reduce_bucket_size, dtype=torch.float32, device=device)
-    zero.ipg_buckets[torch.float32] = type(zero.ipg_buckets[usual])(buffer=buffer)
-    zero.get_param_comm_dtype = lambda parameter: torch.float32 if id(parameter) in ours else usual
+        regather(self._zero)

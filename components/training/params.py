@@ -16,7 +16,7 @@ from components.learning.param_groups import ParamGroupParams
 from components.learning.schedules import InitHeadsParams, ScheduleParams, compressed
 from components.learning.vit import ViTConfig
 from components.params import CHANGES, NEUTRAL, Seed, Strict, results
-from components.training.engine import EngineParams
+from components.training.engine_params import EngineParams
 from components.training.gram_teacher import GramParams
 from components.training.identity import Identity
 from components.training.probe_params import ProbeParams

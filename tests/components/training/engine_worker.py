@@ -27,7 +27,7 @@ from components.learning.vit import ViTConfig
 from components.pretrain.method import Pretraining
 from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World, gather_shards, join, pick_device
-from components.training.engine import EngineParams
+from components.training.engine_params import EngineParams
 from components.training.params import TrainingParams
 from components.training.session import gather_average
 

@@ -14,10 +14,10 @@ from components.errors import VitrailError
 from components.params import load_params
 from components.training.checkpoint import VERSION, Checkpoint, Checkpoints, sealed
 from components.training.distributed import World
-from components.training.engine import cut
 from components.training.mismatch import settle
 from components.training.params import RunParams, TrainingParams
 from components.training.session import keep_global_batch
+from components.training.zero import cut
 
 VITT = Path(__file__).resolve().parents[3] / "params/pretrain/vitt.yaml"
 ALONE = World(0, 1, 0, torch.device("cpu"))
