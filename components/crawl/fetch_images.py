@@ -29,18 +29,18 @@ from components.params import Strict, fingerprint
 from components.progress import Progress, track
 from components.storage import StorageParams, atomic_dir
 from components.tables.database import MemoryParams
-from components.web.link_table import RowWriter, iter_rows, join_tables
+from components.tables.parts import PartWriter, assemble, parts
+from components.tables.schemas import NAMED_LINKS, OUTCOMES
+from components.web.link_table import PartRowWriter, RowWriter, iter_rows, link_batches
 from components.web.policy import Policy
 from components.web.scan import ScanItem, TableColumns, scan_file
 from components.web.sources import SourceFile, Sources, register
 from components.web.unique import shuffled, unique_links
 from components.web.work import work_folder
 
-LINKS_NAME, OUTCOMES_NAME = "links.parquet", "outcomes.parquet"
-_ALL_LINKS = "all-links.parquet"
+LINKS_NAME, OUTCOMES_NAME = "links", "outcomes"  # tables in parts
+_ALL_LINKS, _UNIQUE = "all-links", "unique-links.parquet"
 TARGETS = pa.schema([("url", pa.string()), ("partition", pa.int32()), ("shuffle", pa.int64())])
-# kind: "image", or "page" of a crawl of sites
-FETCHED = pa.schema([("url", pa.string()), ("outcome", pa.string()), ("status", pa.int16()), ("kind", pa.string())])
 
 
 class ImagesParams(Strict):
@@ -103,8 +103,8 @@ def run(site: NamedImages, fetch: FetchParams, params: ImagesParams, out: Path, 
         warcs = [path for item in items for path in sorted(work.glob(f"{item.prefix}-*.warc"))]
         for path in warcs:
             place(path, folder / path.name)
-        place(work / _ALL_LINKS, folder / LINKS_NAME)
-        with RowWriter(folder / OUTCOMES_NAME, FETCHED) as writer:
+        assemble(folder / LINKS_NAME, parts(work / _ALL_LINKS, NAMED_LINKS), NAMED_LINKS)
+        with PartRowWriter(folder / OUTCOMES_NAME, OUTCOMES) as writer:
             for item in items:
                 write_outcomes(item, writer)
         files = tuple(
@@ -145,11 +145,13 @@ def _links(items: list[ScanItem], params: ImagesParams, work: Path, counts: Coun
     for result in track(map_shards(scan_file, items, params.executor), "scan", len(items), unit="files"):
         counts.update(result.counts)
         tables.append(result.links)
-    links = work / LINKS_NAME
+    links = work / _UNIQUE
     if not links.exists():
         unique_links(tables, links, params.memory)
     if not (work / _ALL_LINKS).exists():
-        join_tables(tables, work / _ALL_LINKS)
+        with PartWriter(work / _ALL_LINKS, NAMED_LINKS) as writer:
+            for batch in link_batches(tables):
+                writer.write(batch)
     return links
 
 
@@ -219,7 +221,7 @@ def _ledger(item: PartitionItem) -> Ledger:
 
 
 def write_outcomes(item: PartitionItem, writer: RowWriter) -> None:
-    """Write how each of a partition's addresses ended (:data:`FETCHED`)."""
+    """Write how each of a partition's addresses ended (``tables.OUTCOMES``)."""
     with _ledger(item) as ledger:
         for number, row in enumerate(iter_rows(item.addresses)):
             outcome, status = ledger.outcome(number)

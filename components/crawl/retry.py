@@ -1,14 +1,15 @@
 """Ask again, after a finished crawl, only for what could not be got: ``crawl retry --reasons timed-out,unreachable``.
 
-The answers go to WARC files of their own beside the first ones, ``outcomes.parquet`` says how each address ended last,
-and curation takes an address's first whole answer. The output is replaced at once, or not at all; a retry that was
-killed carries on. ``dvc commit -f crawl`` then makes the output the stage's new version.
+The answers go to WARC files of their own beside the first ones, the table ``outcomes`` says how each address ended
+last, and curation takes an address's first whole answer. The output is replaced at once, or not at all; a retry that
+was killed carries on. ``dvc commit -f crawl`` then makes the output the stage's new version.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 
 from components.context import StageContext
 from components.crawl.fetch_images import (
-    FETCHED,
     OUTCOMES_NAME,
     TARGETS,
     PartitionItem,
@@ -37,9 +37,11 @@ from components.executor import kept_workers, map_shards
 from components.lock import hold
 from components.params import fingerprint
 from components.storage import atomic_dir, atomic_file
-from components.tables.database import MemoryParams, database, write_file
-from components.web.link_table import RowWriter, iter_rows
-from components.web.outcomes import outcomes_of
+from components.tables.database import MemoryParams, database, write_query
+from components.tables.parts import digest as table_digest
+from components.tables.schemas import OUTCOMES
+from components.web.link_table import RowWriter
+from components.web.outcomes import outcome_files, outcome_rows, outcomes_of
 from components.web.policy import Policy
 from components.web.sources import SourceFile, Sources
 from components.web.unique import shuffled
@@ -47,7 +49,8 @@ from components.web.work import work_folder
 
 _LATEST = """
     SELECT url, outcome, status, kind FROM (
-        SELECT *, 0 AS age FROM read_parquet($again) UNION ALL SELECT *, 1 AS age FROM read_parquet($before)
+        SELECT url, outcome, status, kind, 0 AS age FROM read_parquet($again)
+        UNION ALL SELECT url, outcome, status, kind, 1 AS age FROM read_parquet($before)
     ) QUALIFY row_number() OVER (PARTITION BY url, kind ORDER BY age) = 1 ORDER BY kind DESC, url
 """
 
@@ -58,12 +61,13 @@ class _Round:
 
     number: int
     out: Path
+    outcomes: Path  # of `out`
     work: Path
     wanted: frozenset[str]  # outcomes
 
     def rows(self) -> Iterator[dict[str, object]]:
         """The addresses to ask for, as the crawl's table of outcomes has them."""
-        return (row for row in iter_rows(self.out / OUTCOMES_NAME) if row["outcome"] in self.wanted)
+        return (row for row in outcome_rows(self.outcomes) if row["outcome"] in self.wanted)
 
 
 def run(reasons: Collection[str], params: CrawlParams, source: str, out: Path, context: StageContext) -> dict[str, int]:
@@ -82,14 +86,16 @@ def run(reasons: Collection[str], params: CrawlParams, source: str, out: Path, c
     wanted = outcomes_of(reasons)
     with hold(out):
         sources = Sources.load(out)
-        if not (out / OUTCOMES_NAME).is_file():
+        outcomes = out / (sources.outcomes or OUTCOMES_NAME)
+        if not outcomes.exists():
             raise VitrailError(f"{out}: no {OUTCOMES_NAME}, so nothing was fetched here that could be asked for again")
-        if "kind" not in pq.read_schema(out / OUTCOMES_NAME).names:
+        if "kind" not in pq.read_schema(outcome_files(outcomes)[0]).names:
             raise VitrailError(f"{out}: crawled by an older version, which kept too little to ask again; crawl anew")
         number = 1 + max((int(path.name.split("-")[1]) for path in out.glob("retry-*-*.warc*")), default=0)
-        state = [number, sorted(wanted), digest(out / OUTCOMES_NAME), params.fetch.max_bytes, params.images.partitions]
+        limits = params.fetch.max_bytes, params.images.partitions
+        state = [number, sorted(wanted), table_digest(outcomes, OUTCOMES), *limits]
         work = work_folder(out, fingerprint(state, params.fetch.policy.model_dump(mode="json"))[:16])
-        this = _Round(number, out, work, wanted)
+        this = _Round(number, out, outcomes, work, wanted)
         if next(this.rows(), None) is None:
             finished(out)
             return {"asked": 0}
@@ -117,7 +123,7 @@ def _images(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path],
         items.append(PartitionItem(addresses, this.work, prefix, count, params.fetch, images))
     with kept_workers(images.executor):
         list(map_shards(fetch_partition, items, images.executor))
-    with RowWriter(this.work / "again.parquet", FETCHED) as writer:
+    with RowWriter(this.work / "again.parquet", OUTCOMES) as writer:
         for item in items:
             write_outcomes(item, writer)
     warcs = [path for item in items if item.count for path in sorted(this.work.glob(f"{item.prefix}-*.warc"))]
@@ -131,7 +137,7 @@ def _sites(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path], 
         raise VitrailError(f"{source}: not the description of a crawl of sites (kind: web), as {this.out} is; "
                            "name that with --source")  # fmt: skip
     rows = list(this.rows())
-    known = frozenset(str(row["url"]) for row in iter_rows(this.out / OUTCOMES_NAME))
+    known = frozenset(str(row["url"]) for row in outcome_rows(this.outcomes))
     again = Again(
         tuple(str(row["url"]) for row in rows if row["kind"] == "page"),
         tuple(str(row["url"]) for row in rows if row["kind"] == "image"),
@@ -145,23 +151,27 @@ def _sites(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path], 
 def _replace(this: _Round, sources: Sources, warcs: list[Path], again: Path, memory: MemoryParams) -> dict[str, int]:
     """Put the new output in place of the old one, whose other files it keeps."""
     out = this.out
-    replaced = {OUTCOMES_NAME, "sources.json", "crawl.json"}
+    replaced = {this.outcomes.name, "sources.json", "crawl.json"}
     counts = {name: count for name, count in json.loads((out / "crawl.json").read_text()).items()
               if not name.startswith(("page-", "image-")) or name.endswith("-limit")}  # fmt: skip
     with atomic_dir(out) as folder:
-        for path in sorted(path for path in out.iterdir() if path.is_file() and path.name not in replaced):
-            place(path, folder / path.name)
+        for path in sorted(path for path in out.iterdir() if path.name not in replaced):
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name, copy_function=place)
+            else:
+                place(path, folder / path.name)
         for path in warcs:
             place(path, folder / path.name)
         with database(memory, this.work) as connection:
-            values = {"again": str(again), "before": str(out / OUTCOMES_NAME)}
-            write_file(connection, _LATEST, values, folder / OUTCOMES_NAME)
-        ended = Counter(f"{row['kind']}-{row['outcome']}" for row in iter_rows(folder / OUTCOMES_NAME))
+            both = {"again": outcome_files(again), "before": outcome_files(this.outcomes)}
+            values: dict[str, object] = {name: [str(file) for file in files] for name, files in both.items()}
+            write_query(connection, _LATEST, values, folder / OUTCOMES_NAME, OUTCOMES)
+        ended = Counter(f"{row['kind']}-{row['outcome']}" for row in outcome_rows(folder / OUTCOMES_NAME))
         new = tuple(
             SourceFile(path=path.name, kind="warc", bytes=path.stat().st_size, sha256=digest(path)) for path in warcs
         )
-        sources.model_copy(update={"files": (*sources.files, *new)}).save(folder)
+        sources.model_copy(update={"files": (*sources.files, *new), "outcomes": OUTCOMES_NAME}).save(folder)
         with atomic_file(folder / "crawl.json", "w") as file:
             json.dump(dict(sorted((counts | ended).items())), file, indent=1)
-    now = Counter(f"{row['kind']}-{row['outcome']}" for row in iter_rows(again))
+    now = Counter(f"{row['kind']}-{row['outcome']}" for row in outcome_rows(again))
     return {"asked": sum(now.values()), **dict(sorted(now.items()))}

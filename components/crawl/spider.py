@@ -19,14 +19,15 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from components.crawl.fetch import Fetched, Fetcher, FetchParams, agent
-from components.crawl.fetch_images import FETCHED, OUTCOMES_NAME, ImagesParams
+from components.crawl.fetch_images import OUTCOMES_NAME, ImagesParams
 from components.crawl.journal import Journal
 from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
+from components.tables.schemas import OUTCOMES
 from components.web.charset import decode_text
 from components.web.content_type import PAGE_TYPES
-from components.web.link_table import RowWriter
+from components.web.link_table import PartRowWriter
 from components.web.links import Page
 from components.web.opt_out import header_opts_out
 from components.web.pages import read_page
@@ -58,7 +59,7 @@ async def crawl(
 
     Images may lie on any host that is not restricted; pages are followed on ``hosts`` only. What ``journal`` (beside
     ``out`` and removed, when None) holds already is not asked for again. How each address ended goes to
-    ``outcomes.parquet`` beside ``out``.
+    the table ``outcomes`` beside ``out``.
     """
     return await _crawl(Again(tuple(seeds)), hosts, params, out, date, journal)
 
@@ -160,7 +161,7 @@ class _Crawl:
     def write(self, out: Path, date: str | None) -> None:
         """Write the answers as a WARC, robots.txt of each origin before its first one, and how each address ended."""
         robots: set[str] = set()
-        with open(out, "wb") as file, RowWriter(out.with_name(OUTCOMES_NAME), FETCHED) as outcomes:
+        with open(out, "wb") as file, PartRowWriter(out.with_name(OUTCOMES_NAME), OUTCOMES) as outcomes:
             writer = WarcWriter(file, date)
             software = {"software": "vitrail", "robots": "obey"}
             writer.info(software | {"http-header-user-agent": agent(self._params.fetch)})

@@ -21,10 +21,11 @@ from components.curate.gather_files import of_images, of_tars
 from components.executor import map_shards
 from components.progress import track
 from components.tables.database import database, stream, write_file
-from components.tables.parts import PART_ROWS, PartWriter
-from components.tables.schemas import LINKS
+from components.tables.parts import PART_ROWS, PartWriter, opened, parts
+from components.tables.schemas import LINKS, NAMED_LINKS
 from components.web.kinds import Kind
 from components.web.link_table import link_batches
+from components.web.outcomes import outcome_files
 from components.web.scan import ScanItem, ScanResult, scan_file
 from components.web.sources import Sources
 from components.web.unique import UNIQUE
@@ -144,7 +145,8 @@ def of_warc(sources: Sources, how: Gathering) -> Met:
             f"{where}: no HTTP response could be read from {len(items)} WARC files {faults or ''}; are they whole?",
             counts,
         )
-    tables = [*([how.crawl / sources.links] if sources.links else []), *(result.links for result in results)]
+    named_links = _named_links(how.crawl / sources.links) if sources.links else []
+    tables = [*named_links, *(result.links for result in results)]
     links = how.work / "all-links"
     if not links.exists():
         with PartWriter(links, LINKS) as writer:
@@ -159,6 +161,14 @@ def of_warc(sources: Sources, how: Gathering) -> Met:
             f"{where}: {counts['pages']} HTML pages in {len(items)} WARC files, no image link on any of them", counts
         )
     return Met([named], "warc", links=links, results=results, counts=counts)
+
+
+def _named_links(table: Path) -> list[Path]:
+    """The parts of the links that a crawl began with (an older crawl has one file), checked."""
+    files = parts(table, NAMED_LINKS)
+    for file in files:
+        opened(file, NAMED_LINKS).close()
+    return files
 
 
 def _with_answers(connection: Any, met: Met, sources: Sources, how: Gathering) -> Met:
@@ -199,7 +209,8 @@ def _join(
         query = """SELECT address."row", max(fetched.outcome) AS outcome
                    FROM read_parquet($addresses) AS address JOIN read_parquet($outcomes) AS fetched USING (url)
                    WHERE fetched.outcome <> 'ok' GROUP BY address."row" ORDER BY address."row" """
-        write_file(connection, query, {"addresses": addresses, "outcomes": str(outcomes)}, ended)
+        fetched = [str(file) for file in outcome_files(outcomes)]
+        write_file(connection, query, {"addresses": addresses, "outcomes": fetched}, ended)
     return answers, robots, ended
 
 

@@ -1,5 +1,7 @@
 """The tables that travel between stages, as Arrow schemas with a name, a version and the one stage that writes them.
 
+* **named links**: every image link that a fetch began with, as the crawl stage hands them to curation.
+* **outcomes**: how each address ended that the crawl stage asked for.
 * **index**: one row an image link found by curation, kept or dropped, with the reason. Image bytes are in tar shards
   beside it; ``shard``, ``offset`` and ``length`` say where. A row's story is complete here: every later decision is a
   manifest over these rows, and no stage rewrites an image.
@@ -72,6 +74,19 @@ LINKS = declared(
         ("said", pa.string()),  # the words with which the page or its headers opt out; "" when they do not
         ("source", pa.string()),  # the file that names it
         ("source_offset", pa.int64()),  # of the page's record in it; -1 where there is none
+    ],
+)  # fmt: skip
+
+# The same of a crawl that fetched what WARC pages, WAT records or tables of addresses name
+NAMED_LINKS = declared("links", 1, "crawl", [(field.name, field.type) for field in LINKS])
+
+OUTCOMES = declared(
+    "outcomes", 1, "crawl",
+    [
+        ("url", pa.string()),
+        ("outcome", pa.string()),  # components.crawl.fetch.OUTCOMES
+        ("status", pa.int16()),  # of HTTP; 0 where there was no answer
+        ("kind", pa.string()),  # "image", or "page" of a crawl of sites
     ],
 )  # fmt: skip
 

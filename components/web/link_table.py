@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.storage import atomic_file
+from components.tables.parts import PartWriter
 from components.tables.schemas import LINKS
 
 _BATCH = 8192  # rows in memory at a time
@@ -32,8 +33,8 @@ class RowWriter:
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self.rows = 0
         self._schema, self._held = schema, list[Mapping[str, object]]()
-        self._file = atomic_file(path)
-        self._writer: Any = None
+        self._path, self._stack = path, contextlib.ExitStack()
+        self._write: Callable[[pa.Table], object]
 
     def add(self, row: Mapping[str, object]) -> None:
         """Append ``row``."""
@@ -43,11 +44,17 @@ class RowWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._held, schema=self._schema))
+        self._write(pa.Table.from_pylist(self._held, schema=self._schema))
         self._held.clear()
 
+    def _begin(self) -> Callable[[pa.Table], object]:
+        """Open what is written; the stack closes it."""
+        file = self._stack.enter_context(atomic_file(self._path))
+        writer: pq.ParquetWriter = self._stack.enter_context(pq.ParquetWriter(file, self._schema))
+        return writer.write_table
+
     def __enter__(self) -> RowWriter:
-        self._writer = pq.ParquetWriter(self._file.__enter__(), self._schema)
+        self._write = self._begin()
         return self
 
     def __exit__(
@@ -56,11 +63,17 @@ class RowWriter:
         try:
             if kind is None:
                 self._flush()
-            self._writer.close()
         except BaseException as late:
-            self._file.__exit__(type(late), late, late.__traceback__)
+            self._stack.__exit__(type(late), late, late.__traceback__)
             raise
-        self._file.__exit__(kind, fault, trace)
+        self._stack.__exit__(kind, fault, trace)
+
+
+class PartRowWriter(RowWriter):
+    """The same for a table in parts (:mod:`components.tables.parts`): ``path`` is its folder."""
+
+    def _begin(self) -> Callable[[pa.Table], object]:
+        return self._stack.enter_context(PartWriter(self._path, self._schema)).write
 
 
 def iter_rows(path: Path) -> Iterator[dict[str, object]]:
@@ -76,10 +89,3 @@ def link_batches(tables: Sequence[Path]) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(table, pre_buffer=False) as part:
             for batch in part.iter_batches(16 * _BATCH, columns=LINKS.names):
                 yield batch.select(LINKS.names)
-
-
-def join_tables(tables: Sequence[Path], out: Path) -> None:
-    """Write all rows of ``tables``, in their order, to the one file ``out``, a batch in memory at a time."""
-    with atomic_file(out) as file, pq.ParquetWriter(file, LINKS, compression="zstd") as writer:
-        for batch in link_batches(tables):
-            writer.write_batch(batch)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from components.errors import VitrailError, nearest
+from components.tables.parts import opened, parts
+from components.tables.schemas import OUTCOMES
+from components.web.link_table import iter_rows
 
 # by outcome (components.crawl.fetch.OUTCOMES), "ok" aside
 OUTCOME_REASONS = {
@@ -40,3 +44,22 @@ def outcomes_of(reasons: Iterable[str]) -> frozenset[str]:
             )
         found |= meant
     return frozenset(found)
+
+
+def outcome_files(path: Path) -> list[Path]:
+    """The parts of a crawl's outcomes, checked. An older crawl has one file, which says nothing of itself.
+
+    Raises:
+        VitrailError: a part is missing, damaged or of another version; the crawl stage is named.
+    """
+    files = parts(path, OUTCOMES)
+    if files != [path]:
+        for file in files:
+            opened(file, OUTCOMES).close()
+    return files
+
+
+def outcome_rows(path: Path) -> Iterator[dict[str, object]]:
+    """The rows of a crawl's outcomes, a batch in memory at a time."""
+    for file in outcome_files(path):
+        yield from iter_rows(file)

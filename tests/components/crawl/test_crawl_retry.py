@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from raw_server import Raw, answer, drip, raw_server
@@ -19,15 +22,16 @@ from components.context import StageContext
 from components.crawl.run import main
 from components.curate import stage
 from components.curate.params import CurateParams
-from components.errors import run_cli
+from components.errors import VitrailError, run_cli
 from components.params import load_params
 from components.storage import StorageParams
-from components.tables.parts import read_table
-from components.tables.schemas import INDEX
+from components.tables.parts import PartWriter, part_name, parts, read_table
+from components.tables.schemas import INDEX, NAMED_LINKS, OUTCOMES
 from components.web.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 HTML = "Content-Type: text/html"
+TABLES = {"links": NAMED_LINKS, "outcomes": OUTCOMES}
 IMAGES = ["0.png", "late.png", "gone.png", "down.png"]
 PAGE = "".join(f"<img src=http://img.test/{name}>" for name in IMAGES).encode()
 
@@ -81,6 +85,30 @@ def mend(raw: Raw) -> None:
     raw.targets.clear()
 
 
+def named(folder: Path) -> None:
+    """A source whose page names the images."""
+    with open(folder / "in.warc", "wb") as file:
+        WarcWriter(file).response("http://pages.test/", 200, "OK", [("Content-Type", "text/html")], PAGE)
+    (folder / "site.yaml").write_text(f"kind: fetch\nsource: {folder}/in.warc\n")
+
+
+def rows(table: Path) -> list[dict[str, Any]]:
+    """As any reader of Parquet has them."""
+    found: list[dict[str, Any]] = pq.read_table(table).to_pylist()
+    return found
+
+
+def as_older(crawled: Path) -> None:
+    """Write the tables as one file each, the outcomes without the name of a table."""
+    content = json.loads((crawled / "sources.json").read_text())
+    for name in TABLES:
+        table = pq.read_table(crawled / name)
+        pq.write_table(table.replace_schema_metadata() if name == "outcomes" else table, crawled / f"{name}.parquet")
+        shutil.rmtree(crawled / name)
+        content[name] = f"{name}.parquet"
+    (crawled / "sources.json").write_text(json.dumps(content))
+
+
 def counts(folder: Path) -> dict[str, int]:
     found: dict[str, int] = json.loads((folder / "crawl/crawl.json").read_text())
     return found
@@ -89,9 +117,7 @@ def counts(folder: Path) -> dict[str, int]:
 def test_named_images_that_could_not_be_got_are_asked_for_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open(tmp_path / "in.warc", "wb") as file:
-        WarcWriter(file).response("http://pages.test/", 200, "OK", [("Content-Type", "text/html")], PAGE)
-    (tmp_path / "site.yaml").write_text(f"kind: fetch\nsource: {tmp_path}/in.warc\n")
+    named(tmp_path)
     with stumbling() as (raw, address):
         assert crawl(tmp_path, address, "run") == 0
         before = {"0.png": "", "late.png": "timed-out", "gone.png": "http-error", "down.png": "unreachable"}
@@ -110,6 +136,48 @@ def test_named_images_that_could_not_be_got_are_asked_for_again(
         assert raw.targets == []
         assert "asked 0" in capsys.readouterr().out
     assert not list(tmp_path.glob(".crawl*"))
+
+
+def test_links_and_outcomes_are_tables_in_parts_and_one_that_is_missing_names_the_crawl(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = functools.partial(PartWriter, rows=2)
+    monkeypatch.setattr("components.crawl.fetch_images.PartWriter", small)
+    monkeypatch.setattr("components.web.link_table.PartWriter", small)
+    named(tmp_path)
+    with stumbling() as (_, address):
+        assert crawl(tmp_path, address, "run") == 0
+    made = {name: [path.name for path in parts(tmp_path / "crawl" / name, schema)] for name, schema in TABLES.items()}
+    assert made == {name: [part_name(0, 2), part_name(1, 2)] for name in TABLES}
+    assert sorted(row["url"].rpartition("/")[2] for row in rows(tmp_path / "crawl/links")) == sorted(IMAGES)
+    before = reasons(tmp_path)
+    for name in TABLES:
+        part = tmp_path / "crawl" / name / part_name(1, 2)
+        content = part.read_bytes()
+        for damage in (part.unlink, lambda part=part, content=content: part.write_bytes(content[:-9])):
+            shutil.rmtree(tmp_path / "curate")
+            damage()
+            with pytest.raises(VitrailError, match=rf"{name}/{part.name}.*run the crawl stage again"):
+                reasons(tmp_path)
+            part.write_bytes(content)
+            assert reasons(tmp_path) == before
+    (tmp_path / "crawl/outcomes" / part_name(0, 2)).unlink()
+    assert crawl(tmp_path, address, "retry") == 1
+    assert "run the crawl stage again" in capsys.readouterr().err
+
+
+def test_a_crawl_of_an_older_version_with_one_file_a_table_is_curated_and_asked_again(tmp_path: Path) -> None:
+    named(tmp_path)
+    with stumbling() as (raw, address):
+        assert crawl(tmp_path, address, "run") == 0
+        before = reasons(tmp_path)
+        as_older(tmp_path / "crawl")
+        assert reasons(tmp_path) == before
+        mend(raw)
+        assert crawl(tmp_path, address, "retry") == 0
+        assert reasons(tmp_path) == before | {"late.png": "", "down.png": ""}
+    assert (tmp_path / "crawl/links.parquet").is_file()
+    assert sorted(row["outcome"] for row in rows(tmp_path / "crawl/outcomes")) == ["http-error", "ok", "ok", "ok"]
 
 
 def test_a_site_that_was_crawled_gives_what_a_page_names_that_came_later(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_records_stand_in_the_order_of_their_addresses(tmp_path: Path) -> None:
         response.url.removeprefix("http://site.test") for response in read_warc(tmp_path / "x.warc.gz", Faults(), 999)
     ]
     assert urls == ["/robots.txt", "/", "/1", "/2", "/3", "/0.png", "/1.png", "/2.png", "/gone.png", "/3.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["outcomes.parquet", "x.warc.gz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outcomes", "x.warc.gz"]
 
 
 def test_the_stage_resumes_in_its_work_folder_and_removes_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from components.tables.database import MemoryParams, database
 from components.tables.schemas import LINKS
-from components.web.link_table import RowWriter, first_position, iter_rows, join_tables
+from components.web.link_table import RowWriter, first_position, iter_rows, link_batches
 from components.web.unique import shuffled, unique_links
 
 SMALL = MemoryParams(megabytes=64, threads=1)
@@ -50,8 +50,8 @@ def test_as_a_dictionary_makes_them(tmp_path: Path, tables: list[list[tuple[str,
     expected = by_dictionary(rows)
     assert unique_links(paths[::-1], tmp_path / "out.parquet", SMALL) == len(expected)  # whatever the files' order
     assert list(iter_rows(tmp_path / "out.parquet")) == expected
-    join_tables(paths, tmp_path / "all.parquet")
-    assert list(iter_rows(tmp_path / "all.parquet")) == [row for table in rows for row in table]
+    batches = link_batches(paths)
+    assert [row for batch in batches for row in batch.to_pylist()] == [row for table in rows for row in table]
 
 
 def test_far_more_links_than_memory_are_spilled_and_still_exact(tmp_path: Path) -> None:
