@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,8 +51,9 @@ class RowWriter:
     def _begin(self) -> Callable[[pa.Table], object]:
         """Open what is written; the stack closes it."""
         file = self._stack.enter_context(atomic_file(self._path))
-        writer: pq.ParquetWriter = self._stack.enter_context(pq.ParquetWriter(file, self._schema))
-        return writer.write_table
+        writer: Any = self._stack.enter_context(pq.ParquetWriter(file, self._schema))
+        write: Callable[[pa.Table], object] = writer.write_table
+        return write
 
     def __enter__(self) -> RowWriter:
         self._write = self._begin()

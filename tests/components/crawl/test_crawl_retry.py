@@ -154,9 +154,11 @@ def test_links_and_outcomes_are_tables_in_parts_and_one_that_is_missing_names_th
     for name in TABLES:
         part = tmp_path / "crawl" / name / part_name(1, 2)
         content = part.read_bytes()
-        for damage in (part.unlink, lambda part=part, content=content: part.write_bytes(content[:-9])):
+        for gone in (True, False):
             shutil.rmtree(tmp_path / "curate")
-            damage()
+            part.unlink()
+            if not gone:
+                part.write_bytes(content[:-9])  # cut short
             with pytest.raises(VitrailError, match=rf"{name}/{part.name}.*run the crawl stage again"):
                 reasons(tmp_path)
             part.write_bytes(content)
