@@ -1,4 +1,4 @@
-"""Modules that another library imports and that we never use, executed at their first use instead of at import.
+"""Modules that another library imports and that we never use, executed at their first use or not found at all.
 
 Great Expectations, for one, imports altair and jsonschema; no run of a stage uses them. Python's own
 ``importlib.util.LazyLoader`` postpones such a module: it is the real one, and it is loaded when an attribute of it is
@@ -29,6 +29,33 @@ def deferred(*names: str) -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
+
+
+@contextlib.contextmanager
+def absent(*names: str) -> Iterator[None]:
+    """Imports of the modules ``names`` inside the block fail, as if they were not installed.
+
+    For a library that does without what is not there, and that takes names from the module at import, so that
+    :func:`deferred` would not help.
+    """
+    finder = _Absent(names)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _Absent(importlib.abc.MetaPathFinder):
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = frozenset(names)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname in self._names:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+        return None
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from components.collector import collector_paused
 from components.deferred_imports import deferred
 from components.errors import VitrailError
 from components.log_level import at_level
@@ -66,6 +67,7 @@ def finish(
     and keys of the first that do.
     """
     with (
+        collector_paused(),
         at_level("great_expectations", logging.ERROR),  # what matters is in the summary
         warnings.catch_warnings(action="ignore"),
         tempfile.TemporaryDirectory(prefix="vitrail-quality-") as project,

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from components.collector import collector_paused
+from components.deferred_imports import absent
 from components.errors import VitrailError
 from components.log_level import at_level
 from components.loopback import spare_loopback
@@ -80,8 +82,9 @@ def open_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     spare_loopback()
-    from mlflow import MlflowClient
-    from mlflow.store.artifact import artifact_repository_registry as registry
+    with collector_paused(), absent("mlflow.data.polars_dataset"):  # which would import Polars; nothing here uses it
+        from mlflow import MlflowClient
+        from mlflow.store.artifact import artifact_repository_registry as registry
 
     registry._artifact_repository_registry.register("mlflow-artifacts", _artifacts_of_a_server)
     if not uri.startswith("sqlite"):
@@ -93,7 +96,7 @@ def open_client(uri: str) -> Any:
     except OSError as fault:
         raise VitrailError(f"MLflow at {uri}: cannot write there ({fault.strerror}); set uri to another file") from None
     # Processes that create the tables at the same time would fail; each migration would print a line.
-    with lock, at_level("mlflow.store.db.utils", logging.WARNING):
+    with lock, collector_paused(), at_level("mlflow.store.db.utils", logging.WARNING):
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.deferred_imports import deferred
+from components.deferred_imports import absent, deferred
 
 
 @pytest.fixture
@@ -43,4 +43,14 @@ def test_afterwards_and_for_other_names_imports_are_as_ever(module: str, tmp_pat
     with deferred("vitrail_other"):
         __import__(module)
     assert (tmp_path / "executed").exists()
+    sys.modules.pop(module)
+
+
+def test_an_absent_module_is_not_found_inside_the_block_alone(module: str, tmp_path: Path) -> None:
+    finders = list(sys.meta_path)
+    with absent(module), pytest.raises(ModuleNotFoundError, match=module):
+        __import__(module)
+    assert sys.meta_path == finders
+    assert not (tmp_path / "executed").exists()
+    assert __import__(module).value == 3
     sys.modules.pop(module)
