@@ -3,13 +3,13 @@
 Segmentation (arXiv 2304.07193, section 7.4): batch normalisation and a 1 x 1 convolution of patch tokens, cross-entropy
 of the enlarged logits at every labelled pixel. Depth: the head of :mod:`components.evaluation.depth_head` with the same
 normalisation, its expectation enlarged, the loss at every pixel with a depth. Each step reads fresh windows of the
-training pictures at random places. The paper also scales, flips and recolours them; that is left out here.
+training pictures at random places; with ``augment`` they are scaled, mirrored and recoloured, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from components.errors import VitrailError
+from components.evaluation.dense_augment import DenseAugmentParams, augmented_window
 from components.evaluation.dense_files import IGNORE
 from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.depth_head import DepthHead, expected, log_loss
@@ -25,6 +26,7 @@ from components.evaluation.features import Rows
 from components.evaluation.patch_tokens import PatchExtractor, Reading
 from components.evaluation.segmentation import ABSENT, check_finite
 from components.evaluation.windows import random_window
+from components.images.decode import RGB
 from components.params import Seed, Strict
 from components.progress import track
 
@@ -39,6 +41,7 @@ class PixelFitParams(Strict):
     steps: int = Field(ge=1, le=10_000_000)  # DINOv3 on ADE20K: 40,000
     warmup: int = Field(0, ge=0, le=10_000_000)  # steps. DINOv3 on ADE20K: 1,500
     batch: int = Field(16, ge=1, le=65_536)  # windows a step; DINOv3: 16
+    augment: DenseAugmentParams | None = None  # of the windows; null: they are cut at random places, no more
     seed: Seed = 0
 
 
@@ -73,11 +76,19 @@ class Source(NamedTuple):
         grid = self.size // self.extractor.patch
         for _ in range(params.steps):
             rows = generator.choice(self.pictures.train_rows, params.batch).tolist()
-            cuts = [random_window(*self.pictures.read(row), self.size, generator) for row in rows]
+            cuts = [self._cut(row, params.augment, generator) for row in rows]
             tokens = self.extractor.tokens(np.stack([square for square, _ in cuts]), self.reading)
             check_finite(tokens)
             known = np.stack([np.asarray(values) for _, values in cuts])
             yield _planes(tokens, grid), torch.from_numpy(np.ascontiguousarray(known))
+
+    def _cut(
+        self, row: int, augment: DenseAugmentParams | None, generator: np.random.Generator
+    ) -> tuple[RGB, npt.NDArray[Any]]:
+        if augment is None:
+            return random_window(*self.pictures.read(row), self.size, generator)
+        hole = IGNORE if self.pictures.truth.kind == "segmentation" else np.nan
+        return augmented_window(self.pictures.read(row), self.size, hole, augment, generator)
 
 
 def fit_segmentation(source: Source, params: PixelFitParams, device: torch.device | str = "cpu") -> PixelClassifier:

@@ -33,6 +33,11 @@ def test_the_papers_protocol_is_the_papers() -> None:
     assert (paper.knn.k, paper.knn.temperature) == ([10, 20, 100, 200], 0.07)
 
 
+def test_a_setting_that_came_later_changes_no_older_protocols_digest() -> None:
+    digests = {"dense512": "dfd660bd", "dense512pixels": "6ffb65ed"}
+    assert {name: load_protocol(ROOT / "params", name).digest[:8] for name in digests} == digests
+
+
 def test_the_digest_covers_values_that_change_results() -> None:
     first = load_protocol(ROOT / "params", "quick")
     for same in (["features.batch_size=3"], ["about=else"]):
