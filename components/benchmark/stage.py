@@ -14,6 +14,7 @@ from typing import Any
 
 from components import tracking
 from components.benchmark.contenders import gather
+from components.benchmark.copies import measure_copies
 from components.benchmark.dense import not_measured
 from components.benchmark.figure import figure_table
 from components.benchmark.label_efficiency import few_shot_table
@@ -34,6 +35,7 @@ from components.benchmark.tables import markdown, nested
 from components.benchmark.training_curves import read_curve, trade_off_table
 from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
+from components.evaluation.copies_set import load_copies
 from components.evaluation.dense_layouts import load_dense
 from components.evaluation.robustness import RobustSet, load_robustness
 from components.evaluation.seeds import seed_images
@@ -88,6 +90,8 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
         measured += [measure_dense(contenders, pixels, setup) for pixels in dense]
         videos = [load_davis(name, spec) for name, spec in inputs.benchmarks.videos.items()]
         measured += [measure_videos(contenders, video, setup) for video in videos]
+        copies = [load_copies(name, spec) for name, spec in inputs.benchmarks.copies.items()]
+        measured += [measure_copies(contenders, one, setup) for one in copies]
         found = inputs.benchmarks.revisited.items()
         measured += [measure_revisited(contenders, name, spec, protocol, setup.place) for name, spec in found]
         majorities = {one.name: majority(one) for one in loaded}

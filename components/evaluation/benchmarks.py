@@ -25,6 +25,7 @@ from components.evaluation.class_layouts import (
     read_imagenet,
     read_tar_shards,
 )
+from components.evaluation.copies_set import CopiesParams, load_copies
 from components.evaluation.dense_layouts import DENSE, DenseParams, load_dense
 from components.evaluation.hf_folder import DatasetsParams
 from components.evaluation.labelled_set import Benchmark, Column, Files, Images, named_picture
@@ -89,7 +90,7 @@ class QueryParams(Strict):
 
 FilesParams = ElpvParams | ParquetParams | FolderParams | ImageNetParams | TarParams | DatasetsParams
 ClassParams = FilesParams | OwnBenchmarkParams
-AnyParams = ClassParams | DavisParams | RevisitedParams | QueryParams | RobustnessParams | DenseParams
+AnyParams = ClassParams | DavisParams | RevisitedParams | CopiesParams | QueryParams | RobustnessParams | DenseParams
 BenchmarkParams = Annotated[AnyParams, Field(discriminator="kind")]
 Labels = npt.NDArray[np.int64]
 Sides = npt.NDArray[np.bool_]
@@ -114,6 +115,11 @@ class BenchmarksFile(Strict):
     def revisited(self) -> dict[str, RevisitedParams]:
         """Those of retrieval by a ground truth of their own."""
         return {name: one for name, one in self.benchmarks.items() if isinstance(one, RevisitedParams)}
+
+    @property
+    def copies(self) -> dict[str, CopiesParams]:
+        """Those of copy detection by a truth of their own."""
+        return {name: one for name, one in self.benchmarks.items() if isinstance(one, CopiesParams)}
 
     @property
     def videos(self) -> dict[str, DavisParams]:
@@ -157,6 +163,7 @@ def load_benchmark(name: str, params: AnyParams) -> Benchmark:
         "queries": _queries,
         "revisited": _revisited,
         "robustness": read_robustness,
+        "copies": lambda name, given: load_copies(name, given).pictures,
         "davis": lambda name, given: load_davis(name, given).pictures,
     }
     if isinstance(params, DENSE):

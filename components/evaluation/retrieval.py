@@ -100,6 +100,33 @@ def unit(features: npt.NDArray[np.floating], side: str) -> npt.NDArray[np.float3
     return found
 
 
+def copy_precision(
+    queries: npt.NDArray[np.float32], references: npt.NDArray[np.float32], truth: Sequence[tuple[int, int]]
+) -> float:
+    """:func:`micro_ap` of the products of ``queries`` [Q, D] and ``references`` [R, D], without a table of all pairs.
+
+    A block of products is held at once; each is made twice.
+    """
+    pairs = np.asarray(truth, np.int64).reshape(-1, 2)
+    if not len(pairs):
+        raise VitrailError("copy detection: 0 true pairs; at least one is needed")
+    scores = np.empty(len(pairs), np.float32)
+    rows = max(1, BLOCK // max(1, len(references)))
+    starts = range(0, len(queries), rows)
+    for start in starts:
+        products = queries[start : start + rows] @ references.T
+        mine = np.flatnonzero((pairs[:, 0] >= start) & (pairs[:, 0] < start + rows))
+        scores[mine] = products[pairs[mine, 0] - start, pairs[mine, 1]]
+    levels, right = np.unique(scores, return_counts=True)  # rising
+    reached = np.zeros(len(levels) + 1, np.int64)
+    for start in starts:
+        products = queries[start : start + rows] @ references.T
+        above = products[products >= levels[0]]
+        reached += np.bincount(np.searchsorted(levels, above, side="right"), minlength=len(levels) + 1)
+    every, found = reached[::-1].cumsum()[::-1][1:], right[::-1].cumsum()[::-1]
+    return float((right * found / every).sum() / len(pairs))
+
+
 def micro_ap(scores: npt.NDArray[np.floating], truth: Sequence[tuple[int, int]] | npt.NDArray[np.integer]) -> float:
     """Average precision of all pairs (query, reference) in one ranking, as copy detection is scored (DISC21, micro-AP).
 

@@ -8,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.errors import VitrailError
+from components.evaluation import retrieval
 from components.evaluation.labelled_features import LabelledFeatures
-from components.evaluation.retrieval import RetrievalParams, average_precision, figures, micro_ap, retrieve
+from components.evaluation.retrieval import (
+    RetrievalParams,
+    average_precision,
+    copy_precision,
+    figures,
+    micro_ap,
+    retrieve,
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -49,6 +57,19 @@ def test_micro_ap_is_one_ranking_of_all_pairs() -> None:
     # In order: (0,0) right, (1,0) wrong, (2,1) right -> (1 + 2/3) / 2
     assert micro_ap(scores, [(0, 0), (2, 1)]) == pytest.approx((1 + 2 / 3) / 2)
     assert micro_ap(np.ones((4, 5)), [(1, 1), (2, 2)]) == pytest.approx(2 / 20)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 6))
+def test_it_needs_no_table_of_all_pairs(seed: int, true: int) -> None:
+    generator = np.random.default_rng(seed)
+    queries, references = (generator.integers(-1, 2, (rows, 3)).astype(np.float32) for rows in (7, 9))
+    pairs = [(int(at) // 9, int(at) % 9) for at in generator.permutation(63)[:true]]
+    expected = micro_ap(queries @ references.T, pairs)
+    for block in (1, 20, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(retrieval, "BLOCK", block)
+            assert copy_precision(queries, references, pairs) == pytest.approx(expected)
 
 
 def test_faults_are_named() -> None:

@@ -1,0 +1,28 @@
+"""Copy detection on a set with queries, references and a truth of its own: micro-AP of every contender."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from components.benchmark.contenders import Contender
+from components.benchmark.figure import Figure
+from components.benchmark.measured import Measured, Setup
+from components.benchmark.spread import Pictured, features_of
+from components.evaluation.copies_set import CopiesSet
+from components.evaluation.labelled_set import Files
+from components.evaluation.retrieval import copy_precision, unit
+
+
+def measure_copies(contenders: Sequence[Contender], copies: CopiesSet, setup: Setup) -> Measured:
+    """micro-AP of all contenders on a set of queries and references."""
+    batch, found, sides = setup.protocol.params.features.batch_size, [], []
+    for paths, label in ((copies.queries, "queries"), (copies.references, "references")):
+        pictured = Pictured(Files(paths), partial(copies.files_digest, paths), f"{copies.name} {label}")
+        sides.append(features_of(contenders, pictured, batch, setup.place))
+    for one in contenders:
+        ours, theirs = (unit(one.extractor.main(side[one.name]), one.name) for side in sides)
+        value = round(100 * copy_precision(ours, theirs, copies.pairs), 3)
+        about = one.name, one.kind, copies.name, "copies", "micro_ap"
+        found.append(Figure(*about, value, None, None, len(copies.queries), setup.protocol.label))
+    return Measured(copies.pictures, list(contenders), [], ranked=found, own_digest=copies.digest)
