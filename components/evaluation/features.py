@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -12,7 +14,7 @@ import torch
 from pydantic import Field
 
 from components.errors import VitrailError
-from components.evaluation.benchmarks import Images
+from components.evaluation.labelled_set import Divisible, Images
 from components.images.decode import RGB
 from components.learning.collate import normalize
 from components.learning.crops import resize
@@ -162,21 +164,50 @@ def extract(
     """Features of all ``images`` by each of ``extractors``, float32 [n, D]; no more than a batch of pixels is held."""
     found: dict[str, list[Rows]] = {name: [] for name in extractors}
     progress = Progress(label, len(images), unit="images")
-    for made in batches(extractors, images, batch_size):
+    for number, made in enumerate(batches(extractors, images, batch_size)):
         for name, rows in made.items():
             found[name].append(rows)
-        progress.advance(len(rows))
+        progress.advance(min(batch_size, len(images) - number * batch_size))
     progress.close()
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def batches(extractors: Mapping[str, Extractor], images: Images, batch_size: int) -> Iterator[dict[str, Rows]]:
-    """Features of one batch of ``images`` after another, by each of ``extractors``."""
+    """Features of one batch of ``images`` after another, by each of ``extractors``.
+
+    Threads decode the next batch while networks compute, so that they need not wait. Images of a plugin may stand no
+    threads; they are decoded in between.
+    """
     views = sorted({(extractor.size, extractor.crop) for extractor in extractors.values()})
-    for start in range(0, len(images), batch_size):
-        pictures = [images.rgb(row) for row in range(start, min(start + batch_size, len(images)))]
-        squares = {view: np.stack([square(rgb, *view) for rgb in pictures]) for view in views}
-        yield {name: one.features(squares[one.size, one.crop]) for name, one in extractors.items()}
+
+    def prepared(row: int) -> list[RGB]:
+        rgb = images.rgb(row)
+        return [square(rgb, *view) for view in views]
+
+    def features(pictures: Sequence[Sequence[RGB]]) -> dict[str, Rows]:
+        squares = {view: np.stack([one[number] for one in pictures]) for number, view in enumerate(views)}
+        return {name: one.features(squares[one.size, one.crop]) for name, one in extractors.items()}
+
+    batch_rows = [range(at, min(at + batch_size, len(images))) for at in range(0, len(images), batch_size)]
+    if not isinstance(images, Divisible):
+        for rows in batch_rows:
+            yield features([prepared(row) for row in rows])
+        return
+    with ThreadPoolExecutor(_threads()) as pool:
+        waiting: list[Future[list[RGB]]] = []
+        for number, rows in enumerate(batch_rows):
+            waiting = waiting or [pool.submit(prepared, row) for row in rows]
+            after = batch_rows[number + 1] if number + 1 < len(batch_rows) else ()
+            coming = [pool.submit(prepared, row) for row in after]
+            yield features([future.result() for future in waiting])
+            waiting = coming
+
+
+def _threads() -> int:
+    """Two beside a CPU; beside a GPU its share of the cores."""
+    if not torch.cuda.is_available():
+        return 2
+    return max(2, len(os.sched_getaffinity(0)) // torch.cuda.device_count())
 
 
 def square(rgb: RGB, size: int, crop: float = 1.0) -> RGB:

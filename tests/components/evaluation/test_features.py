@@ -52,6 +52,23 @@ def test_batches_equal_single_images(tokens: Tokens) -> None:
         np.testing.assert_allclose(found["net"][row], wanted.numpy(), atol=2e-5)
 
 
+class Divided(Noise):
+    """The same, of which parts can be named: threads decode them."""
+
+    def part(self, start: int, stop: int) -> Noise:
+        raise AssertionError("features name no part")
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 50])
+def test_threads_that_decode_ahead_change_no_bit(batch: int) -> None:
+    extractors = {
+        "net": network(VisionTransformer(CONFIG).eval(), MEAN, STD, 32, FeatureParams()),
+        "raw": raw_pixels(16),
+    }
+    one, other = extract(extractors, Noise(), batch), extract(extractors, Divided(), batch)
+    assert all(one[name].tobytes() == other[name].tobytes() for name in extractors)
+
+
 def test_the_size_is_the_trained_one_or_the_asked_one_in_whole_patches() -> None:
     model = VisionTransformer(CONFIG).eval()
     assert network(model, MEAN, STD, 32, FeatureParams()).size == 32
