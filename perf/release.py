@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 
-from components.evaluation.features import square
+from components.evaluation.features import FeatureParams, extract, network, square
+from components.evaluation.labelled_set import Column
 from components.images.decode import encode_jpeg
 from components.learning.collate import normalize
 from components.learning.export import ModelCard
@@ -68,7 +70,7 @@ def pictures(count: int) -> list[bytes]:
 
 @torch.inference_mode()
 def embedding(model: LoadedModel, rounds: int) -> dict[str, float]:
-    """The forward pass' processor time over that of embedding files, and what decoding alone would leave of it.
+    """The forward pass' processor time over that of features from files, and what decoding alone would leave of it.
 
     A batch of each in turn. So the first is the rate from files over that of the forward pass on the same core.
     """
@@ -76,15 +78,19 @@ def embedding(model: LoadedModel, rounds: int) -> dict[str, float]:
     seen = torch.zeros(BATCH, model.card.image_size, model.card.image_size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     images = normalize(seen, MEAN, STD, "cpu")
     pairs = [(str(number), data) for number, data in enumerate(files)]
+    column, side = Column(pa.chunked_array([files]), "perf"), model.card.image_size
+    extractor = network(model.backbone, MEAN, STD, side, FeatureParams())
     spent = in_turn(
         rounds,
         forward=lambda: model.backbone(images),
         embed=lambda: list(embed(model, pairs, spec)),
+        extract=lambda: extract({"network": extractor}, column, BATCH),
         decode=lambda: [square(pixels(data), model.card.image_size) for data in files],
     )
     return {
         "images_a_second_of_processor_time": round(rounds * BATCH / spent["embed"], 2),
         "embed_over_forward_rate": round(spent["forward"] / spent["embed"], 3),
+        "benchmark_features_over_forward_rate": round(spent["forward"] / spent["extract"], 3),
         "forward_over_forward_and_decoding": round(spent["forward"] / (spent["forward"] + spent["decode"]), 3),
     }
 
