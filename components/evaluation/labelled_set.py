@@ -127,7 +127,13 @@ class Column:
 
     def part(self, start: int, stop: int) -> Column:
         """The rows ``start`` to ``stop`` alone, copied: a slice would take the whole column along."""
-        return Column(self._column.take(list(range(start, stop))), self._where, self._first + start)
+        import pyarrow as pa
+
+        found = self._column.slice(start, stop - start)
+        chunks = found.chunks if isinstance(found, pa.ChunkedArray) else [found]
+        # Chunk by chunk: taken from all of them at once, Arrow joins the column first, and more than 2 GB cannot be.
+        copies = [chunk.take(pa.array(range(len(chunk)), pa.int64())) for chunk in chunks]
+        return Column(pa.chunked_array(copies, found.type), self._where, self._first + start)
 
     def with_more(self, others: Column) -> Column:
         """These, then ``others``; of two types both as bytes."""
