@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 
 from components.errors import VitrailError, nearest
 from components.params import Strict, load_params
+from components.storage import is_remote
 
 PIPELINE = Path("params/pipeline.yaml")
 Preset = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # a file's name below params/, and a folder's
@@ -31,14 +33,22 @@ class Student(Strict):
 class Continued(Strict):
     """One preset below params/continue/: the model that it goes on from, which takes the place of its ``init``."""
 
-    start: str = Field(min_length=1)  # file or folder of a model; DVC watches it
+    start: str = Field(min_length=1)  # file or folder of a model, here or on S3: DVC watches it
 
     @field_validator("start")
     @classmethod
-    def _is_local(cls, start: str) -> str:
-        if re.match(r"\w+:/", start) or "#sha256=" in start:
-            raise ValueError(f"{start}: DVC watches a file or folder; run `vitrail import` first and name its folder")
+    def _is_watched(cls, start: str) -> str:
+        if not is_watched(start):
+            raise ValueError(
+                f"{start}: DVC watches a file or folder, here or on S3; run: "
+                f"vitrail import {shlex.quote(start)} --out data/models/NAME, and set start: data/models/NAME"
+            )
         return start
+
+
+def is_watched(model: str) -> bool:
+    """Whether DVC can watch the model of that name: a path, or an object on S3; no URL and no name of the registry."""
+    return is_remote(model) or not (re.match(r"\w+:/", model) or "#sha256=" in model)
 
 
 class PipelineParams(Strict):

@@ -14,6 +14,7 @@ from flows.launch import run_continued
 def continue_training(preset: str, start: str | None = None) -> State[Any]:
     """Check that this machine can train ``preset``, train it on from ``start``, and compare the end with the start.
 
-    ``start`` is a file or folder of a model in this checkout; left out, it is the preset's own ``init``.
+    ``start`` is any name of a model: a file or folder of this checkout, ``s3://``, a pinned URL, or the registry's.
+    Left out, it is the preset's own ``init``.
     """
     return run_continued(preset, start)

@@ -13,11 +13,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from components.errors import VitrailError, nearest
+from components.pipeline import is_watched
 from flows.clusters import Cluster, Kubernetes, Slurm
 from flows.settings import PipelineParams, load_pipeline, load_platform
 from flows.stages import stage_name, stage_names
 from flows.tasks import as_flow_state, check, command, gate, on_cluster, reproduce
-from flows.workspace import workspace_for, workspace_to_continue
+from flows.workspace import place_for, start_of, workspace_for, workspace_to_continue
 
 P = ParamSpec("P")
 
@@ -118,11 +119,21 @@ def run_command(room: str, arguments: Sequence[str]) -> State[Any]:
 
 @_explained
 def run_continued(preset: str, start: str | None = None) -> State[Any]:
-    """Run ``continue@preset``, then ``gain@preset``, in the current directory or in a workspace of their own."""
+    """Run ``continue@preset``, then ``gain@preset``, in the current directory or in a workspace of their own.
+
+    A model that a URL or the registry names is imported first.
+    """
     root = Path.cwd()
     platform = load_platform(root)
     fits = check(preset, root, platform, "continue", return_state=True)
     if not fits.is_completed():
         return as_flow_state(fits)
+    named = start_of(preset, root, start)
+    if not is_watched(named):
+        # DVC watches files: so what a URL or the registry names becomes one, anew in each run, for an alias may move.
+        start = place_for(named)
+        taken = command("release", "import", [f"--out={start}", "--", named], root, platform, return_state=True)
+        if not taken.is_completed():
+            return as_flow_state(taken)
     workspace = workspace_to_continue(preset, root, start)
     return reproduce([stage_name("continue", preset), stage_name("gain", preset)], workspace, platform)

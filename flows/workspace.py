@@ -9,8 +9,10 @@ is in the shared run cache, so listing the preset in params/pipeline.yaml later 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import yaml
 
 from components.errors import VitrailError
 from components.git import git
+from components.storage import is_remote
 from flows.settings import PIPELINE, Continued, PipelineParams, Student, load_pipeline
 from flows.stages import stage_name, stage_names
 
@@ -63,20 +66,41 @@ def workspace_to_continue(preset: str, root: Path, start: str | None = None) -> 
     listed = pipeline.continued.get(preset)
     if listed is not None and start in (None, listed.start):
         return root
-    params = _preset_file(root, "continue", preset)
-    start = start or (yaml.safe_load(params.read_text(encoding="utf-8")) or {}).get("init")
-    if not isinstance(start, str):
-        raise VitrailError(f"{params}: names no init; give the model to start from: --param start=FOLDER")
-    if "://" in start or not (root / start).exists():
+    start = start_of(preset, root, start)
+    if not is_remote(start) and not (root / start).exists():
         raise VitrailError(f"{start}: no such model in {root}; run: vitrail import SOURCE --out {_LOCAL}")
     changed = pipeline.model_copy(update={"distill": {}, "continued": {preset: Continued(start=start)}})
     stages = [stage_name("continue", preset), stage_name("gain", preset)]
     target = _prepare(root, root / RUNS / f"continue-{preset}", "continue", stages, changed)
-    _link(root / start, target / start)
+    if not is_remote(start):
+        _link(root / start, target / start)
     return target
 
 
 _LOCAL = "data/models/NAME"
+
+
+def start_of(preset: str, root: Path, start: str | None = None) -> str:
+    """The name of the model that ``params/continue/PRESET.yaml`` goes on from: ``start``, or else the pipeline's or its
+    ``init``.
+
+    Raises:
+        VitrailError: there is no such preset, or nothing names a model.
+    """
+    listed = load_pipeline(root).continued.get(preset)
+    if start is None and listed is not None:
+        return listed.start
+    params = _preset_file(root, "continue", preset)
+    start = start or (yaml.safe_load(params.read_text(encoding="utf-8")) or {}).get("init")
+    if not isinstance(start, str):
+        raise VitrailError(f"{params}: names no init; give the model to start from: --param start=FOLDER")
+    return start
+
+
+def place_for(model: str) -> str:
+    """The folder of the checkout that takes the model of a URL or registry: its name, and a mark of the whole."""
+    name = re.sub(r"\W+", "-", model.partition("#")[0].rstrip("/").rpartition("/")[2].partition("?")[0]).strip("-")
+    return f"data/models/{name[:60]}-{hashlib.sha256(model.encode()).hexdigest()[:8]}"
 
 
 def _preset_file(root: Path, family: str, preset: str) -> Path:

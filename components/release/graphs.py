@@ -41,7 +41,7 @@ def export_onnx(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
         model: on the CPU.
         out: the file, replaced as a whole.
         keep: False lets go of the model's weights before the file is checked, which saves the memory of one copy. They
-            are on the meta device afterwards.
+            are empty tensors afterwards.
 
     Raises:
         VitrailError: onnx or onnxscript is missing, or the graph does not give the model's features.
@@ -72,8 +72,6 @@ def export_onnx(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
         large = sum(p.numel() * 4 for p in graph.parameters()) > 1 << 30
         program.save(path, external_data=large)
         onnx.checker.check_model(str(path))
-        for value in program.model.graph.initializers.values():
-            value.const_value = None  # the graph outlives its program
         del program, graph
         _let_go(model, keep)
         _compare(examples, _onnx_runner(path), out)
@@ -114,9 +112,10 @@ def _let_go(model: LoadedModel, keep: bool) -> None:
     if keep:
         return
     for module in (model.backbone, model.dino_head, model.ibot_head):
-        if module is not None:
-            module.to("meta")
-    gc.collect()  # the exporter's graphs, which hold the weights, refer to each other
+        for weights in () if module is None else module.parameters():
+            # Not a new parameter in its place: torch's exporter keeps the present one in graphs that outlive it.
+            weights.data = weights.data.new_empty(0)
+    gc.collect()
 
 
 def _traced(model: LoadedModel) -> tuple[Tensor, dict[int, Any]]:

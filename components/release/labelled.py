@@ -115,7 +115,8 @@ def labels_of(images: str, column: str, parts: Sequence[Part]) -> list[str] | No
     if path.suffix == ".parquet" and path.is_file():
         if column not in pq.read_schema(path).names:
             return None
-        return [str(label) for label in pq.read_table(path, columns=[column])[column].to_pylist()]
+        labels = pq.read_table(path, columns=[column])[column].to_pylist()
+        return ["" if label is None else str(label) for label in labels]
     if any(part.kind != "files" for part in parts):
         return None
     return [key.partition("/")[0] if "/" in key else "" for part in parts for key in part.names]
@@ -130,7 +131,10 @@ def _labels(images: str, column: str, embedding: EmbedParams) -> list[str]:
         names = pq.read_schema(path).names
         if column not in names:
             raise VitrailError(f"{path}: no column {column!r}{nearest(column, names)}; --label-column names another")
-        return [str(label) for label in pq.read_table(path, columns=[column])[column].to_pylist()]
+        labels = pq.read_table(path, columns=[column])[column].to_pylist()
+        if None in labels:
+            raise VitrailError(f"{path}: row {labels.index(None)} has no {column!r}; fill it in, or take the row out")
+        return [str(label) for label in labels]
     parts = parts_of(images, embedding.part_rows or 4096, embedding.places)
     keys = [key for part in parts for key in part.names]
     if loose := [key for key in keys if "/" not in key]:

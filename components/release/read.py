@@ -65,10 +65,13 @@ def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
 def _folder(path: Path) -> Found:
     config, images = _json(path / "config.json"), _json(path / "preprocessor_config.json")
     if config is None:
-        raise VitrailError(f"{path}: neither model.json (our exports) nor config.json (Hugging Face) in this folder")
+        files = sorted(each.name for each in path.iterdir() if each.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+        hint = f"; to load {listed(files)}, name the file" if files else ""
+        raise VitrailError(
+            f"{path}: neither model.json (our exports) nor config.json (Hugging Face) in this folder{hint}"
+        )
     transformers_config(config, str(path / "config.json"))  # before gigabytes are read
-    index = _json(path / "model.safetensors.index.json")
-    names = sorted(set(index["weight_map"].values())) if index else ["model.safetensors"]
+    names = _parts(path / "model.safetensors.index.json") or ["model.safetensors"]
     if not (path / names[0]).is_file() and (path / "pytorch_model.bin").is_file():
         names = ["pytorch_model.bin"]
     content: dict[str, Any] = {}
@@ -76,10 +79,23 @@ def _folder(path: Path) -> Found:
         if "/" in name or not (path / name).is_file():
             raise VitrailError(f"{path / name}: weights of this folder are missing; copy the folder again")
         part = _file(path / name)
+        if not isinstance(part, dict):
+            raise VitrailError(f"{path / name}: holds a {type(part).__name__}; a state dict is wanted")
         if twice := sorted(content.keys() & part.keys()):
             raise VitrailError(f"{path / name}: {listed(twice)} also in another file of this folder; copy it again")
         content |= part
     return Found(content, [path / name for name in names], config, images)
+
+
+def _parts(index: Path) -> list[str]:
+    """The files that a folder's index names; none without an index."""
+    content = _json(index)
+    if content is None:
+        return []
+    named = content.get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(each, str) for each in named.values()):
+        raise VitrailError(f"{index}: no weight_map from names to files; copy the folder again")
+    return sorted(set(named.values()))
 
 
 def _json(path: Path) -> dict[str, Any] | None:
@@ -100,6 +116,8 @@ def _file(path: Path) -> Any:
             head = file.read(16)
     except OSError as fault:
         raise VitrailError(f"{path}: cannot be read: {fault.strerror}; copy the model again, or make it anew") from None
+    if head == b"version https://":
+        raise VitrailError(f"{path}: a pointer of Git LFS, not the weights; run git lfs pull where it comes from")
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _safetensors(path)
     return _pickle(path)

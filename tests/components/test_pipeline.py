@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -56,11 +58,18 @@ def test_a_stage_that_goes_on_from_a_model_names_it(tmp_path: Path) -> None:
     ]
 
 
-def test_a_model_to_go_on_from_is_one_that_dvc_can_watch(tmp_path: Path) -> None:
-    content = {"source": "x", "pretrain": ["a"], "continued": {"a": {"start": "https://h/x.pth"}}, "distill": {}}
+@pytest.mark.parametrize(
+    "start", ["https://h/x.pth", f"https://h/x.pth#sha256={'0' * 64}", "models:/vits@champion", "w.pth#sha256=0"]
+)
+def test_a_model_to_go_on_from_is_one_that_dvc_can_watch(start: str, tmp_path: Path) -> None:
+    content = {"source": "x", "pretrain": ["a"], "continued": {"a": {"start": start}}, "distill": {}}
     (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(VitrailError, match="run `vitrail import` first and name its folder"):
+    said = re.escape(f"vitrail import {shlex.quote(start)} --out data/models/NAME, and set start: data/models/NAME")
+    with pytest.raises(VitrailError, match=said):
         load_params(tmp_path / "pipeline.yaml", PipelineParams)
+    content["continued"] = {"a": {"start": "s3://bucket/models/a"}}
+    (tmp_path / "pipeline.yaml").write_text(yaml.safe_dump(content))
+    assert load_params(tmp_path / "pipeline.yaml", PipelineParams).continued["a"].start == "s3://bucket/models/a"
 
 
 @pytest.mark.parametrize("stage", ["pretrain@vit", "distill@vitt", "", "vitt", "pretrain@vitt; ls"])

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from components.errors import VitrailError
+from flows import launch
+from flows.settings import load_pipeline
 from flows.workspace import checkout_files, workspace_for, workspace_to_continue
 
 DVC = """
@@ -148,6 +154,42 @@ def test_training_goes_on_from_any_model_of_the_checkout_and_sees_it_change(chec
     assert (made / "data/continue/small").read_text() == "pictures\nother\n"
     with pytest.raises(VitrailError, match=r"huge\.yaml: no such preset; there are: small"):
         workspace_to_continue("huge", checkout)
+    workspace_to_continue("small", checkout, "s3://bucket/models/a")  # DVC watches it there
+    assert load_pipeline(made).continued["small"].start == "s3://bucket/models/a"
+
+
+@pytest.mark.parametrize(
+    ("named", "folder"),
+    [
+        (f"https://h/dinov2 small.pth#sha256={'0' * 64}", r"data/models/dinov2-small-pth-[0-9a-f]{8}"),
+        ("models:/vits@champion", r"data/models/vits-champion-[0-9a-f]{8}"),
+    ],
+)
+def test_a_model_that_dvc_cannot_watch_is_imported_first(
+    named: str, folder: str, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (checkout / "params/continue").mkdir()
+    (checkout / "params/continue/small.yaml").write_text("init: data/models/released\n")
+    steps: list[Any] = []
+
+    def step(name: str) -> Any:
+        def note(*given: Any, **_: Any) -> State[Any]:
+            steps.append((name, *given))
+            return Completed()
+
+        return note
+
+    monkeypatch.chdir(checkout)
+    for name in ("check", "command", "workspace_to_continue", "reproduce"):
+        monkeypatch.setattr(launch, name, step(name))
+    assert launch.run_continued("small", named).is_completed()
+    (_, room, action, (out, *rest), *_), (_, preset, root, start) = steps[1:3]
+    assert (room, action, rest, preset, root) == ("release", "import", ["--", named], "small", checkout)
+    assert re.fullmatch(folder, start)
+    assert out == f"--out={start}"
+    steps.clear()
+    launch.run_continued("small")
+    assert [each[0] for each in steps] == ["check", "workspace_to_continue", "reproduce"]
 
 
 def test_files_of_a_checkout_are_tracked_and_new_ones_but_not_ignored_ones(checkout: Path) -> None:

@@ -83,3 +83,27 @@ def test_an_export_that_its_card_does_not_fit_is_told_what_would(tmp_path: Path)
     (tmp_path / "m/heads.safetensors").unlink()
     with pytest.raises(VitrailError, match=r"heads\.safetensors: cannot be read: No such file"):
         load_model(tmp_path / "m")
+
+
+def test_folders_without_the_weights_are_told(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(b"x")
+    with pytest.raises(VitrailError, match=r"neither model\.json .* to load w\.pth, name the file"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dinov2"}))
+    index = tmp_path / "model.safetensors.index.json"
+    for content in ({}, {"weight_map": {}}, {"weight_map": {"a": 3}}, {"weight_map": "x"}):
+        index.write_text(json.dumps(content))
+        with pytest.raises(VitrailError, match=r"index\.json: no weight_map from names to files"):
+            load_model(tmp_path)
+    for name in ("../w.pth", "none.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(VitrailError, match="weights of this folder are missing"):
+            load_model(tmp_path)
+    index.unlink()
+    saved([1], tmp_path / "pytorch_model.bin")
+    with pytest.raises(VitrailError, match=r"pytorch_model\.bin: holds a list"):
+        load_model(tmp_path)
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
+    (tmp_path / "model.safetensors").write_bytes(pointer)
+    with pytest.raises(VitrailError, match=r"model\.safetensors: a pointer of Git LFS"):
+        load_model(tmp_path)

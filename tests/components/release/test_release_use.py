@@ -7,6 +7,8 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -117,6 +119,9 @@ def test_labels_that_are_missing_are_told(folder: Path, tmp_path: Path) -> None:
     given = ["classify", "fit", "--model", str(folder / "m"), "--out", str(tmp_path / "c"), "--images"]
     with pytest.raises(VitrailError, match="is in no class"):
         main([*given, str(folder / "photos/dark")])
+    pq.write_table(pa.table({"image": [b"x"] * 3, "label": ["a", None, "b"]}), tmp_path / "t.parquet")
+    with pytest.raises(VitrailError, match=r"t\.parquet: row 1 has no 'label'"):
+        main([*given, str(tmp_path / "t.parquet")])
     with pytest.raises(VitrailError, match="1 class of images"):
         fit_classifier(np.ones((2, 3), np.float32), ["a", "a"], ClassifierParams())
     with pytest.raises(VitrailError, match="'b' has one image"):
