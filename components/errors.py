@@ -34,6 +34,7 @@ _DISK = {
     errno.ESTALE: ("the file server no longer knows it", f"mount it again {_AGAIN}"),
     errno.ENOTDIR: ("a part of this path is a file, not a folder", "name another path"),
     errno.EISDIR: ("this is a folder; a file is wanted", "name another path"),
+    errno.EEXIST: ("something else is here already", "name another path"),
     errno.ENAMETOOLONG: ("this name is too long for the file system", "name another path"),
 }
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only ever of the path that is written to
@@ -89,7 +90,7 @@ def disk_fault(fault: BaseException, path: str | Path | None = None) -> str | No
     if code is None:
         return None
     named = [getattr(fault, "filename", None), getattr(fault, "filename2", None)]
-    if code in _WRITING:
+    if code in (*_WRITING, errno.EISDIR):
         named.reverse()  # of a copy or rename the second is written
     where = next((os.fsdecode(name) for name in named if isinstance(name, str | bytes)), None)
     if where is None and code not in _WRITING and path is None:

@@ -107,7 +107,7 @@ def _check(path: Path, digest: str, named: str) -> None:
 def _from_store(place: str, path: Path, storage: StorageParams) -> None:
     """One object, or all objects below a prefix as a folder."""
     root, _, name = place.rstrip("/").rpartition("/")
-    if not name or root == "s3:/":
+    if not name or root in ("", "s3:/"):
         raise VitrailError(f"{place}: no key; write s3://bucket/key")
     store = open_store(storage.model_copy(update={"root": root}))
     if store.exists(name):

@@ -40,8 +40,8 @@ def export_onnx(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
     Args:
         model: on the CPU.
         out: the file, replaced as a whole.
-        keep: False lets go of the model's weights before the file is checked, which saves the memory of one copy. They
-            are empty tensors afterwards.
+        keep: False lets go of the model's weights before the file is checked, which saves the memory of one copy where
+            torch holds no other (see docs/decisions.md). They are empty tensors afterwards.
 
     Raises:
         VitrailError: onnx or onnxscript is missing, or the graph does not give the model's features.
@@ -113,7 +113,7 @@ def _let_go(model: LoadedModel, keep: bool) -> None:
         return
     for module in (model.backbone, model.dino_head, model.ibot_head):
         for weights in () if module is None else module.parameters():
-            # Not a new parameter in its place: torch's exporter keeps the present one in graphs that outlive it.
+            # Not a new parameter in its place: torch's ONNX exporter keeps the present one in graphs that outlive it.
             weights.data = weights.data.new_empty(0)
     gc.collect()
 

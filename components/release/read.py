@@ -150,7 +150,10 @@ def _pickle(path: Path) -> Any:
                 f"{path}: holds a pickled object ({name}) beside tensors, which could run code and is not loaded; "
                 "save the state dict alone, or convert it to safetensors where you trust it"
             ) from None
-        raise VitrailError(f"{path}: no PyTorch or safetensors file, or a damaged one ({said[:100]})") from None
+        raise VitrailError(
+            f"{path}: no PyTorch or safetensors file of tensors alone, or a damaged one; copy it again, or save the "
+            "state dict with torch.save"
+        ) from None
     except (RuntimeError, ValueError, EOFError, KeyError, IndexError, AttributeError, TypeError) as fault:
         said = " ".join(str(fault).split())[:100]
         raise VitrailError(f"{path}: no PyTorch or safetensors file, or cut short ({said}); copy it again") from None

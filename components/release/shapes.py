@@ -52,8 +52,8 @@ def infer_config(
         or ffn.dim() != 2
         or not patch.numel()
     ):
-        shown = listed(list(state))
-        raise VitrailError(f"{where}: weights with names such as {shown}: not those of a DINOv2 vision transformer")
+        shown = f"weights with names such as {listed(list(state))}" if state else "no weights"
+        raise VitrailError(f"{where}: {shown}: not those of a DINOv2 vision transformer")
     dim, channels, patch_size, _ = patch.shape
     side = math.isqrt(max(0, positions.shape[1] - 1))
     if side * side != positions.shape[1] - 1 or not side:

@@ -137,6 +137,7 @@ def test_the_share_of_a_line(line: str, share: float | None) -> None:
         (errno.EACCES, "/data/x: not permitted"),
         (errno.EIO, "/data/x: the disk could not read or write it"),
         (errno.EISDIR, "/data/x: this is a folder; a file is wanted"),
+        (errno.EEXIST, "/data/x: something else is here already; name another path"),
     ],
 )
 def test_other_faults_of_a_disk_are_a_line_each(capsys: pytest.CaptureFixture[str], code: int, words: str) -> None:

@@ -182,6 +182,7 @@ def test_a_model_that_dvc_cannot_watch_is_imported_first(
     monkeypatch.chdir(checkout)
     for name in ("check", "command", "workspace_to_continue", "reproduce"):
         monkeypatch.setattr(launch, name, step(name))
+    monkeypatch.setattr(launch, "load_platform", lambda root: None)
     assert launch.run_continued("small", named).is_completed()
     (_, room, action, (out, *rest), *_), (_, preset, root, start) = steps[1:3]
     assert (room, action, rest, preset, root) == ("release", "import", ["--", named], "small", checkout)
