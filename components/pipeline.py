@@ -18,7 +18,6 @@ from pydantic import Field, field_validator
 
 from components.errors import VitrailError, nearest
 from components.params import Strict, load_params
-from components.storage import is_remote
 
 PIPELINE = Path("params/pipeline.yaml")
 Preset = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # a file's name below params/, and a folder's
@@ -48,7 +47,7 @@ class Continued(Strict):
 
 def is_watched(model: str) -> bool:
     """Whether DVC can watch the model of that name: a path, or an object on S3; no URL and no name of the registry."""
-    return is_remote(model) or not (re.match(r"\w+:/", model) or "#sha256=" in model)
+    return model.startswith("s3://") or not (re.match(r"\w+:/", model) or "#sha256=" in model)
 
 
 class PipelineParams(Strict):
