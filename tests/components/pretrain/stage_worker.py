@@ -169,8 +169,6 @@ def spied() -> Iterator[list[dict[str, Any]]]:
 
 def main(folder: Path, endpoint: str) -> None:
     torch.set_num_threads(1)
-    os.environ["AWS_ENDPOINT_URL"] = endpoint
-    os.chdir(folder)  # no params/storage.yaml is here, and downloads are kept here
     curate(folder)
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     facts: dict[str, Any] = {}
@@ -221,10 +219,7 @@ def main(folder: Path, endpoint: str) -> None:
     start = {"init": str(folder / "headless"), "probe": {"pictures": 0}}
     run("headless", "h/model", start)
     joined = {"init_heads": {"iterations": 2, "ramp": 2}, "groups": {"frozen_blocks": 1}}
-    facts["start on S3"] = f"{copies_of_b}-start/headless"
-    for file in (folder / "headless").iterdir():
-        open_store(storage.model_copy(update={"root": facts["start on S3"]})).put_file(file.name, file)
-    run("continued", "c/model", start | joined | {"init": facts["start on S3"]})
+    run("continued", "c/model", start | joined)
     run("unprobed", "u/model", {"probe": {"pictures": 0}})
     facts["unprobed files"] = digests(folder / "u/model")
 

@@ -64,7 +64,7 @@ def test_new_heads_learn_first_and_then_the_backbone_joins(runs: tuple[Path, dic
     card = load_card(folder / "c/model")
     assert card.kind == "continue"
     assert card.init is not None
-    assert (card.init.source, card.init.data_digests) == (facts["start on S3"], ())
+    assert (card.init.source, card.init.data_digests) == (str(folder / "headless"), ())
     assert card.init.sha256 == weights_digests(folder / "headless")
     assert card.commit == commit()
     assert load_card(folder / "a/model").init is None
