@@ -157,7 +157,7 @@ def _replace(this: _Round, sources: Sources, warcs: list[Path], again: Path, mem
     with atomic_dir(out) as folder:
         for path in sorted(path for path in out.iterdir() if path.name not in replaced):
             if path.is_dir():
-                shutil.copytree(path, folder / path.name, copy_function=place)
+                shutil.copytree(path, folder / path.name, copy_function=lambda old, new: place(Path(old), Path(new)))
             else:
                 place(path, folder / path.name)
         for path in warcs:
