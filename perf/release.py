@@ -180,13 +180,33 @@ def write(name: str, folder: str) -> None:
 
 
 def _alone(code: str) -> int:
-    """Bytes of resident memory that ``code`` adds at its peak, in a process of its own."""
-    around = (
-        "import json, torch, safetensors.torch, components.release.load, components.release.writers\n"
-        # Not ru_maxrss, which a new process takes over from the one that started it.
-        "peak = lambda: 1024 * int(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])\n"
-        f"before = peak()\n{code}\nprint(json.dumps(peak() - before))"
-    )
+    """Bytes of resident memory that ``code`` adds at its peak, in a process of its own, those it starts included.
+
+    The libraries of the first process do not count; those of others do.
+    """
+    around = f"""
+import json, threading, time, psutil, torch, safetensors.torch, components.release.load, components.release.writers
+
+def peak():  # not ru_maxrss, which a new process takes over from the one that started it
+    return 1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])
+
+def watch():
+    while True:
+        sizes = []
+        for each in [me, *me.children(recursive=True)]:
+            try:
+                sizes.append(each.memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+        together.append(sum(sizes))
+        time.sleep(0.02)
+
+me, together, before = psutil.Process(), [], peak()
+if __name__ == "__main__":
+    threading.Thread(target=watch, daemon=True).start()
+    {code}
+    print(json.dumps(max(peak(), *together) - before))
+"""
     done = subprocess.run([sys.executable, "-c", around], capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout.splitlines()[-1]))
 

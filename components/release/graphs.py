@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import multiprocessing
 import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +19,9 @@ import torch
 from torch import Tensor
 
 from components.errors import VitrailError
+from components.release.export import save_model
 from components.release.exportable import ExportableBackbone, OnnxBackbone
-from components.release.load import LoadedModel
+from components.release.load import LoadedModel, load_model
 
 TOLERANCE = 1e-4  # largest difference from PyTorch's own that is let out, relative to the largest number
 
@@ -40,43 +44,75 @@ def export_onnx(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
     Args:
         model: on the CPU.
         out: the file, replaced as a whole.
-        keep: False lets go of the model's weights before the file is checked, which saves the memory of one copy where
-            torch holds no other (see docs/decisions.md). They are empty tensors afterwards.
+        keep: False takes little more memory than the weights. They are let go of, so the model is empty afterwards,
+            and another process reads them from a folder beside ``out`` and writes the graph: torch's exporter holds
+            weights as long as its process lives, and onnxruntime needs room for its own (see docs/decisions.md).
 
     Raises:
         VitrailError: onnx or onnxscript is missing, or the graph does not give the model's features.
     """
     try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it
+        import onnx  # noqa: F401 - both are needed where the graph is written
+        import onnxscript  # noqa: F401
     except ImportError:
         raise VitrailError("onnx and onnxscript are not installed: make install") from None
     examples = _examples(model)
-    graph = OnnxBackbone(model.backbone).eval()
-    images, shapes = _traced(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        path = Path(folder) / out.name
-        notices = logging.getLogger("torch.onnx")
-        level = notices.level
-        notices.setLevel(logging.ERROR)  # that torchvision, which is not needed, is not there
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                graph, (images,), dynamo=True, dynamic_shapes=(shapes,), input_names=["images"],
-                output_names=["cls", "patches"], optimize=True, verbose=False,
-            )  # fmt: skip
-        notices.setLevel(level)
-        assert program is not None
-        program.model.metadata_props.update({key: str(value) for key, value in _facts(model).items()})
-        large = sum(p.numel() * 4 for p in graph.parameters()) > 1 << 30
-        program.save(path, external_data=large)
-        onnx.checker.check_model(str(path))
-        del program, graph
-        _let_go(model, keep)
+        path = Path(folder) / "graph" / out.name
+        path.parent.mkdir()
+        if keep:
+            _write_onnx(model, path)
+        else:
+            weights = Path(folder) / "weights"
+            save_model(model, weights)
+            _let_go(model)
+            _apart(_write_onnx_of, weights, path)
         _compare(examples, _onnx_runner(path), out)
-        for file in sorted(Path(folder).iterdir()):
+        for file in sorted(path.parent.iterdir()):
             os.replace(file, out.parent / file.name)
+
+
+def _write_onnx(model: LoadedModel, path: Path) -> None:
+    """The graph of ``model``, as torch's exporter makes it, with the model's facts."""
+    import onnx
+
+    graph = OnnxBackbone(model.backbone).eval()
+    images, shapes = _traced(model)
+    notices = logging.getLogger("torch.onnx")
+    level = notices.level
+    notices.setLevel(logging.ERROR)  # that torchvision, which is not needed, is not there
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph, (images,), dynamo=True, dynamic_shapes=(shapes,), input_names=["images"],
+            output_names=["cls", "patches"], optimize=True, verbose=False,
+        )  # fmt: skip
+    notices.setLevel(level)
+    assert program is not None
+    program.model.metadata_props.update({key: str(value) for key, value in _facts(model).items()})
+    large = sum(p.numel() * 4 for p in graph.parameters()) > 1 << 30
+    program.save(path, external_data=large)
+    onnx.checker.check_model(str(path))
+
+
+def _write_onnx_of(weights: Path, path: Path) -> None:
+    _write_onnx(load_model(weights), path)
+
+
+def _apart(work: Callable[[Path, Path], None], *paths: Path) -> None:
+    """Do ``work`` in a process of its own, whose memory is free afterwards.
+
+    Raises:
+        VitrailError: the process was ended, as it is where memory runs out; or as ``work``.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            pool.submit(work, *paths).result()
+        except BrokenProcessPool:
+            raise VitrailError(
+                f"{paths[-1].name}: the process that writes it was ended; is there enough memory?"
+            ) from None
 
 
 def export_program(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
@@ -97,7 +133,8 @@ def export_program(model: LoadedModel, out: Path, *, keep: bool = True) -> None:
         extra = {"vitrail.txt": "\n".join(f"{key}: {value}" for key, value in _facts(model).items())}
         torch.export.save(program, path, extra_files=extra)
         del program
-        _let_go(model, keep)
+        if not keep:
+            _let_go(model)
         loaded = torch.export.load(path).module()
         _compare(examples, lambda batch: loaded(batch), out)
         os.replace(path, out)
@@ -107,13 +144,10 @@ def _graph(model: LoadedModel) -> ExportableBackbone:
     return ExportableBackbone(model.backbone).eval()
 
 
-def _let_go(model: LoadedModel, keep: bool) -> None:
-    """Free the weights, unless they are to be kept."""
-    if keep:
-        return
+def _let_go(model: LoadedModel) -> None:
+    """Free the weights: empty tensors take their place."""
     for module in (model.backbone, model.dino_head, model.ibot_head):
         for weights in () if module is None else module.parameters():
-            # Not a new parameter in its place: torch's ONNX exporter keeps the present one in graphs that outlive it.
             weights.data = weights.data.new_empty(0)
     gc.collect()
 
