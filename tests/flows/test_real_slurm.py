@@ -37,6 +37,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/none
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 CredType=cred/none
 MpiDefault=none
 StateSaveLocation={folder}/state
