@@ -134,7 +134,7 @@ def test_finished_parts_are_kept_when_the_work_is_stopped(folder: Path, monkeypa
 
 
 def test_processes_give_the_same_rows(folder: Path) -> None:
-    params = EmbedParams(executor=ExecutorParams(kind="pool", workers=1), part_rows=4, device="cpu")
+    params = EmbedParams(executor=ExecutorParams(kind="pool", workers=2), part_rows=4, device="cpu")
     embed_all(str(folder / "m"), str(folder / "photos"), folder / "pool", params)
     embed_all(str(folder / "m"), str(folder / "photos"), folder / "here", EmbedParams(part_rows=4, device="cpu"))
     ours, theirs = table(folder / "here"), table(folder / "pool")
