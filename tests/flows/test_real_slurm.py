@@ -165,8 +165,7 @@ def test_a_cancelled_run_leaves_neither_job_nor_process(checkout: Path) -> None:
 
 @pytest.mark.xfail(
     strict=False,
-    reason="on a busy machine about one job in five ends as FAILED after its ranks saved, instead of being queued again; "
-    "the cause is not known",
+    reason="on a busy machine about one job in five ends as FAILED after its ranks saved; the cause is not known",
 )
 def test_a_job_whose_time_ends_saves_is_queued_again_and_resumes(checkout: Path) -> None:
     lines: list[str] = []
