@@ -16,29 +16,26 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 
-@contextlib.contextmanager
-def deferred(*names: str) -> Iterator[None]:
+def deferred(*names: str) -> contextlib.AbstractContextManager[None]:
     """Imports of the modules ``names`` inside the block do not execute them, unless they are used.
 
     A name is a full one (``scipy.stats``), of a module that is written in Python. A module that is imported already,
     or is not installed, behaves as without the block.
     """
-    finder = _Finder(names)
-    sys.meta_path.insert(0, finder)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(finder)
+    return _asked_first(_Deferred(names))
 
 
-@contextlib.contextmanager
-def absent(*names: str) -> Iterator[None]:
+def absent(*names: str) -> contextlib.AbstractContextManager[None]:
     """Imports of the modules ``names`` inside the block fail, as if they were not installed.
 
     For a library that does without what is not there, and that takes names from the module at import, so that
     :func:`deferred` would not help.
     """
-    finder = _Absent(names)
+    return _asked_first(_Absent(names))
+
+
+@contextlib.contextmanager
+def _asked_first(finder: importlib.abc.MetaPathFinder) -> Iterator[None]:
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -46,10 +43,14 @@ def absent(*names: str) -> Iterator[None]:
         sys.meta_path.remove(finder)
 
 
-class _Absent(importlib.abc.MetaPathFinder):
+class _Named(importlib.abc.MetaPathFinder):
+    """Finds the modules ``names`` alone."""
+
     def __init__(self, names: Sequence[str]) -> None:
         self._names = frozenset(names)
 
+
+class _Absent(_Named):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
@@ -58,10 +59,7 @@ class _Absent(importlib.abc.MetaPathFinder):
         return None
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = frozenset(names)
-
+class _Deferred(_Named):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
