@@ -1,11 +1,12 @@
 """What a crawl of sites was answered, by address, on disk as it comes: a killed crawl finds it again and asks no more.
 
 An entry is a line of JSON, the bodies it names, and a line feed. What follows the last whole entry is cut off
-when the journal is opened. Memory: the place of each entry.
+when the journal is opened. The places of the entries are in a file beside it (:mod:`components.crawl.met`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from components.crawl.fetch import Fetched
+from components.crawl.met import AddressTable, MetAddresses
 from components.web.warc import Hop
 
 
@@ -21,7 +23,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._places: dict[str, int] = {}
+        self._met = MetAddresses(path.with_name(f"{path.name}.met"))
+        self._places: AddressTable
         self._file: BinaryIO
 
     def __contains__(self, url: str) -> bool:
@@ -29,6 +32,10 @@ class Journal:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def table(self, name: str) -> AddressTable:
+        """A table of addresses for as long as the journal is open."""
+        return self._met.table(name)
 
     def add(self, url: str, fetched: Fetched) -> None:
         """Write how the address ``url`` ended."""
@@ -39,25 +46,31 @@ class Journal:
         at = self._file.seek(0, os.SEEK_END)
         self._file.write(b"".join([json.dumps(head).encode(), b"\n", *bodies, b"\n"]))
         self._file.flush()
-        self._places[url] = at
+        self._places.set(url, at)
 
     def get(self, url: str) -> Fetched:
         """How the address ``url`` ended."""
-        self._file.seek(self._places[url])
+        at = self._places.get(url)
+        if at is None:
+            raise KeyError(url)
+        self._file.seek(at)
         head = json.loads(self._file.readline())
         hops = [self._hop(told) for told in head["hops"]]
         robots = {site: None if told is None else self._hop(told) for site, told in head["robots"].items()}
         return Fetched(head["url"], head["outcome"], hops, robots)
 
     def __enter__(self) -> Journal:
-        self._file = open(self._path, "a+b")
-        self._file.truncate(self._read())
+        with contextlib.ExitStack() as stack:
+            self._file = stack.enter_context(open(self._path, "a+b"))
+            self._places = stack.enter_context(self._met).table("places")
+            self._file.truncate(self._read())
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._stack.__exit__(kind, fault, trace)
 
     def _read(self) -> int:
         """Take over what an earlier run left; where its last whole entry ends."""
@@ -70,7 +83,7 @@ class Journal:
                 self._file.seek(end)
                 if self._file.read(1) != b"\n":
                     break
-                self._places[str(head["url"])] = kept
+                self._places.set(str(head["url"]), kept)
             except (ValueError, KeyError, TypeError):
                 break
             kept = end + 1

@@ -136,12 +136,10 @@ def _sites(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path], 
     if not isinstance(site, WebSite):
         raise VitrailError(f"{source}: not the description of a crawl of sites (kind: web), as {this.out} is; "
                            "name that with --source")  # fmt: skip
-    rows = list(this.rows())
-    known = frozenset(str(row["url"]) for row in outcome_rows(this.outcomes))
     again = Again(
-        tuple(str(row["url"]) for row in rows if row["kind"] == "page"),
-        tuple(str(row["url"]) for row in rows if row["kind"] == "image"),
-        known,
+        (str(row["url"]) for row in this.rows() if row["kind"] == "page"),
+        (str(row["url"]) for row in this.rows() if row["kind"] == "image"),
+        (str(row["url"]) for row in outcome_rows(this.outcomes)),
     )
     warc = this.work / f"retry-{this.number:02d}-site.warc.gz"
     asyncio.run(crawl_again(again, hosts_of(site), params, warc, this.work / "site.journal"))

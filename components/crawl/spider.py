@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -66,11 +67,11 @@ async def crawl(
 
 @dataclass(frozen=True)
 class Again:
-    """What a crawl asks for, and what it leaves alone since an earlier one asked for it."""
+    """What a crawl asks for, and what it leaves alone since an earlier one asked for it; each is read once."""
 
-    pages: tuple[str, ...]
-    images: tuple[str, ...] = ()
-    known: frozenset[str] = frozenset()  # pages and images
+    pages: Iterable[str]
+    images: Iterable[str] = ()
+    known: Iterable[str] = ()  # pages and images
 
 
 async def crawl_again(
@@ -105,36 +106,36 @@ class _Crawl:
         self.counts: Counter[str] = Counter()
         self.progress = Progress("crawl", None, unit="responses")
         self._params, self._hosts, self._answers, self._fetcher = params, hosts, answers, fetcher
-        self._pages: dict[str, None] = {}
-        self._known = again.known
-        self._images = dict.fromkeys(again.images, False)  # address: whether a page opts it out
+        self._pages, self._known = answers.table("pages"), answers.table("known")
+        self._images = answers.table("images")  # 1: a page opts it out
+        self._known.add_all(again.known)
+        self._images.add_all(again.images)
 
     async def pages(self, seeds: Iterable[str]) -> None:
         """Fetch pages, wave by wave, and note what they name."""
-        wave = list(dict.fromkeys(resolve("", seed) or seed for seed in seeds))
-        self._pages.update(dict.fromkeys(wave))
+        self._pages.add_all(resolve("", seed) or seed for seed in seeds)
+        done = 0
         for _ in range(self._params.max_depth + 1):
-            await self.fetch(wave)
-            known = len(self._pages)
-            for url in wave:
+            last = len(self._pages)
+            await self.fetch(url for url, _ in self._pages.between(done, last))
+            for url, _ in self._pages.between(done, last):
                 # Beside the loop, which has connections to keep: a hostile page may take its parser a minute.
                 if (page := await asyncio.to_thread(self._page, self._answers.get(url))) is not None:
                     self._note(page)
-            wave = list(self._pages)[known:]
-            if not wave:
+            done = last
+            if len(self._pages) == done:
                 return
-        self.counts["depth-limit"] += len(wave)
-        for url in wave:
-            del self._pages[url]
+        self.counts["depth-limit"] += len(self._pages) - done
+        self._pages.cut(done)
 
-    def wanted(self) -> list[str]:
+    def wanted(self) -> Iterator[str]:
         """The images to fetch."""
-        opted_out = sum(self._images.values())
-        found = [url for url, out in self._images.items() if not out]
-        for name, count in (("link-opt-out", opted_out), ("image-limit", len(found) - self._params.max_images)):
+        opted_out = self._images.valued(1)
+        found = len(self._images) - opted_out
+        for name, count in (("link-opt-out", opted_out), ("image-limit", found - self._params.max_images)):
             if count > 0:
                 self.counts[name] = count
-        return found[: self._params.max_images]
+        return itertools.islice((url for url, out in self._images.between() if not out), self._params.max_images)
 
     async def fetch(self, urls: Iterable[str], image: bool = False) -> None:
         """Fetch those of ``urls`` that the journal lacks, in any order."""
@@ -160,18 +161,18 @@ class _Crawl:
 
     def write(self, out: Path, date: str | None) -> None:
         """Write the answers as a WARC, robots.txt of each origin before its first one, and how each address ended."""
-        robots: set[str] = set()
+        robots = self._answers.table("origins")  # whose robots.txt is written
         with open(out, "wb") as file, PartRowWriter(out.with_name(OUTCOMES_NAME), OUTCOMES) as outcomes:
             writer = WarcWriter(file, date)
             software = {"software": "vitrail", "robots": "obey"}
             writer.info(software | {"http-header-user-agent": agent(self._params.fetch)})
-            sets = (("page", list(self._pages)), ("image", [url for url in self._images if url in self._answers]))
-            for kind, urls in sets:
-                for url in urls:
+            for kind, met in (("page", self._pages), ("image", self._images)):
+                for url, _ in met.between():
+                    if kind == "image" and url not in self._answers:
+                        continue
                     fetched = self._answers.get(url)
                     for site, answer in fetched.robots.items():
-                        if answer is not None and site not in robots:
-                            robots.add(site)
+                        if answer is not None and robots.add(site):
                             writer.hop(answer)
                     for hop in fetched.hops:
                         writer.hop(hop)
@@ -183,13 +184,15 @@ class _Crawl:
         """Take up the images and pages that ``page`` names."""
         out = page.opt_out and self._params.fetch.policy.respect_opt_out
         for link in page.images:
-            if (not link.reason or out) and (link.url not in self._known or link.url in self._images):
-                self._images[link.url] = self._images.get(link.url, False) or out
+            if (link.reason and not out) or (link.url in self._known and link.url not in self._images):
+                continue
+            if not self._images.add(link.url, int(out)) and out:
+                self._images.set(link.url, 1)
         for anchor in () if page.nofollow else page.anchors:
             if anchor in self._pages or anchor in self._known or (urlsplit(anchor).hostname or "") not in self._hosts:
                 continue
             if len(self._pages) < self._params.max_pages:
-                self._pages[anchor] = None
+                self._pages.add(anchor)
             else:
                 self.counts["page-limit"] += 1
 
