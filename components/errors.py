@@ -2,7 +2,8 @@
 
 Every command's entry point is ``raise SystemExit(run_cli(main))``: a :class:`VitrailError` becomes
 ``error: <what>, <where>, <what to do>`` on stderr and exit code 1; so do faults of a disk that the user can mend.
-Anything else is a bug and keeps its traceback.
+Anything else is a bug and keeps its traceback. If nobody reads the output any more (``| head``), a command ends at once
+and without a word.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import contextlib
 import errno
 import os
 import re
+import select
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +41,8 @@ _DISK = {
     errno.ENAMETOOLONG: ("this name is too long for the file system", "name another path"),
 }
 _WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only ever of the path that is written to
+_KERNELS = ("/proc/", "/sys/")  # file systems that the kernel fills: nobody can make a file there
+UNREAD = 128 + signal.SIGPIPE  # exit code of a command whose output nobody reads any more, as shells show it
 
 
 _LOGIN = re.compile(r"(?<=://)[^\s/@?#]+@")
@@ -85,21 +90,30 @@ def disk_fault(fault: BaseException, path: str | Path | None = None) -> str | No
     if isinstance(fault, VitrailError):
         return None
     code = fault.errno if isinstance(fault, OSError) else None
-    if code not in _DISK:  # PyArrow gives the number, others only the words
+    named = [name for at in ("filename", "filename2") if isinstance(name := getattr(fault, at, None), str | bytes)]
+    if code not in _DISK and not _of_a_place(code, named):  # PyArrow gives the number, others only the words
         code = next((known for known in _WRITING if os.strerror(known) in str(fault)), None)
     if code is None:
         return None
-    named = [getattr(fault, "filename", None), getattr(fault, "filename2", None)]
     if code in (*_WRITING, errno.EISDIR):
         named.reverse()  # of a copy or rename the second is written
-    where = next((os.fsdecode(name) for name in named if isinstance(name, str | bytes)), None)
+    where = os.fsdecode(named[0]) if named else None
     if where is None and code not in _WRITING and path is None:
         return None  # such as a signal to another user's process
     if where is None:
         where = _fullest(path) if code == errno.ENOSPC else str(path or ".")
-    what, remedy = _DISK[code]
+    what, remedy = _DISK.get(code, (os.strerror(code).lower(), "mend that, or name another path"))
+    if code == errno.ENOENT:
+        what, remedy = "no file can be made here", "name another path"
     where = os.path.abspath(where)
     return f"{what} while writing {where}; {remedy}" if code in _WRITING else f"{where}: {what}; {remedy}"
+
+
+def _of_a_place(code: int | None, named: Sequence[str | bytes]) -> bool:
+    """Whether a fault lies with the path that it names. A missing file does not: whoever looks for it tells of it."""
+    if code is None or not named:
+        return False
+    return code != errno.ENOENT or os.path.abspath(os.fsdecode(named[0])).startswith(_KERNELS)
 
 
 @contextlib.contextmanager
@@ -126,7 +140,20 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     spare_loopback()
     json_lines.begin()
     try:
-        return main(list(sys.argv[1:] if argv is None else argv)) or 0
+        try:
+            return _code(main, list(sys.argv[1:] if argv is None else argv))
+        finally:
+            json_lines.end()
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _unread():
+            raise  # another pipe or socket
+        return UNREAD
+
+
+def _code(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    try:
+        return main(argv) or 0
     except VitrailError as fault:
         if not fault.told:
             print(f"error: {fault}", file=sys.stderr, flush=True)
@@ -140,8 +167,20 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
             raise
         print(f"error: {line}", file=sys.stderr, flush=True)
         return 1
-    finally:
-        json_lines.end()
+
+
+def _unread() -> bool:
+    """Whether nobody reads stdout or stderr any more; if so, what is still buffered for it goes nowhere."""
+    found = False
+    for number in (1, 2):
+        poll = select.poll()
+        poll.register(number, 0)
+        if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
+            found = True
+    return found
 
 
 def _fullest(path: str | Path | None) -> str:

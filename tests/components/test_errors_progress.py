@@ -3,13 +3,17 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from components.errors import VitrailError, disk_fault, nearest, run_cli
+from components.lock import hold
 from components.progress import Progress, duration, publish, published, share_done, track
+from components.storage import atomic_dir
 
 
 def raising(fault: BaseException) -> Callable[[Sequence[str]], int]:
@@ -37,6 +41,46 @@ def test_exit_codes_pass_through() -> None:
     assert run_cli(lambda argv: None, []) == 0
     assert run_cli(lambda argv: len(argv), ["a", "b"]) == 2
     assert run_cli(raising(KeyboardInterrupt()), []) == 130
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])  # the last buffer, and within the command
+@pytest.mark.parametrize("form", ["", "json"])
+def test_output_that_nobody_reads_any_more_ends_a_command_without_a_word(lines: int, form: str) -> None:
+    code = f"""
+from components.errors import run_cli
+def main(argv):
+    for number in range({lines}): print("line", number)
+raise SystemExit(run_cli(main))"""
+    read, write = os.pipe()
+    os.close(read)
+    env = {**os.environ, "VITRAIL_LOGS": form}
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, env=env)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_broken_pipe_keeps_its_traceback() -> None:
+    with pytest.raises(BrokenPipeError):
+        run_cli(raising(BrokenPipeError(errno.EPIPE, "Broken pipe")), [])
+
+
+@pytest.mark.parametrize("place", ["/proc/model", "/proc/a/model", "/dev/null/model"])
+def test_an_output_where_no_file_can_be_made_is_one_line(capsys: pytest.CaptureFixture[str], place: str) -> None:
+    def main(argv: Sequence[str]) -> None:
+        with hold(Path(place)), atomic_dir(Path(place) / "below"):
+            raise AssertionError
+
+    assert run_cli(main, []) == 1
+    shown = capsys.readouterr().err
+    assert shown.startswith("error: /")
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("code", [errno.ELOOP, errno.EBUSY, errno.ENOTCONN, errno.EOPNOTSUPP, errno.EMFILE])
+def test_any_fault_that_names_a_path_is_a_line_and_a_missing_file_is_a_bug(code: int) -> None:
+    assert disk_fault(OSError(code, os.strerror(code), "/data/x")) is not None
+    assert disk_fault(OSError(code, os.strerror(code))) is None
+    assert disk_fault(FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/x")) is None
 
 
 def test_nearest() -> None:
