@@ -110,7 +110,7 @@ def disk_fault(fault: BaseException, path: str | Path | None = None) -> str | No
 
 
 def _of_a_place(code: int | None, named: Sequence[str | bytes]) -> bool:
-    """Whether a fault lies with the path that it names. A missing file does not: whoever looks for it tells of it."""
+    """Whether a fault lies with the path that it names; that a file is missing is the business of who looks for it."""
     if code is None or not named:
         return False
     return code != errno.ENOENT or os.path.abspath(os.fsdecode(named[0])).startswith(_KERNELS)

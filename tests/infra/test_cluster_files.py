@@ -71,9 +71,8 @@ def test_the_slurm_script_hands_sigterm_on_and_requeues_what_is_not_finished(
     (tmp_path / "infra/local/telemetry-off.env").write_text("")
     ranks = f"trap 'sleep 0.3; echo saved > saved; exit {on_term}' TERM\n"
     ranks += "echo $$ > at && mv at started\nwhile :; do sleep 0.1; done\n"
-    control = (
-        'case "$1 $2" in "show job") echo "JobId=7 JobState=RUNNING Reason=None";; "show hostnames") echo node0;;\n'
-    )
+    control = 'case "$1 $2" in "show hostnames") echo node0;;\n"show job") [ -e busy ] || { touch busy; exit 1; }\n'
+    control += 'echo "JobId=7 JobState=RUNNING Reason=None";;\n'  # a controller that does not answer at first
     control += '*) echo "$@" > asked; kill -TERM $PPID;; esac\n'  # Slurm ends the script of a job that it queues again
     for name, body in (("srun", ranks), ("scontrol", control), ("scancel", "kill -TERM $(cat started)\n")):
         (tools / name).write_text(f"#!/bin/bash\n{body}")
