@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
 from hostile_images import bomb, noise, saved
+from patience import PATIENCE
 from PIL import Image
+from ray._private import services
 
+from components.benchmark import spread
+from components.benchmark.contenders import BaselineParams, gather
 from components.curate.examine import ChunkItem, examine
 from components.curate.places import Place
 from components.errors import VitrailError
+from components.evaluation.features import FeatureParams
+from components.evaluation.labelled_set import Files
 from components.executor import ExecutorParams, map_shards
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
+from components.release.export import save_model
 from components.storage import open_store
+from tests.components.release.small_models import small_model
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = """
@@ -58,6 +68,21 @@ def elsewhere(number):
 """
 
 
+def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's question for a node that starts, asked on: Ray itself gives up after 30 seconds, a busy machine's start."""
+
+    def asked(*args: Any, **options: Any) -> Any:
+        end = time.monotonic() + PATIENCE / 3
+        while True:
+            try:
+                return get_node(*args, **options)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+
+    return asked
+
+
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head and a second node, one CPU each; the working directory holds the functions that are mapped."""
@@ -68,6 +93,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(services, "get_node", patient(services.get_node))
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
     yield nodes
@@ -76,7 +102,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     signal.signal(signal.SIGTERM, before)  # a head that this process started takes it
 
 
-def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
+def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import mapped
 
     def own(number: int, frame: object) -> None: ...
@@ -108,6 +134,21 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
     rows = [row for path in map_shards(examine, items, params) for row in pq.read_table(path).to_pylist()]
     assert [row["reason"] for row in rows] == ["too-much-memory", "", "too-many-pixels", ""]
+
+    # Features of a benchmark's images, as one process computes them: of raw pixels, and of networks read on the nodes.
+    save_model(small_model(), tmp_path / "model")
+    contenders = gather([tmp_path / "model"], FeatureParams(), BaselineParams(raw_side=8), "cpu")
+    files = [tmp_path / f"{number}.png" for number in range(4)]
+    for file in files:
+        file.write_bytes(saved(noise(), "PNG"))
+    pictures = spread.Pictured(Files(files), lambda: ["digests"], "features")
+    place = spread.Place(params, "cpu", tmp_path / "features")
+    monkeypatch.setattr(spread, "PART", 1)
+    found, here = (spread.features_of(contenders, pictures, 1, where) for where in (place, spread.HERE))
+    assert {name: rows.shape[0] for name, rows in found.items()} == {one.name: 4 for one in contenders}
+    for name, rows in here.items():
+        np.testing.assert_allclose(found[name], rows, rtol=1e-5, atol=1e-5)
+    assert not place.work.exists()
 
     for file in tmp_path.glob("*.txt"):
         file.unlink()
