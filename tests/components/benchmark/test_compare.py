@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from PIL import Image
 
 from components.benchmark.compare import divided, missed, paired_tests
 from components.benchmark.figure import Figure
@@ -19,11 +21,14 @@ from components.benchmark.page import page
 from components.benchmark.results import load_results
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
+from components.evaluation.benchmarks import Benchmark
 from components.evaluation.gate import GateParams, GateRow, shortfalls
+from components.evaluation.labelled_set import Files
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]
 ACCURACY = {"a": 0.9, "b": 0.3}
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 def write(folder: Path, models: dict[str, float], digest: str = "d" * 64, protocol: str = "p" * 64) -> Path:
@@ -126,6 +131,45 @@ def test_label_efficiency_has_a_table_and_a_curve_of_its_own_and_can_be_asked_by
     ]
     assert main(["compare", str(folder)]) == 0
     assert "| a | linear | 54.5 (40.0 to 90.0) | 59.0 (40.0 to 90.0) |  |" in capsys.readouterr().out
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(CHROMIUM is None, reason="left out: no Chromium")
+def test_a_browser_shows_tables_curves_pca_pictures_and_worst_errors(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    folder = add_depth(write(tmp_path / "x", ACCURACY), {"a": 0.41, "b": 0.52})
+    (folder / "pca").mkdir()
+    pictures = np.random.default_rng(0).integers(0, 256, (42, 20, 24, 3)).astype(np.uint8)
+    for model in ACCURACY:
+        Image.fromarray(pictures[0]).save(folder / f"pca/{model}-cells.png")
+    for number, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{number}.png")
+    labels = {"type": np.arange(42) % 2}
+    test = np.arange(42) >= 2
+    files = Files([tmp_path / f"{number}.png" for number in range(42)])
+    keys = [f"cells/{number}" for number in range(42)]
+    cells = Benchmark("cells", keys, files, labels, {"type": ["mono", "<b>poly"]}, test)
+    found = load_results([folder])
+    (tmp_path / "page.html").write_text(page(found, paired_tests(found), {"cells": cells}))
+    with sync_playwright() as playwright:
+        arguments = ["--headless", "--no-sandbox", "--disable-gpu"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        shown = browser.new_page()
+        asked = list[str]()
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto((tmp_path / "page.html").as_uri())
+        for heading in ("Checkpoints compared", "Paired tests", "Training", "PCA of patch features", "Errors"):
+            assert shown.get_by_role("heading", name=heading, exact=True).is_visible()
+        assert shown.get_by_role("cell", name="90.0 (0.0 to 100.0)").first.is_visible()
+        assert shown.locator("svg polyline").count() == 2
+        assert shown.locator("img").count() == 2 + 4 + 8  # PCA; images that a, and that b, gets wrong
+        assert shown.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        assert shown.get_by_text("<b>poly").count() > 0
+        assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+        shown.screenshot(path=str(tmp_path / "page.png"), full_page=True)
+        browser.close()
+    assert Image.open(tmp_path / "page.png").height > 800
 
 
 def test_images_that_only_one_model_misses_come_first(tmp_path: Path) -> None:
