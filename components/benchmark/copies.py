@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from components.benchmark.contenders import Contender
+from components.benchmark.feature_cache import cached_features
 from components.benchmark.figure import Figure
 from components.benchmark.measured import Measured, Setup
-from components.benchmark.spread import Pictured, features_of
+from components.benchmark.spread import Pictured
 from components.evaluation.copies_set import CopiesSet
 from components.evaluation.labelled_set import Files
 from components.evaluation.retrieval import copy_precision, unit
@@ -17,9 +17,11 @@ from components.evaluation.retrieval import copy_precision, unit
 def measure_copies(contenders: Sequence[Contender], copies: CopiesSet, setup: Setup) -> Measured:
     """micro-AP of all contenders on a set of queries and references."""
     batch, found, sides = setup.protocol.params.features.batch_size, [], []
-    for paths, label in ((copies.queries, "queries"), (copies.references, "references")):
-        pictured = Pictured(Files(paths), partial(copies.files_digest, paths), f"{copies.name} {label}")
-        sides.append(features_of(contenders, pictured, batch, setup.place))
+    for pictured in (
+        Pictured(Files(copies.queries), copies.query_digests, f"{copies.name} queries"),
+        Pictured(Files(copies.references), copies.reference_digests, f"{copies.name} references"),
+    ):
+        sides.append(cached_features(contenders, pictured, batch, setup.place))
     for one in contenders:
         ours, theirs = (unit(one.extractor.main(side[one.name]), one.name) for side in sides)
         value = round(100 * copy_precision(ours, theirs, copies.pairs), 3)

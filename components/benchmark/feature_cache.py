@@ -1,66 +1,67 @@
-"""Features kept between runs by weights, images, and how features are taken: what changes any is a new file."""
+"""Features of a set's images, computed where they are not kept: those of networks go through the feature store."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from components.benchmark.contenders import Contender
 from components.benchmark.spread import HERE, Pictured, Place, features_of
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.feature_store import CLS, PATCHES, FeatureStore, Seen, store_of
 from components.evaluation.features import FeatureParams, Rows
-from components.learning.export import ModelCard, weights_digest
-from components.learning.vit import VisionTransformer
-from components.params import fingerprint, results
-from components.storage import atomic_file
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Where a contender's features are kept, and as what: name and columns of each part."""
+
+    store: FeatureStore
+    parts: dict[str, slice]
 
 
 def cached_features(
-    contenders: Sequence[Contender],
-    benchmark: Benchmark,
-    params: FeatureParams,
-    folder: Path | None,
-    place: Place = HERE,
+    contenders: Sequence[Contender], pictured: Pictured, batch_size: int, place: Place = HERE
 ) -> dict[str, Rows]:
-    """Features [n, D] of all images by the contender's name; those of checkpoints are read from ``folder`` if there.
+    """Features [n, D] of all images by the contender's name; those of networks are read if all are kept.
 
-    Without a folder nothing is kept. A file that cannot be read is made anew.
+    Without ``place.kept`` nothing is kept.
     """
-    paths: dict[str, Path] = {}
-    for one in contenders if folder is not None else ():
-        # An untrained network's normalisation is that of its trained twin, which the contender does not hold.
-        if one.model is not None and one.card is not None:
-            paths[one.name] = Path(folder or "") / f"{_key(one.model, one.card, one, benchmark, params)}.npy"
-    found = {name: rows for name, path in paths.items() if (rows := _read(path, len(benchmark.keys))) is not None}
+    kept: dict[str, _Kept] = {}
+    found: dict[str, Rows] = {}
+    digests: Sequence[str] = []
+    if place.kept is not None:
+        digests = pictured.digests()
+        kept = {one.name: where for one in contenders if (where := _kept(one, place.kept)) is not None}
+    for name, where in kept.items():
+        rows, there = where.store.read(digests, list(where.parts))
+        if there.all():
+            found[name] = rows
     missing = [one for one in contenders if one.name not in found]
-    pictured = Pictured(benchmark.images, lambda: benchmark.digest, f"{benchmark.name} features")
-    made = features_of(missing, pictured, params.batch_size, place)
+    made = features_of(missing, pictured, batch_size, place)
     for name, rows in made.items():
-        if name in paths:
-            with atomic_file(paths[name]) as file:
-                np.save(file, rows)
+        if name in kept:
+            kept[name].store.keep(digests, {part: rows[:, at] for part, at in kept[name].parts.items()})
     return {one.name: found[one.name] if one.name in found else made[one.name] for one in contenders}
 
 
-def _key(
-    model: VisionTransformer, card: ModelCard, contender: Contender, benchmark: Benchmark, params: FeatureParams
-) -> str:
-    about = {
-        "weights": weights_digest(model),
-        "vit": model.config.model_dump(mode="json"),
-        "normalisation": [list(card.mean), list(card.std)],
-        "images": benchmark.digest,
-        "features": results(params),
-        "size": contender.extractor.size,
-    }
-    return fingerprint(about)
-
-
-def _read(path: Path, count: int) -> Rows | None:
-    try:
-        rows: Rows = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+def _kept(contender: Contender, folder: Path) -> _Kept | None:
+    """None of what is no network: its features cost little, or depend on more than the image."""
+    recipe, model, extractor = contender.recipe, contender.model, contender.extractor
+    if recipe is None or model is None:
         return None
-    return rows if rows.ndim == 2 and len(rows) == count else None
+    seen = Seen(recipe.mean, recipe.std, extractor.size, extractor.crop)
+    return _Kept(store_of(folder, model, seen), parts_of(recipe.features, model.config.embed_dim, len(model.blocks)))
+
+
+def parts_of(features: FeatureParams, width: int, depth: int) -> dict[str, slice]:
+    """Columns of a network's features by what they are called in the store.
+
+    ``cls``, ``patches`` and ``cls-2`` (of the second block from the end) are tokens as they are. The halves of
+    ``cls+patches`` have unit length each, so they are kept under that name.
+    """
+    if features.blocks is None:
+        return {features.tokens: slice(None)}
+    blocks = min(features.blocks, depth)
+    names = [f"{CLS}-{number}" for number in range(blocks, 1, -1)] + [CLS, PATCHES]
+    return {name: slice(number * width, (number + 1) * width) for number, name in enumerate(names)}

@@ -17,6 +17,7 @@ from components.benchmark.protocol import Protocol
 from components.benchmark.ranking import copy_scores, retrieval_scores
 from components.benchmark.robust import measure_robust
 from components.benchmark.scoring import check_finite, outcomes, scores
+from components.benchmark.spread import pictured
 from components.evaluation.dense_set import DenseBenchmark
 from components.evaluation.features import Rows, square
 from components.evaluation.labelled_set import Benchmark
@@ -47,7 +48,7 @@ def measure(
     """The scores of all contenders on one benchmark, and on the sets that test its classifiers."""
     params, protocol, device = setup.params, setup.protocol, setup.device
     contenders = _with_patches(contenders, benchmark, params, protocol)
-    features = cached_features(contenders, benchmark, protocol.params.features, setup.cache, setup.place)
+    features = cached_features(contenders, pictured(benchmark), protocol.params.features.batch_size, setup.place)
     check_finite(features)
     confidence = params.intervals.confidence
     both = {

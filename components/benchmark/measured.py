@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
@@ -25,11 +24,6 @@ class Setup:
     protocol: Protocol
     device: str = "cpu"  # of heads, and of what this process computes
     place: Place = HERE
-
-    @property
-    def cache(self) -> Path | None:
-        """The folder of kept features."""
-        return None if self.params.feature_cache is None else Path(self.params.feature_cache)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from components.benchmark.contenders import Contender
+from components.benchmark.feature_cache import cached_features
 from components.benchmark.figure import Figure
 from components.benchmark.measured import Measured
 from components.benchmark.protocol import Protocol
-from components.benchmark.spread import HERE, Pictured, Place, features_of
+from components.benchmark.spread import HERE, Pictured, Place
 from components.errors import VitrailError
 from components.evaluation.benchmarks import RevisitedParams, load_benchmark
 from components.evaluation.labelled_set import named_picture
@@ -72,21 +73,27 @@ class NamedPictures:
         found._paths, found._boxes = self._paths[start:stop], self._boxes[start:stop]
         return found
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over files and boxes. It reads every file."""
+    def digests(self) -> list[str]:
+        """SHA-256 (hex) of each picture: of its file, or of file and box. It reads every file."""
         files = [sha256(path.read_bytes()).hexdigest() for path in self._paths]
-        return fingerprint([files, [None if box is None else list(box) for box in self._boxes]])
+        return [
+            file if box is None else fingerprint([file, list(box)])
+            for file, box in zip(files, self._boxes, strict=True)
+        ]
 
 
 def revisited(
     contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int, place: Place = HERE
 ) -> dict[str, dict[str, Level]]:
     """Contender -> level -> figures."""
-    known = NamedPictures(folder, truth.database)
-    database = features_of(contenders, Pictured(known, lambda: known.digest, "database"), batch_size, place)
-    asked = NamedPictures(folder, truth.queries, truth.boxes)
-    queries = features_of(contenders, Pictured(asked, lambda: asked.digest, "queries"), batch_size, place)
+    sides = {
+        "database": NamedPictures(folder, truth.database),
+        "queries": NamedPictures(folder, truth.queries, truth.boxes),
+    }
+    database, queries = (
+        cached_features(contenders, Pictured(side, side.digests, label), batch_size, place)
+        for label, side in sides.items()
+    )
     found = {}
     for contender in contenders:
         main = contender.extractor.main

@@ -16,7 +16,7 @@ class BenchmarkStageParams(Strict):
 
     device: str = "auto"  # auto, cpu or cuda
     protocol: Name  # a file in params/protocols/
-    feature_cache: str | None = None  # folder in which checkpoints' features are kept; None: nowhere
+    feature_cache: str | None = None  # folder of the feature store; None: features are not kept
     executor: ExecutorParams = ExecutorParams(workers=0)
     baselines: BaselineParams
     patch_kmeans: PatchKmeansParams | None = None  # None: not a baseline

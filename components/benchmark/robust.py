@@ -13,6 +13,7 @@ from components.benchmark.measured import Measured, Setup
 from components.benchmark.outcome import Outcome
 from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import scores
+from components.benchmark.spread import pictured
 from components.evaluation.corruptions import corruption_error, mean_corruption_error
 from components.evaluation.features import Rows
 from components.evaluation.labelled_features import LabelledFeatures
@@ -29,7 +30,8 @@ def measure_robust(measured: Measured, features: Mapping[str, Rows], robust: Rob
         features: [n, D] of all images of the benchmark, by the contender's name.
     """
     params, protocol = setup.params, setup.protocol
-    theirs = cached_features(measured.contenders, robust.pictures, protocol.params.features, setup.cache, setup.place)
+    batch, images = protocol.params.features.batch_size, pictured(robust.pictures)
+    theirs = cached_features(measured.contenders, images, batch, setup.place)
     right: dict[str, dict[tuple[str, str], Outcome]] = {}
     for one in measured.contenders:
         every = LabelledFeatures(one.extractor.main(features[one.name]), measured.benchmark.labels[robust.task])

@@ -16,7 +16,7 @@ import numpy as np
 
 from components.benchmark.contenders import Contender, Recipe
 from components.evaluation.features import Extractor, Rows, batches, extract
-from components.evaluation.labelled_set import Divisible, Images
+from components.evaluation.labelled_set import Benchmark, Divisible, Images
 from components.executor import ExecutorParams, map_shards
 from components.learning.export import weights_digest
 from components.params import fingerprint, results
@@ -29,11 +29,12 @@ PART = 512  # images, in whole batches: each batch is the same wherever it is co
 
 @dataclass(frozen=True)
 class Place:
-    """Where features are computed, and where finished parts wait for the others."""
+    """Where features are computed, where finished parts wait for the others, and where all are kept for other runs."""
 
     executor: ExecutorParams = field(default_factory=ExecutorParams)
     device: str = "cpu"  # of a worker, which keeps to one GPU of its machine; "auto": what is there where it runs
     work: Path | None = None  # None: all is computed in this process
+    kept: Path | None = None  # folder of the feature store; None: nothing is kept
 
     @property
     def spreads(self) -> bool:
@@ -48,8 +49,13 @@ class Pictured(NamedTuple):
     """Images whose features are wanted."""
 
     images: Images
-    digest: Callable[[], str]  # of their files and order; called where parts are kept
+    digests: Callable[[], Sequence[str]]  # SHA-256 (hex) of each; called where features are kept
     label: str  # for progress
+
+
+def pictured(benchmark: Benchmark) -> Pictured:
+    """The images of ``benchmark``."""
+    return Pictured(benchmark.images, lambda: benchmark.digests, f"{benchmark.name} features")
 
 
 class Part(NamedTuple):
@@ -85,9 +91,9 @@ def features_of(
     rows = max(1, PART // batch_size) * batch_size
     starts = range(0, len(images), rows)
     makers = {one.name: _maker(one) for one in contenders}
+    digest = fingerprint(list(pictured.digests()))
     folders = {
-        one.name: place.work / _mark(one, makers[one.name], pictured.digest(), [len(images), batch_size])
-        for one in contenders
+        one.name: place.work / _mark(one, makers[one.name], digest, [len(images), batch_size]) for one in contenders
     }
     for folder in folders.values():
         folder.mkdir(parents=True, exist_ok=True)

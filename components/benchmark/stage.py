@@ -77,7 +77,8 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
     recorded = params.model_dump(mode="json", exclude={"executor"})
     recorded["protocol"] = protocol.params.model_dump(mode="json")
     # Features that other processes have computed wait beside the results, where an interrupted run finds them.
-    place = Place(params.executor, params.device, outputs.with_name(f".{outputs.name}.features"))
+    kept = None if params.feature_cache is None else Path(params.feature_cache)
+    place = Place(params.executor, params.device, outputs.with_name(f".{outputs.name}.features"), kept)
     setup = Setup(params, protocol, device, place)
     recording = tracking.run("benchmark", "benchmark", context.tracking, recorded, protocol.tags)
     with hold(outputs), recording as run, kept_workers(params.executor):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +48,13 @@ class CopiesSet:
         """SHA-256 (hex) over files and pairs. The first access reads every file."""
         return fingerprint([self.pictures.digest, len(self.queries), [list(pair) for pair in self.pairs]])
 
-    def files_digest(self, paths: list[Path]) -> str:
-        """SHA-256 (hex) over some of the files, in their order."""
-        return fingerprint([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
+    def query_digests(self) -> list[str]:
+        """SHA-256 (hex) of each query's file."""
+        return self.pictures.digests[: len(self.queries)]
+
+    def reference_digests(self) -> list[str]:
+        """SHA-256 (hex) of each reference's file."""
+        return self.pictures.digests[len(self.queries) :]
 
 
 def load_copies(name: str, params: CopiesParams) -> CopiesSet:

@@ -113,7 +113,9 @@ def predict(*, options: Options[PredictOptions]) -> None:
     from components.release.labelled import predict as predictions
     from components.storage import atomic_file
 
-    rows = predictions(options.classifier, options.images, options.places(), options.model, options.device)
+    rows = predictions(
+        options.classifier, options.images, options.places(), options.model, options.device, options.feature_cache
+    )
     if options.out is None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(rows)
         return

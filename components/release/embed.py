@@ -21,6 +21,7 @@ from components.progress import Progress
 from components.release.features import FeatureSpec, Row, embed
 from components.release.fetch import pinned
 from components.release.images import Part, Places, digest_of, parts_of, read_part
+from components.release.kept_features import embed_kept
 from components.release.load import LoadedModel, load_model, weights_digests, worker_device
 from components.release.outputs import check_replaceable
 from components.storage import StorageParams, atomic_dir
@@ -41,6 +42,7 @@ class Job:
     spec: FeatureSpec
     storage: StorageParams
     work: Path  # folder of finished parts
+    kept: Path | None = None  # of the feature store
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class EmbedParams:
     device: str = "auto"  # auto: GPUs where there are some
     form: Literal["parquet", "npy"] = "parquet"
     part_rows: int = 0  # images a part; 0: 4096, or 512 with patches
+    kept: Path | None = None  # folder of the feature store, which the benchmark stage may share; None: none
 
 
 def features_schema(spec: FeatureSpec) -> pa.Schema:
@@ -97,7 +100,7 @@ def embed_all(model: str, images: str, out: Path, params: EmbedParams) -> dict[s
     mark = fingerprint(card.vit, [card.mean, card.std, card.image_size], weights, results(spec), digest_of(parts))
     work = out.with_name(f".{out.name}.work") / mark[:16]
     work.mkdir(parents=True, exist_ok=True)
-    job = Job(str(model), params.device, spec, params.places.storage, work)
+    job = Job(str(model), params.device, spec, params.places.storage, work, params.kept)
     files = [work / part_name(part.number, len(parts)) for part in parts]
     waiting = [part for part, file in zip(parts, files, strict=True) if not file.exists()]
     total = sum(map(len, parts))
@@ -144,7 +147,9 @@ def _model(source: str, device: str) -> LoadedModel:
 def _embed_part(job: Job, count: int, part: Part) -> Path:
     """Write the features of ``part``; runs in a worker."""
     model = _model(job.model, worker_device(job.device, part.number))
-    rows = list(embed(model, read_part(part, job.storage), job.spec))
+    images = read_part(part, job.storage)
+    made = embed(model, images, job.spec) if job.kept is None else embed_kept(model, images, job.spec, job.kept)
+    rows = list(made)
     schema = features_schema(job.spec)
     return write_part(job.work / part_name(part.number, count), table_of(rows, schema), schema)
 

@@ -27,6 +27,7 @@ from components.release.embed import EmbedParams, embed_all
 from components.release.features import FeatureSpec, Row, embed, pixels
 from components.release.fetch import pinned
 from components.release.images import Part, Places, parts_of, read_part, single
+from components.release.kept_features import embed_kept
 from components.release.load import check_weights, load_model
 from components.release.outputs import check_replaceable
 from components.release.pictures import save_png, tiled
@@ -63,8 +64,14 @@ def fit_folder(
     return classifier
 
 
-def predict(folder: Path, images: str, places: Places, model: str | None, device: str) -> Iterator[list[Any]]:
-    """Rows of a table: key, class, score, a score a class, error; the first row names them."""
+def predict(
+    folder: Path, images: str, places: Places, model: str | None, device: str, kept: Path | None = None
+) -> Iterator[list[Any]]:
+    """Rows of a table: key, class, score, a score a class, error; the first row names them.
+
+    Args:
+        kept: folder of the feature store.
+    """
     classifier = load_classifier(folder)
     facts = classifier.facts
     spec = FeatureSpec(**facts.spec)
@@ -73,7 +80,8 @@ def predict(folder: Path, images: str, places: Places, model: str | None, device
         check_weights(model or facts.model, facts.weights, "this classifier")
     yield ["key", "class", "score", *facts.classes, "error"]
     for part in parts_of(images, 4096, places):
-        rows = embed(loaded, read_part(part, places.storage), spec)
+        encoded = read_part(part, places.storage)
+        rows = embed(loaded, encoded, spec) if kept is None else embed_kept(loaded, encoded, spec, kept)
         while batch := list(islice(rows, 256)):
             yield from _answers(classifier, batch)
 

@@ -41,6 +41,8 @@ class ViewOptions:
     """Folder with the shards of a manifest."""
     storage: Path = Path("params/storage.yaml")
     """The store of s3:// images."""
+    feature_cache: Path | None = None
+    """Folder of kept features, as in params/benchmark.yaml: an image goes through a model once."""
 
     def spec(self, kinds: tuple[Kind, ...] = ("cls",)) -> FeatureSpec:
         """Which features are computed, and of which pixels."""
@@ -71,7 +73,8 @@ class ViewOptions:
         """How features are computed: in this process, as a table."""
         from components.release.embed import EmbedParams
 
-        return EmbedParams(spec, self.places(), ExecutorParams(kind="pool", workers=0), self.device, "parquet", 0)
+        executor = ExecutorParams(kind="pool", workers=0)
+        return EmbedParams(spec, self.places(), executor, self.device, kept=self.feature_cache)
 
 
 @as_options
@@ -101,7 +104,7 @@ class EmbedOptions(ExecutorOptions, ImagesOptions):
         executor = parse_params(given, ExecutorParams, "embed")
         if self.part_rows < 0:
             raise VitrailError(f"--part-rows {self.part_rows}: 0 or more images")
-        return EmbedParams(spec, self.places(), executor, self.device, form, self.part_rows)
+        return EmbedParams(spec, self.places(), executor, self.device, form, self.part_rows, self.feature_cache)
 
 
 def files_of(named: tuple[str, ...], most: int) -> list[Path]:

@@ -56,7 +56,7 @@ def contenders(files: list[Path]) -> list[Contender]:
 
 
 def pictured(images: Images) -> Pictured:
-    return Pictured(images, lambda: "digest", "features")
+    return Pictured(images, lambda: ["digest"], "features")
 
 
 def test_a_pool_of_two_gives_the_bytes_of_one_process(
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_with_the_parts_that_lack(
     assert all(found[name].tobytes() == rows.tobytes() for name, rows in here.items())
 
     # Parts of other images, of another order or of another network are not used.
-    features_of([network], Pictured(Files(files), lambda: "other", ""), BATCH, place)
+    features_of([network], Pictured(Files(files), lambda: ["other"], ""), BATCH, place)
     assert len(computed) == 8
 
 
