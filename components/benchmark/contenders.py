@@ -50,10 +50,17 @@ class Recipe:
         Raises:
             VitrailError: the model cannot be read, or has other weights by now.
         """
+        return self.around(self._read(device), device)
+
+    def patches(self, device: str) -> PatchExtractor:
+        """What makes tokens of patches of the same model; raises what :meth:`made` raises."""
+        return network_patches(self._read(device), self.mean, self.std, device)
+
+    def _read(self, device: str) -> VisionTransformer:
         model, weights = _model(self.source, self.untrained_seed, device)
         if self.weights not in ("", weights):
             raise VitrailError(f"{self.source}: it changed while it was being measured; run again")
-        return self.around(model, device)
+        return model
 
 
 @lru_cache(maxsize=32)

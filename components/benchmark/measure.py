@@ -18,27 +18,36 @@ from components.benchmark.ranking import copy_scores, retrieval_scores
 from components.benchmark.robust import measure_robust
 from components.benchmark.scoring import check_finite, outcomes, scores
 from components.benchmark.spread import pictured
-from components.evaluation.dense_set import DenseBenchmark
+from components.benchmark.spread_dense import dense_task, spread_figures, video_task
+from components.evaluation.dense_layouts import DenseParams, load_dense
 from components.evaluation.features import Rows, square
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.patch_kmeans import fit_patch_kmeans
 from components.evaluation.robustness import RobustSet
-from components.evaluation.video_set import VideoSet
+from components.evaluation.video_set import DavisParams, load_davis
 from components.progress import track
 
 PATCHES = "patch k-means"
 PATCH_IMAGES = 500  # training images that its patches are drawn from
 
 
-def measure_dense(contenders: Sequence[Contender], pictures: DenseBenchmark, setup: Setup) -> Measured:
+def measure_dense(contenders: Sequence[Contender], name: str, spec: DenseParams, setup: Setup) -> Measured:
     """The figures of all contenders on one set of masks or depths."""
-    found = dense_figures(contenders, pictures, setup.protocol, setup.params.intervals.confidence, setup.device)
+    pictures, confidence = load_dense(name, spec), setup.params.intervals.confidence
+    if setup.place.spreads:
+        found = spread_figures(dense_task(name, spec, setup.protocol, confidence), contenders, setup.place)
+    else:
+        found = dense_figures(contenders, pictures, setup.protocol, confidence, setup.device)
     return Measured(pictures.pictures, list(contenders), found, pictures)
 
 
-def measure_videos(contenders: Sequence[Contender], video: VideoSet, setup: Setup) -> Measured:
+def measure_videos(contenders: Sequence[Contender], name: str, spec: DavisParams, setup: Setup) -> Measured:
     """The figures of all contenders on one set of videos."""
-    found = video_figures(contenders, video, setup.protocol, setup.params.intervals.confidence, setup.device)
+    video, confidence = load_davis(name, spec), setup.params.intervals.confidence
+    if setup.place.spreads:
+        found = spread_figures(video_task(name, spec, setup.protocol, confidence), contenders, setup.place)
+    else:
+        found = video_figures(contenders, video, setup.protocol, confidence, setup.device)
     return Measured(video.pictures, list(contenders), found, own_digest=video.digest)
 
 

@@ -36,10 +36,8 @@ from components.benchmark.training_curves import read_curve, trade_off_table
 from components.context import StageContext
 from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
 from components.evaluation.copies_set import load_copies
-from components.evaluation.dense_layouts import load_dense
 from components.evaluation.robustness import RobustSet, load_robustness
 from components.evaluation.seeds import seed_images
-from components.evaluation.video_set import load_davis
 from components.executor import kept_workers
 from components.images.decode import RGB
 from components.lock import hold
@@ -87,10 +85,9 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
         measured: list[Measured] = []
         for one in loaded:
             measured += measure(contenders, one, robust[one.name], setup)
-        dense = [load_dense(name, spec) for name, spec in inputs.benchmarks.dense.items()]
-        measured += [measure_dense(contenders, pixels, setup) for pixels in dense]
-        videos = [load_davis(name, spec) for name, spec in inputs.benchmarks.videos.items()]
-        measured += [measure_videos(contenders, video, setup) for video in videos]
+        dense, videos = inputs.benchmarks.dense.items(), inputs.benchmarks.videos.items()
+        measured += [measure_dense(contenders, name, spec, setup) for name, spec in dense]
+        measured += [measure_videos(contenders, name, spec, setup) for name, spec in videos]
         copies = [load_copies(name, spec) for name, spec in inputs.benchmarks.copies.items()]
         measured += [measure_copies(contenders, one, setup) for one in copies]
         found = inputs.benchmarks.revisited.items()

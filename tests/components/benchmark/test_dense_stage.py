@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,11 +17,20 @@ import torch
 import yaml
 from PIL import Image
 
+from components.benchmark import spread_dense
+from components.benchmark.contenders import gather
+from components.benchmark.measure import measure_dense
+from components.benchmark.measured import Setup
+from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
+from components.benchmark.spread import HERE, Place
 from components.errors import VitrailError
+from components.evaluation.benchmarks import BenchmarksFile
+from components.executor import ExecutorParams
 from components.learning.export import ModelCard, export_model
 from components.learning.vit import VisionTransformer, ViTConfig
+from components.params import load_params
 from components.tracking import null_run
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,6 +130,32 @@ def test_segmentation_depth_and_matching_stand_in_every_table(
     assert {len(row["values"]) for row in paired if row["benchmark"] == "tissue" and row["task"] == "segmentation"} == {
         content["benchmarks"]["tissue"]["test"]
     }
+
+
+def test_workers_that_measure_a_network_each_find_the_same_figures(
+    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards: list[int] = []
+
+    def travelled(task: Any, works: list[Any], params: ExecutorParams) -> Iterator[Any]:
+        shards.append(len(works))
+        for work in works:
+            task_there, work_there = pickle.loads(pickle.dumps((task, work)))
+            yield pickle.loads(pickle.dumps(task_there(work_there)))
+
+    monkeypatch.setattr(spread_dense, "map_shards", travelled)
+    params = load_params(workspace / "params/benchmark.yaml", BenchmarkStageParams)
+    protocol = load_protocol(workspace / "params", "small100", ["matching=null"])
+    place = Place(ExecutorParams(workers=2), "cpu", tmp_path)
+    contenders = gather([workspace / "pretrain"], protocol.params.features, params.baselines, "cpu")
+    sets = load_params(workspace / "benchmarks.yaml", BenchmarksFile).dense
+    setup = Setup(params, protocol, "cpu", place)
+    there = measure_dense(contenders, "motorcycle", sets["motorcycle"], setup)
+    here = measure_dense(contenders, "motorcycle", sets["motorcycle"], replace(setup, place=HERE))
+    assert shards == [3]
+    assert there.dense == here.dense
+    assert {figure.model for figure in here.dense} == {"raw pixels", "untrained tiny", "pretrain tiny"}
+    assert there.digest == here.digest
 
 
 def test_the_comparison_opens_as_one_page_and_the_gate_reads_every_metric(workspace: Path, tmp_path: Path) -> None:
