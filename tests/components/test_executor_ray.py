@@ -148,7 +148,7 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytes
     assert {name: rows.shape[0] for name, rows in found.items()} == {one.name: 4 for one in contenders}
     for name, rows in here.items():
         np.testing.assert_allclose(found[name], rows, rtol=1e-5, atol=1e-5)
-    assert not place.work.exists()
+    assert not (tmp_path / "features").exists()
 
     for file in tmp_path.glob("*.txt"):
         file.unlink()
