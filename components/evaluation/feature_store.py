@@ -8,7 +8,7 @@ changed, so several processes may write and read at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -54,30 +54,32 @@ class FeatureStore:
         kept = np.ones(len(wanted), bool)
         columns: list[Rows] = []
         for part in parts:
-            found, rows = np.zeros(len(wanted), bool), None
-            for segment, known in self._known().items():
-                at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-                here = (known[at] == wanted) & ~found
-                if not here.any() or (values := _rows(segment / f"{part}.npy", len(known))) is None:
-                    continue
-                if rows is None:
+            found, rows = np.zeros(len(wanted), bool), np.empty((len(wanted), 0), np.float32)
+            for here, at, values in self._found(wanted, part):
+                if not rows.shape[1]:
                     rows = np.empty((len(wanted), values.shape[1]), np.float32)
-                rows[here] = values[at[here]]
+                rows[here] = values[at]
                 found |= here
             kept &= found
-            if rows is None:
-                return np.empty((len(wanted), 0), np.float32), np.zeros(len(wanted), bool)
             columns.append(rows)
+        if not kept.any():
+            return np.empty((len(wanted), 0), np.float32), kept
         return columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1), kept
 
     def keep(self, digests: Sequence[str], parts: Mapping[str, Rows]) -> None:
         """Keep rows [n, D] of ``parts``; an image that has them already, or is not finite, is left out."""
         if not digests or not parts:
             return
-        _, kept = self.read(digests, list(parts))
+        wanted = np.array(digests, "S64")
+        kept = np.ones(len(wanted), bool)
+        for part in parts:
+            found = np.zeros(len(wanted), bool)
+            for here, _, _ in self._found(wanted, part):
+                found |= here
+            kept &= found
         for rows in parts.values():
             kept |= ~np.isfinite(rows).all(axis=1)
-        names, first = np.unique(np.array(digests, "S64"), return_index=True)
+        names, first = np.unique(wanted, return_index=True)
         new = ~kept[first]
         if not new.any():
             return
@@ -86,6 +88,16 @@ class FeatureStore:
             for part, rows in parts.items():
                 np.save(aside / f"{part}.npy", rows[first], allow_pickle=False)
             np.save(aside / f"{_KEYS}.npy", names, allow_pickle=False)
+
+    def _found(self, wanted: Digests, part: str) -> Iterator[tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], Rows]]:
+        """Of each segment: which of ``wanted`` [n] it has and none before had, where, and all its rows, unread."""
+        found = np.zeros(len(wanted), bool)
+        for segment, known in self._known().items():
+            at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+            here = (known[at] == wanted) & ~found
+            if here.any() and (values := _rows(segment / f"{part}.npy", len(known))) is not None:
+                found |= here
+                yield here, at[here], values
 
     def _known(self) -> dict[Path, Digests]:
         """Digests of every segment that is there by now."""
