@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,10 @@ from components.descriptors.kinds import (
 from components.descriptors.rows import Rows
 from components.descriptors.views import WHOLE, Views
 from components.evaluation.benchmarks import Benchmark
+from components.evaluation.labelled_set import Divisible, Images
+from components.executor import map_shards
+from components.progress import track
+from components.storage import StorageParams
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Described:
 
     folder: Path  # its weights and rows, named by all that they depend on
     descriptor: Descriptor
+    how: Describing  # by which a worker loads the descriptor again
+    storage: StorageParams
     rows: Rows  # [N, R, dim]
 
 
@@ -60,18 +66,50 @@ def describe_pool(
             adopt(given, weights)
         else:
             learn(given, learning_pictures(given, pool, folder, params.executor, params.chunk), weights)
-    rows = describe(pool, Describing(given, weights, views), folder, params.executor, params.chunk)
-    return Described(folder, load_descriptor(given, weights, pool.storage), rows)
+    how = Describing(given, weights, views)
+    rows = describe(pool, how, folder, params.executor, params.chunk)
+    return Described(folder, load_descriptor(given, weights, pool.storage), how, pool.storage, rows)
 
 
 def describe_set(
-    descriptor: Descriptor, one: Benchmark, views: Views = WHOLE, which: NDArray[np.int64] | None = None
+    described: Described,
+    one: Benchmark,
+    params: DedupParams,
+    views: Views = WHOLE,
+    which: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float16]:
-    """Descriptors [n, R, dim] of a benchmark's images, or of its rows ``which``."""
+    """Descriptors [n, R, dim] of a benchmark's images, or of its rows ``which``, in increasing order.
+
+    The images are spread over ``params.executor``, unless a plugin's cannot travel to other processes.
+    """
+    how = replace(described.how, views=views)
     chosen = np.arange(len(one.keys)) if which is None else which
-    rows = describe_pictures(descriptor, (one.images.rgb(int(row)) for row in chosen), views)
+    if isinstance(one.images, Divisible):
+        jobs = [
+            _SetPart(how, described.storage, one.images.part(start, start + params.chunk), rows - start)
+            for start in range(0, len(one.keys), params.chunk)
+            if len(rows := chosen[(chosen >= start) & (chosen < start + params.chunk)])
+        ]
+        done = map_shards(_describe_part, jobs, params.executor)
+        parts = [*track(done, f"descriptors of {one.name}", len(jobs), unit="chunks")]
+    else:
+        parts = [_describe_part(_SetPart(how, described.storage, one.images, chosen))]
+    rows = np.concatenate(parts)
     check_described(rows, lambda i: f"benchmark image {one.keys[chosen[i]]}")
     return rows
+
+
+@dataclass(frozen=True)
+class _SetPart:
+    how: Describing
+    storage: StorageParams
+    images: Images
+    rows: NDArray[np.int64]  # of ``images``
+
+
+def _describe_part(part: _SetPart) -> NDArray[np.float16]:
+    descriptor = load_descriptor(part.how.params, part.how.weights, part.storage)
+    return describe_pictures(descriptor, (part.images.rgb(int(row)) for row in part.rows), part.how.views)
 
 
 def held_out_images(

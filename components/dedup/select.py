@@ -67,7 +67,7 @@ def _by_queries(
         other = describe_pool(how.descriptor, params, pool, files.folder, "retrieval")
         rows = other.rows
         embedded = {
-            name: describe_set(other.descriptor, sets[name][0], which=chosen)[:, 0] for name, chosen in training.items()
+            name: describe_set(other, sets[name][0], params, which=chosen)[:, 0] for name, chosen in training.items()
         }
     points = gathered(rows.open()[:, 0], survivors, files.folder / "survivors.npy")
     found, summaries = retrieve(points, embedded, how, params.neighbours)

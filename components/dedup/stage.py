@@ -82,7 +82,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         work, views = outputs.parent / f".{outputs.name}.work", params.described_views()
         described = describe_pool(params.descriptor, params, pool, work, "descriptors", views)
         rows = described.rows.open()  # [N, R, dim], on disk
-        of_sets = {name: describe_set(described.descriptor, one, views) for name, one in sets.items()}
+        of_sets = {name: describe_set(described, one, params, views) for name, one in sets.items()}
         at = thresholds(params, pool, described, sets, of_sets)
         held_out = held_out_images(params, sets, of_sets, described.descriptor.dim)
         files = JoinFiles(fresh_folder(work / "joins"))
