@@ -86,15 +86,15 @@ def describe_set(
     chosen = np.arange(len(one.keys)) if which is None else which
     if isinstance(one.images, Divisible):
         jobs = [
-            _SetPart(how, described.storage, one.images.part(start, start + params.chunk), rows - start)
+            _SetPart(how, described.storage, one.images.part(start, start + params.chunk), inside - start)
             for start in range(0, len(one.keys), params.chunk)
-            if len(rows := chosen[(chosen >= start) & (chosen < start + params.chunk)])
+            if len(inside := chosen[(chosen >= start) & (chosen < start + params.chunk)])
         ]
         done = map_shards(_describe_part, jobs, params.executor)
         parts = [*track(done, f"descriptors of {one.name}", len(jobs), unit="chunks")]
     else:
         parts = [_describe_part(_SetPart(how, described.storage, one.images, chosen))]
-    rows = np.concatenate(parts)
+    rows: NDArray[np.float16] = np.concatenate(parts)
     check_described(rows, lambda i: f"benchmark image {one.keys[chosen[i]]}")
     return rows
 

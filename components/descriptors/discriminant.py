@@ -94,11 +94,11 @@ def _features(picture: RGB, params: FeatureParams) -> NDArray[np.float32]:
     gray = (gray - gray.mean()) / (gray.std() + 4)  # brightness and contrast are no part of a copy
     small = cv2.resize(gray, (params.thumbnail, params.thumbnail), interpolation=cv2.INTER_AREA).ravel()
     smooth = cv2.GaussianBlur(gray, (0, 0), 1.0)
-    dx, dy = cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
+    slopes = np.stack([cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1)], -1)  # [s, s, 2]
     turn = 2 * np.pi * np.arange(params.orientations) / params.orientations
-    energy = np.maximum(dx[..., None] * np.cos(turn) + dy[..., None] * np.sin(turn), 0).astype(np.float32)
-    local = cv2.blur(np.square(energy).sum(-1), (9, 9)).clip(0)  # rounding may leave it a hair below zero
-    energy /= (np.sqrt(local) + 0.1)[..., None]
+    energy = np.maximum(slopes @ np.stack([np.cos(turn), np.sin(turn)]).astype(np.float32), 0)
+    local = cv2.blur(np.einsum("hwo,hwo->hw", energy, energy), (9, 9)).clip(0)  # rounding may leave it below zero
+    energy /= (np.sqrt(local) + np.float32(0.1))[..., None]
     # At half size it costs a tenth; the blur makes cells overlap, so that small shifts matter less.
     half = cv2.resize(energy, (params.side // 2, params.side // 2), interpolation=cv2.INTER_AREA)
     half = cv2.GaussianBlur(half, (0, 0), params.side / params.grid / 5)
