@@ -41,7 +41,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.log_every": 2,
         "run.checkpoint_every": 4,
     },
-    "params/demo/dedup.yaml": {"calibration.copies": 60},
+    "params/demo/dedup.yaml": {"calibration.copies": 60, "executor.workers": 0},
     "params/demo/pretrain/vitt.yaml": SMALL_PROBE,
     "params/demo/distill/vitxt.yaml": SMALL_PROBE,
     "params/demo/benchmark.yaml": {"pca.photographs": ["chelsea"]},

@@ -82,6 +82,7 @@ def params(**changes: object) -> DedupParams:
     content["retrieval"]["how"]["k"] = 1
     content["windows"] = [[0.85, 3]]
     content["chunk"] = 16
+    content["executor"]["workers"] = 0  # the demo has two
     return parse_params(content | changes, DedupParams, "test")
 
 
