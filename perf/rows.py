@@ -22,14 +22,20 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[1]
 A_SHARD, A_TABLE = 20_000, 1_000_000  # images a tar, links a table
+# components.tables.schemas.LINKS; which address a link has is drawn by a hash of its position
+_LINKS = """
+    SELECT position, format('http://host{}.test/a/path/of/some/length/{:012d}.jpg', one % 9973, one) AS url,
+           format('http://page{}.test/{:06d}', one % 9973, one % 1000) AS page, '' AS alt, '' AS licence, '' AS reason,
+           one % 100 = 0 AS opt_out, '' AS said, '' AS source, position - $start AS source_offset
+    FROM (
+        SELECT range AS position, (hash(range) % $addresses)::BIGINT AS one FROM range($start::BIGINT, $end::BIGINT)
+    )
+"""
 
 
 def main() -> dict[str, object]:
@@ -105,19 +111,14 @@ def joins(count: int, folder: Path) -> None:
 
 def links(count: int, folder: Path) -> Iterator[Path]:
     """Tables of ``count`` links to half as many addresses."""
-    from components.tables.schemas import LINKS
+    import duckdb
 
-    rng = np.random.default_rng(0)
+    connection = duckdb.connect()
     for start in range(0, count, A_TABLE):
-        rows = min(A_TABLE, count - start)
-        which = rng.integers(0, max(count // 2, 1), rows)
-        columns: dict[str, Any] = {name: np.full(rows, "", object) for name in LINKS.names}
-        columns["position"] = np.arange(start, start + rows)
-        columns["url"] = [f"http://host{one % 9973}.test/a/path/of/some/length/{one:012d}.jpg" for one in which]
-        columns["page"] = [f"http://page{one % 9973}.test/{one % 1000:06d}" for one in which]
-        columns |= {"opt_out": which % 100 == 0, "source_offset": np.arange(rows)}
         path = folder / f"links-{start:012d}.parquet"
-        pq.write_table(pa.table({name: columns[name] for name in LINKS.names}).cast(LINKS), path, compression="zstd")
+        connection.execute(f"COPY ({_LINKS}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)", {
+            "start": start, "end": min(start + A_TABLE, count), "addresses": max(count // 2, 1),
+        })  # fmt: skip
         yield path
 
 
