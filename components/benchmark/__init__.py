@@ -1,1 +1,6 @@
-"""Checkpoints compared on labelled images: ``python -m components.benchmark run``."""
+"""Checkpoints compared on labelled images: ``python -m components.benchmark run``.
+
+Nobody imports this room but ``inputs``, which reads its parameters. It promises equal conditions: every model meets
+the same images, the same features' settings and the same protocols, and every score has an interval. It trains no
+backbone.
+"""

@@ -1,1 +1,6 @@
-"""Curation: from crawled pages to clean, sharded, indexed images."""
+"""Curation: from crawled pages to clean, sharded, indexed images.
+
+Only ``inputs`` imports this room, for its parameters; later stages read its tables (``tables.schemas``). It promises
+a row in the index for every image that was found, kept or dropped, with the reason, and a driver whose memory does
+not grow with them.
+"""
