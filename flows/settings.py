@@ -31,6 +31,7 @@ class PlatformParams(Strict):
     mlflow_port: int = Field(ge=1, le=65535)
     work_pool: str = Field(min_length=1)  # Prefect's process pool
     runs_at_once: int = Field(ge=1, le=4096)  # flow runs that the pool works on at the same time
+    worker_poll: float = Field(gt=0, le=1_000_000)  # seconds between two looks of the worker for a queued run
     start_timeout: float = Field(gt=0, le=1_000_000)  # seconds that a server gets to become healthy
     stop_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for servers and the worker
     stage_grace: float = Field(gt=0, le=1_000_000)  # seconds between SIGTERM and SIGKILL for a cancelled stage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -71,9 +72,10 @@ class Postgres:
         import psutil
 
         server = psutil.Process(int((self._folder / "data/postmaster.pid").read_text().split()[0]))
-        every = [*server.children(recursive=True), server]
+        every = [server, *server.children(recursive=True)]
         for process in every:
-            process.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
         psutil.wait_procs(every)
 
     def _control(self, *words: str) -> None:

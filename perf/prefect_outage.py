@@ -23,7 +23,7 @@ from typing import Any
 
 LEASES = "prefect.server.concurrency.lease_storage.filesystem"  # as infra/local/stack.py sets it
 _PATIENCE = 600.0  # seconds for a server's start
-_RUN = """
+RUN = """
 import time
 from pathlib import Path
 from prefect import flow, task
@@ -61,7 +61,7 @@ def main() -> dict[str, Any]:
             "PYTHONPATH": str(Path.cwd()),
         }
         with _server(port, api, env, kill=True):
-            command = [sys.executable, "-c", _RUN]
+            command = [sys.executable, "-c", RUN]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
             run = subprocess.Popen(command, cwd=folder, env=env, **pipes)
             assert run.stdout is not None

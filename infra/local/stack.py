@@ -81,6 +81,7 @@ class Stack:
         # Heartbeats often enough that two may be lost; and patience with a server that is started again.
         env.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(max(30, int(self.params.silent_run / 3))))
         env.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+        env.setdefault("PREFECT_WORKER_QUERY_SECONDS", str(self.params.worker_poll))
         return env
 
     def exports(self) -> dict[str, str]:

@@ -1,63 +1,88 @@
-"""The platform on a real PostgreSQL with artifacts on S3: up, backed up while it runs, wiped, and brought back."""
+"""The platform on a real PostgreSQL with artifacts on S3: up, PostgreSQL killed, backed up, wiped, and brought back."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import contextlib
 import subprocess
-import tempfile
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from chain_helpers import copy_checkout, edit, run, stage_env
+from patience import PATIENCE
 
 from flows.settings import load_platform
 from infra.local.stack import Stack
+from perf._postgres import Postgres, binaries
+from perf.prefect_outage import RUN
 
 pytestmark = pytest.mark.e2e
 PASSWORD = "planted-password-of-postgres"
 
 
-def binaries() -> Path | None:
-    """Where PostgreSQL's programs are; None where there is no server."""
-    folders = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]
-    folders += [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
-    return next((folder for folder in folders if (folder / "initdb").exists()), None)
-
-
 @pytest.fixture(scope="module")
-def postgres(free_port: Callable[[], int]) -> Iterator[str]:
-    """A PostgreSQL server of its own on loopback; ``postgresql://user:password@host:port``."""
-    tools = binaries()
-    if tools is None:
+def server() -> Iterator[Postgres]:
+    """A PostgreSQL server of its own on loopback."""
+    if binaries() is None:
         pytest.skip("left out: no PostgreSQL here (apt-get install postgresql)")
-    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
-    folder = Path(tempfile.mkdtemp(prefix="vitrail-postgres-"))
-    port = free_port()
-    (folder / "password").write_text(PASSWORD)
-    if user:
-        shutil.chown(folder, user)
-        shutil.chown(folder / "password", user)
-    how = ["--auth=scram-sha-256", f"--pwfile={folder}/password", "--username=vitrail", "--no-sync"]
-    make = [tools / "initdb", "-D", folder / "data", *how]
-    subprocess.run(make, user=user, check=True, capture_output=True, cwd="/")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-    control = [tools / "pg_ctl", "-D", folder / "data", "-w"]
-    subprocess.run([*control, "-l", folder / "log", "-o", options, "start"], user=user, check=True, cwd="/")
-    try:
-        yield f"postgresql://vitrail:{PASSWORD}@127.0.0.1:{port}"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], user=user, check=True, cwd="/")
-        shutil.rmtree(folder)
+    with Postgres(PASSWORD, durable=True) as server:
+        yield server
+
+
+def killed_in_the_middle(server: Postgres, stack: Stack, client: Any, root: Path) -> None:
+    """PostgreSQL dies and comes back while a flow run works and metrics come in: nothing acknowledged is lost."""
+    from mlflow.exceptions import MlflowException
+
+    run_id = client.create_run(client.create_experiment("killed")).info.run_id
+    acknowledged: list[int] = []
+
+    def log(steps: range) -> None:
+        for step in steps:
+            with contextlib.suppress(MlflowException):
+                client.log_metric(run_id, "loss", 1 / (1 + step), step=step)
+                acknowledged.append(step)
+
+    flow_env = {**stack.runs(), "PYTHONPATH": str(root)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    flow = subprocess.Popen([sys.executable, "-c", RUN], cwd=root, env=flow_env, **pipes)
+    assert flow.stdout is not None
+    until(lambda: flow.stdout.readline().strip() == "at work" or flow.poll() is not None)
+    log(range(20))
+    writer = threading.Thread(target=log, args=(range(20, 60),))
+    writer.start()
+    server.kill()
+    server.start()
+    (root / "go").touch()
+    said, _ = flow.communicate(timeout=PATIENCE)
+    assert "COMPLETED" in said.split(), said[-2000:]
+    writer.join(PATIENCE)
+    log(range(60, 62))
+    assert {0, 19, 60, 61} <= set(acknowledged)
+    until(lambda: stack.healthy("prefect") and stack.healthy("mlflow") and stack.healthy("worker"))
+    kept = [point.step for point in client.get_metric_history(run_id, "loss")]
+    assert sorted(set(kept)) == sorted(kept)
+    assert set(acknowledged) <= set(kept)
+
+
+def until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_runs_models_and_deployments_come_back(
-    postgres: str, s3_endpoint: str, tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+    server: Postgres, s3_endpoint: str, tmp_path: Path, free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import psycopg2
     from mlflow import MlflowClient
+
+    postgres = server.url
 
     def sql(database: str, *statements: str) -> list[tuple[str, ...]]:
         connection = psycopg2.connect(f"{postgres}/{database}")
@@ -96,6 +121,7 @@ def test_runs_models_and_deployments_come_back(
         worker = stack.services["worker"].process()
         assert worker is not None
         assert PASSWORD not in str(worker.environ())  # nor do runs get it
+        killed_in_the_middle(server, stack, client, root)
         backed_up = run(root, "infra.local.backup", "kept", env=env)
         assert backed_up.code == 0, backed_up.text
         refused = run(root, "infra.local.restore", "kept", "--replace", env=env)

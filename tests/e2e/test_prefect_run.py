@@ -1,4 +1,4 @@
-"""A real Prefect server and worker: ``prefect deployment run pretrain/... --watch``, cancel, and a preset too large."""
+"""A real Prefect server and worker: a run that is watched, cancelled, retried, killed; a preset that is too large."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from flows.settings import load_platform
 from infra.local.stack import Stack
 
 pytestmark = pytest.mark.e2e
+STEPS = re.compile(r"\b(\d+)/100,?000 steps")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,15 @@ class Platform:
     def state(self, flow_run: str) -> dict[str, Any]:
         state: dict[str, Any] = self.api(f"flow_runs/{flow_run}")["state"]
         return state
+
+    def lines(self, flow_run: str) -> list[str]:
+        """The newest lines of the run's log, the last one first."""
+        asked = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_DESC", "limit": 200}
+        return [line["message"] for line in self.api("logs/filter", asked)]
+
+    def steps(self, flow_run: str) -> int:
+        """How far its training is."""
+        return max((int(found[1]) for line in self.lines(flow_run) if (found := STEPS.search(line))), default=0)
 
     def stage_processes(self) -> list[psutil.Process]:
         """Processes that train in this checkout."""
@@ -121,29 +131,38 @@ def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platfo
     assert recorded["info"]["status"] == "FINISHED"
 
 
-def test_a_preset_that_the_checkout_does_not_list_trains_in_a_workspace_of_its_own(platform: Platform) -> None:
-    shutil.copy2(platform.root / "params/pretrain/vitt.yaml", platform.root / "params/pretrain/other.yaml")
-    edit(platform.root / "params/pretrain/other.yaml", {"run.iterations": 4})
-    done = platform.prefect("deployment", "run", "pretrain/vitt", "--param", "preset=other", "--watch")
-    assert done.code == 0, done.text
-    assert (platform.root / "runs/pretrain-other/data/pretrain/other/model.json").is_file()
-    assert not (platform.root / "data/pretrain/other").exists()
-
-
-def test_cancel_ends_the_training_process(platform: Platform) -> None:
+def test_a_cancelled_run_is_ended_its_retry_resumes_and_a_killed_worker_takes_no_run_along(platform: Platform) -> None:
     edit(platform.root / "params/pretrain/vitt.yaml", {"run.iterations": 100_000})
     started = platform.prefect("deployment", "run", "pretrain/vitt")
-    flow_run = re.search(r"UUID: (\S+)", started.text)
-    assert flow_run is not None, started.text
-    wait_for(platform.stage_processes, 90, "a training process")
-    time.sleep(5)  # into the training itself
+    found = re.search(r"UUID: (\S+)", started.text)
+    assert found is not None, started.text
+    flow_run = found[1]
+    wait_for(lambda: platform.steps(flow_run), PATIENCE, "a step")
     processes = platform.stage_processes()
     assert processes
-    cancelled = platform.prefect("flow-run", "cancel", flow_run[1])
+    cancelled = platform.prefect("flow-run", "cancel", flow_run)
     assert cancelled.code == 0, cancelled.text
     psutil.wait_procs(processes, timeout=PATIENCE)
     assert platform.stage_processes() == []
-    wait_for(lambda: platform.state(flow_run[1])["type"] == "CANCELLED", 40, "the state CANCELLED")
+    wait_for(lambda: platform.state(flow_run)["type"] == "CANCELLED", PATIENCE, "the state CANCELLED")
+
+    retried = platform.prefect("flow-run", "retry", flow_run)
+    assert retried.code == 0, retried.text
+    wait_for(lambda: any("resuming after step" in line for line in platform.lines(flow_run)), PATIENCE, "a resume")
+    worker = platform.stack.services["worker"].process()
+    assert worker is not None
+    worker.kill()
+    before = platform.steps(flow_run)
+    wait_for(lambda: platform.steps(flow_run) > before, PATIENCE, "a step after the worker's end")
+    again = run(platform.root, "infra.local.stack", "up", env=stage_env())
+    assert again.code == 0, again.text
+
+    # The run's own process is killed: nothing it had started is left, whoever its worker was.
+    processes = platform.stage_processes()
+    [engine] = {parent for parent in processes[0].parents() if "prefect.engine" in " ".join(parent.cmdline())}
+    engine.kill()
+    psutil.wait_procs(processes, timeout=PATIENCE)
+    assert platform.stage_processes() == []
 
 
 def test_a_preset_that_does_not_fit_fails_in_seconds_with_what_it_needs(platform: Platform) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,26 @@ def test_every_manifest_fits_kubernetes_own_schema(version: str) -> None:
 
     for content in resources():
         kubernetes_validate.validate(content, version, strict=True)
+
+
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="left out: no kubectl here")
+@pytest.mark.parametrize("folder", [folder.name for folder in KUSTOMIZATIONS])
+def test_what_kubectl_makes_of_a_kustomization_fits_the_schema_and_finds_its_secrets(
+    folder: str, tmp_path: Path
+) -> None:
+    import kubernetes_validate
+
+    shutil.copytree(FOLDER, tmp_path / "infra/kubernetes", ignore=shutil.ignore_patterns("secrets"))
+    write(tmp_path / FOLDERS[1])
+    command = ["kubectl", "kustomize", str(tmp_path / "infra/kubernetes" / folder)]
+    built = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    contents = list(yaml.safe_load_all(built))
+    for content in contents:
+        kubernetes_validate.validate(content, VERSIONS[-1], strict=True)
+        assert content["kind"] == "Namespace" or content["metadata"]["namespace"] == "vitrail"
+    secrets = [content["metadata"]["name"] for content in contents if content["kind"] == "Secret"]
+    for name in secrets:  # with a digest behind it: pods start again when a password changes
+        assert built.count(name) > 1, f"{name} is used by no pod"
 
 
 def test_the_schema_finds_a_wrong_key() -> None:
