@@ -1,8 +1,9 @@
-"""Prefect's server killed while a flow run works, and started again: the run ends well, and its slots are free again.
+"""Prefect's server killed, or its clock moved, while a flow run works: the run ends well, and its slots are free again.
 
     python -m perf prefect_outage
 
-Real processes on loopback, in a folder of their own. It takes a minute and a half on a quiet machine.
+Real processes on loopback, in a folder of their own. It takes two and a half minutes on a quiet machine. The clock is
+moved by libfaketime (``apt-get install faketime``), for the server alone; without it, that part is left out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,15 @@ print(outage(return_state=True).type.value)
 
 
 def main() -> dict[str, Any]:
-    """What became of the run, and the seconds until its slot was free."""
+    """What became of the run in each case."""
+    found: dict[str, Any] = {"the server is killed": _tried(_killed)}
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+    for jump in ("+2d", "-2d") if library else ():
+        found[f"its clock jumps by {jump}"] = _tried(lambda *about, jump=jump: _jumped(*about, str(library), jump))
+    return found
+
+
+def _tried(how: Callable[[int, str, dict[str, str], str], dict[str, Any]]) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -60,21 +69,47 @@ def main() -> dict[str, Any]:
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
             "PYTHONPATH": str(Path.cwd()),
         }
-        with _server(port, api, env, kill=True):
-            command = [sys.executable, "-c", RUN]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            run = subprocess.Popen(command, cwd=folder, env=env, **pipes)
-            assert run.stdout is not None
-            run.stdout.readline()
-            held = _slots(api)
+        return how(port, api, env, folder)
+
+
+def _killed(port: int, api: str, env: dict[str, str], folder: str) -> dict[str, Any]:
+    with _server(port, api, env, kill=True):
+        run, held = _at_work(api, env, folder)
+    (Path(folder) / "go").touch()
+    with _server(port, api, env, kill=False):
+        return {"slots held": held, **_ended(run, api)}
+
+
+def _jumped(port: int, api: str, env: dict[str, str], folder: str, library: str, jump: str) -> dict[str, Any]:
+    clock = Path(folder) / "clock"
+    clock.write_text("+0")
+    faked = {"LD_PRELOAD": library, "FAKETIME_TIMESTAMP_FILE": str(clock), "FAKETIME_NO_CACHE": "1"}
+    faked["FAKETIME_DONT_FAKE_MONOTONIC"] = "1"  # as a clock that is set; the kernel's own goes on
+    with _server(port, api, env | faked, kill=False):
+        run, held = _at_work(api, env, folder)
+        clock.write_text(jump)
+        time.sleep(70)  # longer than the slots are held without a renewal
+        still = _slots(api)
         (Path(folder) / "go").touch()
-        began = time.monotonic()
-        with _server(port, api, env, kill=False):
-            out, said = run.communicate(timeout=_PATIENCE)
-            ended, seconds = (out.split() or [said[-500:]])[-1], time.monotonic() - began
-            while _slots(api) and time.monotonic() - began < _PATIENCE:
-                time.sleep(1)
-            return {"slots held": held, "state": ended, "ended after": seconds, "free after": time.monotonic() - began}
+        return {"slots held": held, "slots held a minute later": still, **_ended(run, api)}
+
+
+def _at_work(api: str, env: dict[str, str], folder: str) -> tuple[subprocess.Popen[str], int]:
+    """A flow run whose stage has begun, and the slots that it holds."""
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    run = subprocess.Popen([sys.executable, "-c", RUN], cwd=folder, env=env, **pipes)
+    assert run.stdout is not None
+    run.stdout.readline()
+    return run, _slots(api)
+
+
+def _ended(run: subprocess.Popen[str], api: str) -> dict[str, Any]:
+    began = time.monotonic()
+    out, said = run.communicate(timeout=_PATIENCE)
+    ended, seconds = (out.split() or [said[-500:]])[-1], time.monotonic() - began
+    while _slots(api) and time.monotonic() - began < _PATIENCE:
+        time.sleep(1)
+    return {"state": ended, "ended after": seconds, "free after": time.monotonic() - began}
 
 
 @contextlib.contextmanager

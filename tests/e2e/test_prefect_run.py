@@ -97,16 +97,6 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     raise AssertionError(f"{what} not seen within {seconds:.0f} s")
 
 
-def test_up_twice_is_up_once_and_everything_is_healthy(platform: Platform) -> None:
-    before = {name: service.process() for name, service in platform.stack.services.items()}
-    assert all(before.values())
-    again = run(platform.root, "infra.local.stack", "up", env=stage_env())
-    assert again.code == 0, again.text
-    assert {name: service.process() for name, service in platform.stack.services.items()} == before
-    status = run(platform.root, "infra.local.stack", "status", env=stage_env())
-    assert status.text.count("healthy") == 3
-
-
 def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platform) -> None:
     edit(platform.root / "params/pretrain/vitt.yaml", {"run.iterations": 10})
     done = platform.prefect("deployment", "run", "pretrain/vitt", "--watch")
@@ -149,13 +139,17 @@ def test_a_cancelled_run_is_ended_its_retry_resumes_and_a_killed_worker_takes_no
     retried = platform.prefect("flow-run", "retry", flow_run)
     assert retried.code == 0, retried.text
     wait_for(lambda: any("resuming after step" in line for line in platform.lines(flow_run)), PATIENCE, "a resume")
-    worker = platform.stack.services["worker"].process()
+    services = {name: service.process() for name, service in platform.stack.services.items()}
+    worker = services.pop("worker")
     assert worker is not None
     worker.kill()
     before = platform.steps(flow_run)
     wait_for(lambda: platform.steps(flow_run) > before, PATIENCE, "a step after the worker's end")
     again = run(platform.root, "infra.local.stack", "up", env=stage_env())
     assert again.code == 0, again.text
+    assert {name: platform.stack.services[name].process() for name in services} == services  # what ran stayed
+    status = run(platform.root, "infra.local.stack", "status", env=stage_env())
+    assert status.text.count("healthy") == 3, status.text
 
     # The run's own process is killed: nothing it had started is left, whoever its worker was.
     processes = platform.stage_processes()
