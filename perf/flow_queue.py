@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from datetime import datetime
 from pathlib import Path
@@ -146,8 +147,15 @@ def _api(platform: PlatformParams, path: str, body: dict[str, Any] | None = None
     request = urllib.request.Request(
         f"{platform.prefect_api}/{path}", data=data, headers={"Content-Type": "application/json"}
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    opener, until = urllib.request.build_opener(urllib.request.ProxyHandler({})), time.monotonic() + _PATIENCE
+    while True:
+        try:
+            with opener.open(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as fault:
+            if fault.code != 503 or time.monotonic() > until:  # SQLite is busy; as Prefect does
+                raise
+            time.sleep(1)
 
 
 def _time(text: str) -> float:

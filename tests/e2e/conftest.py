@@ -12,8 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from chain_helpers import SMALLEST, Chain, Repro, copy_checkout, edit, repro
+from chain_helpers import SMALLEST, Chain, Repro, copy_checkout, edit, run
 from filelock import FileLock
+from patience import PATIENCE
+
+LONGEST = 3000  # seconds for the whole chain: five minutes on two quiet cores, a quarter of an hour on busy ones
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever comes first makes the chain, and the others wait for it: all need its time."""
+    for item in items:
+        if "chain" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(LONGEST + PATIENCE))
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +37,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
             copy_checkout(root)
             for name, changes in SMALLEST.items():
                 edit(root / name, changes)
-            told.write_text(json.dumps(asdict(repro(root))))
+            told.write_text(json.dumps(asdict(run(root, "dvc", "repro", timeout=LONGEST))))
     first = Repro(**json.loads(told.read_text()))
     assert first.code == 0, first.text[-6000:]
     return Chain(root, first)

@@ -76,7 +76,8 @@ def platform(
     shutil.copytree(chain.root, root, symlinks=True)
     ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
     edit(root / "params/platform.yaml", {**ports, "stop_grace": 20.0})
-    up = run(root, "infra.local.stack", "up", env=stage_env())
+    counted = {"PREFECT_SERVER_METRICS_ENABLED": "true", "MLFLOW_EXPOSE_PROMETHEUS": str(root / "prometheus")}
+    up = run(root, "infra.local.stack", "up", env=stage_env(**counted))
     platform = Platform(root, Stack(root, load_platform(root)))
     try:
         assert up.code == 0, up.text
@@ -119,6 +120,9 @@ def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platfo
         recorded = json.loads(answer.read())["run"]
     assert flow_run[1] in {tag["value"] for tag in recorded["data"]["tags"]}
     assert recorded["info"]["status"] == "FINISHED"
+    for metrics in (f"{platform.stack.params.prefect_api}/metrics", f"{platform.stack.params.mlflow_url}/metrics"):
+        with urllib.request.urlopen(metrics, timeout=PATIENCE) as answer:  # as Prometheus asks
+            assert b"# TYPE " in answer.read(), metrics
 
 
 def test_a_cancelled_run_is_ended_its_retry_resumes_and_a_killed_worker_takes_no_run_along(platform: Platform) -> None:
