@@ -125,7 +125,7 @@ def test_a_deployment_trains_on_the_worker_and_watch_follows_it(platform: Platfo
             assert b"# TYPE " in answer.read(), metrics
 
 
-def test_a_cancelled_run_is_ended_its_retry_resumes_and_a_killed_worker_takes_no_run_along(platform: Platform) -> None:
+def test_a_cancelled_run_is_ended_its_retry_resumes_and_a_killed_workers_run_saves_and_ends(platform: Platform) -> None:
     edit(platform.root / "params/pretrain/vitt.yaml", {"run.iterations": 100_000})
     started = platform.prefect("deployment", "run", "pretrain/vitt")
     found = re.search(r"UUID: (\S+)", started.text)
@@ -144,23 +144,19 @@ def test_a_cancelled_run_is_ended_its_retry_resumes_and_a_killed_worker_takes_no
     assert retried.code == 0, retried.text
     wait_for(lambda: any("resuming after step" in line for line in platform.lines(flow_run)), PATIENCE, "a resume")
     services = {name: service.process() for name, service in platform.stack.services.items()}
-    worker = services.pop("worker")
+    worker, processes = services.pop("worker"), platform.stage_processes()
     assert worker is not None
-    worker.kill()
-    before = platform.steps(flow_run)
-    wait_for(lambda: platform.steps(flow_run) > before, PATIENCE, "a step after the worker's end")
+    assert processes
+    worker.kill()  # its runs cannot print any more: they end, and their stages save
+    psutil.wait_procs(processes, timeout=PATIENCE)
+    assert platform.stage_processes() == []
+    wait_for(lambda: platform.state(flow_run)["type"] == "CRASHED", PATIENCE, "the state CRASHED")
+    assert any("the checkpoint is in scratch/pretrain/vitt" in line for line in platform.lines(flow_run))
     again = run(platform.root, "infra.local.stack", "up", env=stage_env())
     assert again.code == 0, again.text
     assert {name: platform.stack.services[name].process() for name in services} == services  # what ran stayed
     status = run(platform.root, "infra.local.stack", "status", env=stage_env())
     assert status.text.count("healthy") == 3, status.text
-
-    # The run's own process is killed: nothing it had started is left, whoever its worker was.
-    processes = platform.stage_processes()
-    [engine] = {parent for parent in processes[0].parents() if "prefect.engine" in " ".join(parent.cmdline())}
-    engine.kill()
-    psutil.wait_procs(processes, timeout=PATIENCE)
-    assert platform.stage_processes() == []
 
 
 def test_a_preset_that_does_not_fit_fails_in_seconds_with_what_it_needs(platform: Platform) -> None:
