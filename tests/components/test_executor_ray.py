@@ -146,8 +146,8 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(spread, "PART", 1)
     found, here = (spread.features_of(contenders, pictures, 1, where) for where in (place, spread.HERE))
     assert {name: rows.shape[0] for name, rows in found.items()} == {one.name: 4 for one in contenders}
-    for name, rows in here.items():
-        np.testing.assert_allclose(found[name], rows, rtol=1e-5, atol=1e-5)
+    for name, expected in here.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5)
     assert not (tmp_path / "features").exists()
 
     for file in tmp_path.glob("*.txt"):

@@ -124,7 +124,7 @@ def test_several_blocks_are_kept_apart_and_give_the_class_token_alone(
     np.testing.assert_array_equal(cached_features(grid, images, 2, place)[grid[2].name], first[grid[2].name])
     assert computed == ["raw pixels"]
     for tokens in ("cls", "patches"):
-        alone = contenders(root, "m0", FeatureParams(tokens=tokens))  # type: ignore[arg-type]
+        alone = contenders(root, "m0", FeatureParams(tokens=tokens))
         read = cached_features(alone, images, 2, place)
         assert computed == ["raw pixels", "raw pixels"]
         computed.pop()
