@@ -139,8 +139,8 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytes
     save_model(small_model(), tmp_path / "model")
     contenders = gather([tmp_path / "model"], FeatureParams(), BaselineParams(raw_side=8), "cpu")
     files = [tmp_path / f"{number}.png" for number in range(4)]
-    for file in files:
-        file.write_bytes(saved(noise(), "PNG"))
+    for number, file in enumerate(files):
+        file.write_bytes(saved(noise(seed=number), "PNG"))
     pictures = spread.Pictured(Files(files), lambda: ["digests"], "features")
     place = spread.Place(params, "cpu", tmp_path / "features")
     monkeypatch.setattr(spread, "PART", 1)
