@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from components.errors import VitrailError
 from components.learning.packing import pack
+from components.learning.stem import ConvolutionalStem
 
 # How the table of position embeddings is resampled to another grid, always bicubic:
 #   offset  factor (new + 0.1) / old, no antialiasing: the released models without registers
 #   size    to the new size, antialiased: the released models with registers
 #   plain   to the new size, no antialiasing: Hugging Face's Dinov2Model
 Interpolation = Literal["offset", "size", "plain"]
+Stem = Literal["patch", "convolutional"]  # what makes tokens of pixels: one linear map a patch, or convolutions
 
 
 class PatchEmbed(nn.Module):
@@ -37,6 +39,10 @@ class PatchEmbed(nn.Module):
         return F.linear(
             pack([self._squares(i.to(self.weight.dtype)) for i in images]), self.weight.flatten(1), self.bias
         )
+
+    def maps(self, images: Tensor) -> Tensor:
+        """Images ``[B, channels, H, W]`` to ``[B, dim, H / patch, W / patch]``."""
+        return F.conv2d(images, self.weight, self.bias, stride=self.patch_size)
 
     def _squares(self, images: Tensor) -> Tensor:
         (b, c, height, width), p = images.shape, self.patch_size
@@ -68,12 +74,18 @@ class Embeddings(nn.Module):
     """Tokens of all crops, ``[CLS][registers][patches]`` a sample; position embeddings cover CLS and patches only."""
 
     def __init__(
-        self, image_size: int, patch_size: int, channels: int, dim: int, registers: int, interpolation: Interpolation
+        self,
+        embed: PatchEmbed | ConvolutionalStem,
+        image_size: int,
+        dim: int,
+        registers: int,
+        interpolation: Interpolation,
     ) -> None:
         super().__init__()
         self.interpolation = interpolation
         self.registers = registers
-        self.patch_embed = PatchEmbed(patch_size, channels, dim)
+        self.patch_embed = embed
+        patch_size = embed.patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (image_size // patch_size) ** 2, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim))

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from components.errors import VitrailError, nearest
 from components.learning.blocks import Block
-from components.learning.embed import Embeddings, Interpolation
+from components.learning.embed import Embeddings, Interpolation, PatchEmbed, Stem
 from components.learning.packing import Group, Layout, unpack
+from components.learning.stem import ConvolutionalStem
 from components.learning.stochastic_depth import Kept, draw_kept
 from components.params import CHANGES, Strict
 
@@ -49,6 +50,7 @@ class ViTConfig(Strict):
     drop_path: float = Field(default=0.0, ge=0, lt=1)  # share of samples a residual skips, the same in every block
     qkv_bias: bool = True
     interpolation: Interpolation = "offset"
+    stem: Stem = "patch"  # tokens by one linear map a patch, or by 3 x 3 convolutions (few images, short runs)
 
     @model_validator(mode="after")
     def _fits(self) -> ViTConfig:
@@ -56,6 +58,8 @@ class ViTConfig(Strict):
             raise ValueError(f"embed_dim {self.embed_dim} is no multiple of heads {self.heads}")
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        if self.stem == "convolutional" and (self.patch_size < 2 or self.patch_size.bit_count() != 1):
+            raise ValueError(f"stem: convolutional needs a patch_size of 2, 4, 8, 16, ..., not {self.patch_size}")
         return self
 
 
@@ -90,9 +94,10 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        self.embeddings = Embeddings(
-            c.image_size, c.patch_size, c.in_channels, c.embed_dim, c.registers, c.interpolation
+        embed = (ConvolutionalStem if c.stem == "convolutional" else PatchEmbed)(
+            c.patch_size, c.in_channels, c.embed_dim
         )
+        self.embeddings = Embeddings(embed, c.image_size, c.embed_dim, c.registers, c.interpolation)
         self.blocks = nn.ModuleList(
             Block(
                 c.embed_dim,

@@ -32,7 +32,10 @@ class ExportableBackbone(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         own = self.embeddings
-        maps = F.conv2d(images, own.patch_embed.weight, own.patch_embed.bias, stride=self.config.patch_size)
+        patch = self.config.patch_size
+        maps = own.patch_embed.maps(
+            images[:, :, : images.shape[2] // patch * patch, : images.shape[3] // patch * patch]
+        )
         samples, dim, rows, columns = maps.shape
         cls_position, positions = own.pos_embed[:, :1], own.pos_embed[0, 1:]
         table = positions.view(self.side, self.side, dim)

@@ -140,7 +140,7 @@ def _unwrapped(state: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _backbone(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], Layout]:
-    if "embeddings.patch_embed.weight" in state:
+    if any(name.startswith("embeddings.patch_embed.") for name in state):
         return dict(state), "own"
     layout: Layout = "official" if "patch_embed.proj.weight" in state else "transformers"
     found = convert(state, where)

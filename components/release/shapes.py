@@ -41,6 +41,12 @@ def infer_config(
     Raises:
         VitrailError: the weights are of no model of this kind.
     """
+    stem = {name: tensor for name, tensor in state.items() if name.startswith("embeddings.patch_embed.convs.")}
+    if stem:
+        raise VitrailError(
+            f"{where}: weights with a convolutional stem, such as {listed(list(stem))}; no shapes tell the rest "
+            "of such a model: give the folder that has its model.json"
+        )
     patch, positions = state.get("embeddings.patch_embed.weight"), state.get("embeddings.pos_embed")
     ffn = state.get("blocks.0.mlp.fc1.weight", state.get("blocks.0.mlp.w12.weight"))
     if (
@@ -176,6 +182,8 @@ def _would_fit(config: ViTConfig, state: Mapping[str, Tensor]) -> str:
     try:
         fitting = infer_config(state, config.heads, config.interpolation)
     except VitrailError:
+        if any(name.startswith("embeddings.patch_embed.convs.") for name in state):
+            return "they are of a model with stem: convolutional"
         return "they are of no vision transformer of this kind"
     if changes := _told(config, fitting):
         return f"they would fit with {changes}"

@@ -49,6 +49,7 @@ def export_transformers(model: LoadedModel, out: Path, image_size: int | None = 
         grid = (size // vit.patch_size, size // vit.patch_size)
         patches = interpolate_positions(table[:, 1:], grid, vit.interpolation)
         state["embeddings.pos_embed"] = torch.cat([table[:, :1], patches], 1)
+    _check_stem(vit.stem)
     ratio = vit.mlp_ratio
     if ratio != int(ratio):
         raise VitrailError(f"mlp_ratio {ratio}: Hugging Face's models have whole ones; export safetensors instead")
@@ -90,12 +91,25 @@ def export_transformers(model: LoadedModel, out: Path, image_size: int | None = 
 
 
 def export_official(model: LoadedModel, out: Path) -> None:
-    """Write the file ``out`` as Meta's: the backbone's state dict, or with heads a checkpoint of the teacher."""
+    """Write the file ``out`` as Meta's: the backbone's state dict, or with heads a checkpoint of the teacher.
+
+    Raises:
+        VitrailError: the model has a shape that Meta's have not.
+    """
+    _check_stem(model.card.vit.stem)
     state: dict[str, Any] = official({k: v.detach().cpu() for k, v in model.backbone.state_dict().items()})
     if heads := head_states(model):
         state = {"teacher": {f"backbone.{name}": tensor for name, tensor in state.items()} | heads}
     with atomic_file(out) as file:
         torch.save(state, file)
+
+
+def _check_stem(stem: str) -> None:
+    if stem != "patch":
+        raise VitrailError(
+            f"vit.stem: {stem}: the layouts of Meta and Hugging Face know linear patches alone; export it to "
+            "safetensors, ONNX or torch.export instead"
+        )
 
 
 def _transformers(name: str, tensor: Tensor) -> dict[str, Tensor]:

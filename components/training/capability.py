@@ -14,7 +14,7 @@ from components.learning.heads import HeadConfig
 from components.learning.vit import ViTConfig
 from components.params import load_params
 from components.training.distributed import place
-from components.training.memory import memory_per_rank, states_per_rank, tokens_per_rank
+from components.training.memory import embedding_layers, memory_per_rank, states_per_rank, tokens_per_rank
 from components.training.params import TrainingParams
 
 __all__ = ["memory_per_rank", "states_per_rank", "tokens_per_rank"]  # here, too, for those who ask what fits
@@ -67,7 +67,8 @@ def count_backbone(vit: ViTConfig) -> int:
     attention = d * 3 * d + (3 * d if vit.qkv_bias else 0) + d * d + d
     block = attention + ffn + 4 * d + (0 if vit.layerscale_init is None else 2 * d)
     patches = (vit.image_size // vit.patch_size) ** 2
-    embeddings = d * vit.in_channels * vit.patch_size**2 + d + d * (1 + patches) + d + d + vit.registers * d
+    embed = sum(inputs * outputs + outputs for inputs, outputs, _ in embedding_layers(vit))
+    embeddings = embed + d * (1 + patches) + d + d + vit.registers * d
     return embeddings + vit.depth * block + 2 * d
 
 

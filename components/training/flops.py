@@ -7,7 +7,14 @@ import itertools
 from components.learning.heads import HeadConfig
 from components.learning.stochastic_depth import kept_samples
 from components.learning.vit import ViTConfig
-from components.training.memory import LIVE, crop_groups, feed_forward_width, hidden_patches, network_sizes
+from components.training.memory import (
+    LIVE,
+    crop_groups,
+    embedding_layers,
+    feed_forward_width,
+    hidden_patches,
+    network_sizes,
+)
 from components.training.params import TrainingParams
 
 
@@ -94,7 +101,8 @@ def feed_forward_products(vit: ViTConfig) -> int:
 
 def _embeddings(vit: ViTConfig, tokens: int) -> float:
     """Patches of a crop of ``tokens`` made tokens."""
-    return 2.0 * (tokens - 1 - vit.registers) * vit.in_channels * vit.patch_size**2 * vit.embed_dim
+    products = sum(inputs * outputs * places for inputs, outputs, places in embedding_layers(vit))
+    return 2.0 * (tokens - 1 - vit.registers) * products
 
 
 def _head(in_dim: int, head: HeadConfig) -> float:

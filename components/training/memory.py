@@ -7,6 +7,7 @@ peak of real runs.
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 from components.learning.heads import HeadConfig
@@ -160,11 +161,31 @@ def feed_forward_width(vit: ViTConfig) -> int:
     return swiglu_hidden(vit.embed_dim, vit.mlp_ratio) if vit.ffn == "swiglu" else int(vit.embed_dim * vit.mlp_ratio)
 
 
+def embedding_layers(vit: ViTConfig) -> list[tuple[int, int, int]]:
+    """Layers from pixels to tokens: inputs and outputs of a unit, and at how many places of a patch it is computed."""
+    if vit.stem == "patch":
+        return [(vit.in_channels * vit.patch_size**2, vit.embed_dim, 1)]
+    from components.learning.stem import stem_channels
+
+    widths = [vit.in_channels, *stem_channels(vit.patch_size, vit.embed_dim)]
+    convolutions = [
+        (9 * before, after, (vit.patch_size >> number) ** 2)
+        for number, (before, after) in enumerate(itertools.pairwise(widths), 1)
+    ]
+    return [*convolutions, (widths[-1], vit.embed_dim, 1)]
+
+
 def _images(params: TrainingParams, width: int) -> float:
-    crops, batch = params.augment, params.run.batch
+    crops, batch, vit = params.augment, params.run.batch, params.vit
     pixels = 3 * batch * (2 * crops.global_size**2 + crops.locals * crops.local_size**2)
     # uint8, fp32 normalised, cast where that is another type, and cut into patches
-    return pixels * (1 + 4 + (width if width != 4 else 0) + width)
+    images = pixels * (1 + 4 + (width if width != 4 else 0) + width)
+    if vit.stem == "patch":
+        return images
+    # each convolution's output before and after GELU
+    units = 2 * sum(outputs * places for _, outputs, places in embedding_layers(vit)[:-1])
+    patches = sum(samples * (tokens - 1 - vit.registers) for samples, tokens in crop_groups(params))
+    return images + width * patches * units
 
 
 def _activations(params: TrainingParams, width: int) -> float:

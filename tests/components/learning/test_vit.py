@@ -40,9 +40,9 @@ def loss_of(features: list[Features]) -> Tensor:
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("ffn", ["mlp", "swiglu"])
-def test_one_packed_pass_equals_separate_passes(dtype: torch.dtype, tolerance: float, ffn: str) -> None:
-    vit = model(dtype, ffn=ffn)
+@pytest.mark.parametrize("changes", [{}, {"ffn": "swiglu"}, {"stem": "convolutional"}])
+def test_one_packed_pass_equals_separate_passes(dtype: torch.dtype, tolerance: float, changes: dict[str, Any]) -> None:
+    vit = model(dtype, **changes)
     images, masks = crops(dtype)
     packed = vit(images, masks)
     loss_of(packed).backward()
@@ -320,9 +320,10 @@ def test_running_a_model_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_parameter_is_read_in_its_own_modules_forward_alone() -> None:
+@pytest.mark.parametrize("stem", ["patch", "convolutional"])
+def test_every_parameter_is_read_in_its_own_modules_forward_alone(stem: str) -> None:
     """As ZeRO-3 has it: a parameter is empty except while the module that owns it runs."""
-    vit = model(torch.float64).eval()
+    vit = model(torch.float64, stem=stem).eval()
     images, masks = crops(torch.float64)
     expected = vit(images, masks)
     for module in vit.modules():
