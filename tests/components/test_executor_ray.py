@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import ray
 from hostile_images import bomb, noise, saved
 from patience import PATIENCE
 from PIL import Image
-from ray._private import services
 
 from components.benchmark import spread
 from components.benchmark.contenders import BaselineParams, gather
@@ -68,34 +67,36 @@ def elsewhere(number):
 """
 
 
-def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
-    """Ray's question for a node that starts, asked on: Ray itself gives up after 30 seconds, a busy machine's start."""
+def two_nodes() -> Any:
+    """A head and a second node, one CPU each.
 
-    def asked(*args: Any, **options: Any) -> Any:
-        end = time.monotonic() + PATIENCE / 3
-        while True:
-            try:
-                return get_node(*args, **options)
-            except RuntimeError:
-                if time.monotonic() > end:
-                    raise
+    A node ends itself where its agents need more than 15 seconds to start, and Ray waits 30 seconds for a node. On a
+    busy machine both happen, and only a new cluster helps.
+    """
+    from ray.cluster_utils import Cluster
 
-    return asked
+    end = time.monotonic() + PATIENCE / 2
+    while True:
+        nodes = Cluster()
+        try:
+            nodes.add_node(num_cpus=1, include_dashboard=False)
+            nodes.add_node(num_cpus=1)
+            return nodes
+        except Exception:
+            nodes.shutdown()
+            if time.monotonic() > end:
+                raise
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head and a second node, one CPU each; the working directory holds the functions that are mapped."""
-    from ray.cluster_utils import Cluster
-
+    """Two nodes; the working directory holds the functions that are mapped."""
     (tmp_path / "mapped.py").write_text(WORK)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=":")
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(services, "get_node", patient(services.get_node))
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
+    nodes = two_nodes()
     yield nodes
     ray.shutdown()
     nodes.shutdown()
