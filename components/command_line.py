@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_ty
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, MissingArgumentError
 
+from components.unedited import running_stage, unedited
+
 T = TypeVar("T")
 Options = Annotated[T, Parameter(name="*")]  # a dataclass whose fields are the command's options
 Many = Annotated[tuple[T, ...], Parameter(consume_multiple=True)]  # an option with several values: --checkpoints A B
@@ -86,7 +88,8 @@ def commands_of(
     def main(argv: Sequence[str]) -> int:
         top = App(name="python -m", version_flags=(), **INTERRUPTIBLE)
         top.command(app)
-        code = dispatch(top, [app.name[-1], *(rewrite(argv) if rewrite else argv)])
+        with unedited(running_stage()):
+            code = dispatch(top, [app.name[-1], *(rewrite(argv) if rewrite else argv)])
         return MISUSED if not argv and app.default_command is None else code
 
     return main

@@ -25,6 +25,7 @@ EXEMPT = {
     "components/__init__.py": "a docstring",
     "components/errors.py": "how faults are told",
     "components/command_line.py": "how command lines are read",
+    "components/unedited.py": "refuses a result; it changes none",
     "components/code_version.py": "names the commit",
     "components/git.py": "runs git, for the commit",
     "components/deferred_imports.py": "when a library's modules are loaded",
