@@ -1,8 +1,8 @@
 """Whether code or parameters of a stage were edited while it ran.
 
-DVC records the files that a stage depends on after its command has ended. Edited meanwhile, for a training takes days,
-they would stand in dvc.lock as what made a result that they did not make. So a command that DVC started then fails, and
-DVC records nothing.
+DVC records the files that a stage depends on after the command has ended. A training takes days, and people edit
+files meanwhile. dvc.lock would then name the new files as what made the result. So the command fails, and DVC records
+nothing.
 """
 
 from __future__ import annotations
