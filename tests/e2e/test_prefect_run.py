@@ -76,7 +76,7 @@ def platform(
     shutil.copytree(chain.root, root, symlinks=True)
     ports = {"prefect_port": free_port(), "mlflow_port": free_port()}
     edit(root / "params/platform.yaml", {**ports, "stop_grace": 20.0})
-    counted = {"PREFECT_SERVER_METRICS_ENABLED": "true", "MLFLOW_EXPOSE_PROMETHEUS": str(root / "prometheus")}
+    counted = {"PREFECT_SERVER_METRICS_ENABLED": "true", "MLFLOW_EXPOSE_PROMETHEUS": str(root.parent / "prometheus")}
     up = run(root, "infra.local.stack", "up", env=stage_env(**counted))
     platform = Platform(root, Stack(root, load_platform(root)))
     try:
