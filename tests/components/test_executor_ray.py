@@ -82,7 +82,7 @@ def two_nodes() -> Any:
             nodes.add_node(num_cpus=1, include_dashboard=False)
             nodes.add_node(num_cpus=1)
             return nodes
-        except Exception:
+        except Exception:  # which is what Ray raises where a node does not start
             nodes.shutdown()
             if time.monotonic() > end:
                 raise
