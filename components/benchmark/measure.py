@@ -23,7 +23,7 @@ from components.evaluation.dense_layouts import DenseParams, load_dense
 from components.evaluation.features import Rows, square
 from components.evaluation.labelled_set import Benchmark
 from components.evaluation.patch_kmeans import fit_patch_kmeans
-from components.evaluation.robustness import RobustSet
+from components.evaluation.robustness_set import RobustSet
 from components.evaluation.video_set import DavisParams, load_davis
 from components.progress import track
 

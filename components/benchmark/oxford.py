@@ -22,7 +22,8 @@ from components.errors import VitrailError
 from components.evaluation.benchmarks import RevisitedParams, load_benchmark
 from components.evaluation.labelled_set import named_picture
 from components.evaluation.retrieval import unit
-from components.evaluation.revisited import LEVELS, RANKS, GroundTruth, Level, load_ground_truth, score
+from components.evaluation.revisited import LEVELS, RANKS, Level, score
+from components.evaluation.revisited_set import GroundTruth, load_ground_truth
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
 from components.params import fingerprint
 

@@ -18,7 +18,8 @@ from components.evaluation.corruptions import corruption_error, mean_corruption_
 from components.evaluation.features import Rows
 from components.evaluation.labelled_features import LabelledFeatures
 from components.evaluation.labelled_set import Benchmark
-from components.evaluation.robustness import RobustSet, among, among_linear
+from components.evaluation.robustness import among, among_linear
+from components.evaluation.robustness_set import RobustSet
 
 Outcomes = Mapping[str, Mapping[tuple[str, str], Outcome]]
 

@@ -13,6 +13,7 @@ from components.dedup.extract import Describing, check_described, describe, desc
 from components.dedup.fit import learning_pictures
 from components.dedup.params import DedupParams
 from components.dedup.pool import Pool
+from components.dedup.reference import HeldOutImages
 from components.dedup.scratch import described_digest, scratch_folder
 from components.descriptors.kinds import (
     Descriptor,
@@ -41,15 +42,6 @@ class Described:
     how: Describing  # by which a worker loads the descriptor again
     storage: StorageParams
     rows: Rows  # [N, R, dim]
-
-
-@dataclass(frozen=True)
-class HeldOutImages:
-    """The benchmarks' images that must not be trained on; none without benchmarks."""
-
-    rows: NDArray[np.float16]  # [M, R, dim]
-    keys: list[str]  # [M]
-    digests: list[str]  # [M] SHA-256 (hex) of their files
 
 
 def describe_pool(

@@ -7,8 +7,9 @@ copy is likely one too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,9 +27,6 @@ from components.params import Cosine, Strict
 from components.progress import track
 from components.storage import atomic_file
 
-if TYPE_CHECKING:
-    from components.dedup.described import HeldOutImages
-
 CANDIDATES = 64  # scored exactly for the nearest held-out image, where an index proposes them
 
 
@@ -42,6 +40,15 @@ class RelativeParams(Strict):
     # Which images of each benchmark: "test", or "all" (the paper's appendix: train and test splits). With "all", images
     # that are in a benchmark's training side and in the pool are dropped too, so nothing can be retrieved by them.
     against: Literal["test", "all"] = "test"
+
+
+@dataclass(frozen=True)
+class HeldOutImages:
+    """The benchmarks' images that must not be trained on; none without benchmarks."""
+
+    rows: NDArray[np.float16]  # [M, R, dim]
+    keys: list[str]  # [M]
+    digests: list[str]  # [M] SHA-256 (hex) of their files
 
 
 class Nearest(NamedTuple):

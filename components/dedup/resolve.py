@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from components.dedup import keep
 from components.dedup.containment import small_windows, split
 from components.dedup.copygraph import GraphSearch, search_edges
-from components.dedup.described import Described, HeldOutImages
+from components.dedup.described import Described
 from components.dedup.edges import EdgeParts
 from components.dedup.files import JoinFiles, RowWriter, batches
 from components.dedup.giants import Cut, cut_giants
 from components.dedup.graph import STRIDE, component_counts, components
 from components.dedup.params import DedupParams
 from components.dedup.pool import Pool, ranges
-from components.dedup.reference import LeakSearch, find_leaks
+from components.dedup.reference import HeldOutImages, LeakSearch, find_leaks
 from components.dedup.thresholds import Thresholds
 from components.tables.database import database
 

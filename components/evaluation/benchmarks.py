@@ -29,8 +29,8 @@ from components.evaluation.copies_set import CopiesParams, load_copies
 from components.evaluation.dense_layouts import DENSE, DenseParams, load_dense
 from components.evaluation.hf_folder import DatasetsParams
 from components.evaluation.labelled_set import Benchmark, Column, Files, Images, named_picture
-from components.evaluation.revisited import load_ground_truth
-from components.evaluation.robustness import RobustnessParams, read_robustness
+from components.evaluation.revisited_set import load_ground_truth
+from components.evaluation.robustness_set import RobustnessParams, read_robustness
 from components.evaluation.selection import divide
 from components.evaluation.video_set import DavisParams, load_davis
 from components.input_paths import InputPath, PluginName

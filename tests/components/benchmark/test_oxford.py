@@ -15,7 +15,7 @@ from components.benchmark.protocol import load_protocol
 from components.errors import VitrailError
 from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.evaluation.features import raw_pixels
-from components.evaluation.revisited import GroundTruth
+from components.evaluation.revisited_set import GroundTruth
 from components.params import parse_params
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from components.errors import VitrailError
-from components.evaluation.revisited import load_ground_truth, score, trapezoid_precision
+from components.evaluation.revisited import score, trapezoid_precision
+from components.evaluation.revisited_set import load_ground_truth
 
 GND: dict[str, Any] = {
     "imlist": ["a", "b", "c", "d", "e"],

@@ -22,7 +22,8 @@ from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
 from components.evaluation.corruptions import ALEXNET, corruption_error, mean_corruption_error
 from components.evaluation.features import Extractor, extract
 from components.evaluation.labelled_features import LabelledFeatures
-from components.evaluation.robustness import RobustSet, among, among_linear, load_robustness
+from components.evaluation.robustness import among, among_linear
+from components.evaluation.robustness_set import RobustSet, load_robustness
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]
