@@ -21,7 +21,7 @@ import numpy.typing as npt
 from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.copies import EDITS, planted
 from components.descriptors.views import RGB, Views
-from components.evaluation.benchmarks import Benchmark, ElpvParams, load_benchmark
+from components.evaluation.sets.benchmarks import Benchmark, ElpvParams, load_benchmark
 from perf.copies import Describe, descriptors
 
 CELLS, COPIES = 1000, 300

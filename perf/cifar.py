@@ -98,7 +98,7 @@ def decoded(images: Sequence[bytes], size: int) -> np.ndarray:
     """uint8 [n, size, size, 3]."""
     import simplejpeg
 
-    from components.evaluation.features import square
+    from components.evaluation.features.extract import square
 
     return np.stack([square(simplejpeg.decode_jpeg(data), size) for data in images])
 
@@ -136,8 +136,8 @@ class Scorer:
         return self._accuracy(*flat)
 
     def _accuracy(self, bank: np.ndarray, queries: np.ndarray) -> float:
-        from components.evaluation.knn import knn_predict
-        from components.evaluation.labelled_features import LabelledFeatures
+        from components.evaluation.features.labelled_features import LabelledFeatures
+        from components.evaluation.image_level.knn import knn_predict
 
         known = LabelledFeatures(bank, self._bank.labels)
         return float((knn_predict(known, queries, NEIGHBOURS) == self._queries.labels).mean())

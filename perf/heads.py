@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from components.evaluation.linear_grid import HeadsOfOneInput, LinearGridParams, train_heads
-from components.evaluation.logistic import LogisticParams, logistic_path
+from components.evaluation.image_level.linear_grid import HeadsOfOneInput, LinearGridParams, train_heads
+from components.evaluation.image_level.logistic import LogisticParams, logistic_path
 from components.learning.vit import VisionTransformer, ViTConfig
 
 TRAIN, TEST, WIDTH, CLASSES, STEPS = 4000, 500, 384, 10, 300

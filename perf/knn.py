@@ -7,8 +7,8 @@ import time
 import numpy as np
 import torch
 
-from components.evaluation.knn import knn_predict_each
-from components.evaluation.labelled_features import LabelledFeatures
+from components.evaluation.features.labelled_features import LabelledFeatures
+from components.evaluation.image_level.knn import knn_predict_each
 
 TRAIN, TEST, WIDTH, CLASSES, K = 50_000, 10_000, 384, 1000, 20
 ROUNDS = 2

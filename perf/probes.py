@@ -17,9 +17,9 @@ def main() -> dict[str, Any]:
     import sklearn.linear_model  # noqa: F401 - its import is not the probe's time
     import torch
 
-    from components.evaluation.benchmarks import load_named
-    from components.evaluation.probes import Found, Prober
-    from components.evaluation.sample import draw
+    from components.evaluation.probing.probes import Found, Prober
+    from components.evaluation.probing.sample import draw
+    from components.evaluation.sets.benchmarks import load_named
     from components.learning.vit import VisionTransformer
     from components.params import load_params
     from components.training.params import TrainingParams

@@ -20,16 +20,16 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from components.evaluation.features import FeatureParams, extract, network, square
-from components.evaluation.labelled_set import Column
+from components.evaluation.features.extract import FeatureParams, extract, network, square
+from components.evaluation.sets.labelled_set import Column
 from components.images.decode import encode_jpeg
 from components.learning.collate import normalize
 from components.learning.export import ModelCard
 from components.learning.vit import VisionTransformer, vit_config
-from components.release.export import save_model
-from components.release.features import FeatureSpec, Row, embed, pixels
-from components.release.graphs import export_onnx
-from components.release.load import EVALUATED_AT, MEAN, STD, LoadedModel
+from components.release.use.features import FeatureSpec, Row, embed, pixels
+from components.release.weights.export import save_model
+from components.release.weights.graphs import export_onnx
+from components.release.weights.load import EVALUATED_AT, MEAN, STD, LoadedModel
 
 FORMS = ("huggingface", "official", "safetensors", "onnx", "torch-export")
 SIDE, BATCH = 256, 16  # px of a side of a file, images a forward pass
@@ -139,7 +139,7 @@ def source(rows: int, folder: str) -> None:
 
 def write_rows(folder: str, form: Literal["parquet", "npy"]) -> None:
     """Features of the table of :func:`source` where the network's share is left out: numbers are drawn."""
-    from components.release import embed as module
+    from components.release.use import embed as module
 
     block = np.random.default_rng(0).standard_normal((1024, 384)).astype(np.float32)
 
@@ -174,7 +174,7 @@ def memory(name: str, forms: Sequence[str] = FORMS) -> dict[str, float]:
 
 def write(name: str, folder: str) -> None:
     """A file as Meta's, of random weights."""
-    from components.release.writers import export_official
+    from components.release.weights.writers import export_official
 
     export_official(model_of(name), Path(folder) / "official.pth")
 
@@ -185,7 +185,8 @@ def _alone(code: str) -> int:
     The libraries of the first process do not count; those of others do.
     """
     around = f"""
-import json, threading, time, psutil, torch, safetensors.torch, components.release.load, components.release.writers
+import json, threading, time, psutil, torch, safetensors.torch
+import components.release.weights.load, components.release.weights.writers
 
 def peak():  # not ru_maxrss, which a new process takes over from the one that started it
     return 1024 * int(open("/proc/self/status").read().partition("VmHWM:")[2].split()[0])

@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from patience import PATIENCE
 from PIL import Image
 
-from components.release.export import save_model
+from components.release.weights.export import save_model
 from tests.components.release.small_models import small_model
 
 ROOT = Path(__file__).resolve().parents[1]

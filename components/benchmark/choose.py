@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from components.benchmark.contenders import find_checkpoints
 from components.benchmark.protocol import KnnParams
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.features import Extractor, FeatureParams, Rows, Tokens, extract, network
-from components.evaluation.knn import knn_predict
-from components.evaluation.labelled_features import LabelledFeatures
+from components.evaluation.features.extract import Extractor, FeatureParams, Rows, Tokens, extract, network
+from components.evaluation.features.labelled_features import LabelledFeatures
+from components.evaluation.image_level.knn import knn_predict
+from components.evaluation.sets.benchmarks import Benchmark
 from components.images.decode import RGB
-from components.release.load import load_model
+from components.release.weights.load import load_model
 
 FOLDS = 5
 

@@ -10,13 +10,13 @@ import numpy.typing as npt
 
 from components.benchmark.outcome import Outcome
 from components.benchmark.protocol import KnnParams
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.features import Rows
-from components.evaluation.knn import knn_predict_each
-from components.evaluation.labelled_features import LabelledFeatures
-from components.evaluation.linear_grid import LinearGridParams, train_heads
-from components.evaluation.logistic import LogisticParams, logistic_path
-from components.evaluation.selection import Choices, choices, divide
+from components.evaluation.features.extract import Rows
+from components.evaluation.features.labelled_features import LabelledFeatures
+from components.evaluation.image_level.knn import knn_predict_each
+from components.evaluation.image_level.linear_grid import LinearGridParams, train_heads
+from components.evaluation.image_level.logistic import LogisticParams, logistic_path
+from components.evaluation.sets.benchmarks import Benchmark
+from components.evaluation.statistics.selection import Choices, choices, divide
 
 HELD_OUT, SEED = 0.1, 0  # of kNN's choice of k
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from components.benchmark.figure import method_name
 from components.benchmark.results import Results
-from components.evaluation.gate import Column
-from components.evaluation.significance import holm, mcnemar, sign_flip
+from components.evaluation.statistics.gate import Column
+from components.evaluation.statistics.significance import holm, mcnemar, sign_flip
 
 SCORES = "scores.json"
 

@@ -15,9 +15,9 @@ from components.benchmark.published import load_published
 from components.benchmark.results import Results, load_results
 from components.context import StageContext
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
-from components.evaluation.gate import GateParams, shortfalls
-from components.evaluation.labelled_set import Benchmark
+from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.sets.labelled_set import Benchmark
+from components.evaluation.statistics.gate import GateParams, shortfalls
 from components.params import load_params
 from components.storage import StorageParams, atomic_file
 from components.tracking import TrackingParams

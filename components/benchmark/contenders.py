@@ -11,13 +11,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from components.errors import VitrailError
-from components.evaluation.features import Extractor, FeatureParams, network, raw_pixels, untrained
-from components.evaluation.patch_tokens import PatchExtractor, network_patches, raw_patches
+from components.evaluation.features.extract import Extractor, FeatureParams, network, raw_pixels, untrained
+from components.evaluation.features.patch_tokens import PatchExtractor, network_patches, raw_patches
 from components.learning.export import CARD, ModelCard, weights_digest
 from components.learning.vit import VisionTransformer
 from components.params import Seed, Strict, fingerprint
-from components.release.fetch import pinned
-from components.release.load import load_model, weights_digests
+from components.release.weights.fetch import pinned
+from components.release.weights.load import load_model, weights_digests
 from components.tracking.registry import is_registered
 
 

@@ -9,9 +9,9 @@ from components.benchmark.feature_cache import cached_features
 from components.benchmark.figure import Figure
 from components.benchmark.measured import Measured, Setup
 from components.benchmark.spread import Pictured
-from components.evaluation.copies_set import CopiesSet
-from components.evaluation.labelled_set import Files
-from components.evaluation.retrieval import copy_precision, unit
+from components.evaluation.image_level.retrieval import copy_precision, unit
+from components.evaluation.sets.copies_set import CopiesSet
+from components.evaluation.sets.labelled_set import Files
 
 
 def measure_copies(contenders: Sequence[Contender], copies: CopiesSet, setup: Setup) -> Measured:

@@ -12,15 +12,15 @@ from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
 from components.benchmark.protocol import Protocol
 from components.errors import VitrailError
-from components.evaluation.dense_depth import DepthHeadParams, estimate_depth
-from components.evaluation.dense_segmentation import SegmentationParams, by_picture, miou, pixel_accuracy, segment
-from components.evaluation.dense_set import DenseBenchmark
-from components.evaluation.intervals import Interval, resampled
-from components.evaluation.labelled_set import Benchmark
-from components.evaluation.matching import MatchingParams, match
-from components.evaluation.patch_tokens import PatchExtractor
-from components.evaluation.propagation import follow
-from components.evaluation.video_set import VideoSet
+from components.evaluation.dense.depth import DepthHeadParams, estimate_depth
+from components.evaluation.dense.matching import MatchingParams, match
+from components.evaluation.dense.propagation import follow
+from components.evaluation.dense.segmentation import SegmentationParams, by_picture, miou, pixel_accuracy, segment
+from components.evaluation.features.patch_tokens import PatchExtractor
+from components.evaluation.sets.dense_set import DenseBenchmark
+from components.evaluation.sets.labelled_set import Benchmark
+from components.evaluation.sets.video_set import VideoSet
+from components.evaluation.statistics.intervals import Interval, resampled
 
 Make = Callable[..., Figure]
 

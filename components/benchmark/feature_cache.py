@@ -8,8 +8,8 @@ from pathlib import Path
 
 from components.benchmark.contenders import Contender
 from components.benchmark.spread import HERE, Pictured, Place, features_of
-from components.evaluation.feature_store import CLS, PATCHES, FeatureStore, Seen, store_of
-from components.evaluation.features import FeatureParams, Rows
+from components.evaluation.features.extract import FeatureParams, Rows
+from components.evaluation.features.store import CLS, PATCHES, FeatureStore, Seen, store_of
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from components.evaluation.gate import BALANCED
+from components.evaluation.statistics.gate import BALANCED
 
 NAMES = {
     "map": "mAP",

@@ -13,9 +13,9 @@ from components.benchmark.contenders import Contender
 from components.benchmark.figure import Figure
 from components.benchmark.outcome import Outcome
 from components.benchmark.protocol import Protocol
-from components.evaluation.few_shot import LINEAR, balanced_accuracy, few_shot
-from components.evaluation.gate import BALANCED, FEW
-from components.evaluation.intervals import Interval
+from components.evaluation.image_level.few_shot import LINEAR, balanced_accuracy, few_shot
+from components.evaluation.statistics.gate import BALANCED, FEW
+from components.evaluation.statistics.intervals import Interval
 
 
 @dataclass(frozen=True)

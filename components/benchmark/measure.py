@@ -19,12 +19,12 @@ from components.benchmark.robust import measure_robust
 from components.benchmark.scoring import check_finite, outcomes, scores
 from components.benchmark.spread import pictured
 from components.benchmark.spread_dense import dense_task, spread_figures, video_task
-from components.evaluation.dense_layouts import DenseParams, load_dense
-from components.evaluation.features import Rows, square
-from components.evaluation.labelled_set import Benchmark
-from components.evaluation.patch_kmeans import fit_patch_kmeans
-from components.evaluation.robustness_set import RobustSet
-from components.evaluation.video_set import DavisParams, load_davis
+from components.evaluation.features.extract import Rows, square
+from components.evaluation.features.patch_kmeans import fit_patch_kmeans
+from components.evaluation.sets.dense_layouts import DenseParams, load_dense
+from components.evaluation.sets.labelled_set import Benchmark
+from components.evaluation.sets.robustness_set import RobustSet
+from components.evaluation.sets.video_set import DavisParams, load_davis
 from components.progress import track
 
 PATCHES = "patch k-means"

@@ -12,8 +12,8 @@ from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import Score
 from components.benchmark.spread import HERE, Place
-from components.evaluation.dense_set import DenseBenchmark
-from components.evaluation.labelled_set import Benchmark
+from components.evaluation.sets.dense_set import DenseBenchmark
+from components.evaluation.sets.labelled_set import Benchmark
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from components.benchmark.protocol import Protocol
 from components.benchmark.results import file_name
 from components.benchmark.tables import flat
 from components.benchmark.training_curves import Point, plain
-from components.evaluation.labelled_set import Benchmark
+from components.evaluation.sets.labelled_set import Benchmark
 from components.images.decode import RGB
 from components.learning.export import weights_digest
 

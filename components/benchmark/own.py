@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from components.benchmark.contenders import Contender
-from components.evaluation.features import Rows, extract
+from components.evaluation.features.extract import Rows, extract
 from components.images.decode import RGB
 from components.learning.collapse import feature_figures
 from components.params import Strict
@@ -23,7 +23,7 @@ class OwnParams(Strict):
 
 
 class Pictures:
-    """Pictures in memory, as :class:`components.evaluation.benchmarks.Images`."""
+    """Pictures in memory, as :class:`components.evaluation.sets.labelled_set.Images`."""
 
     def __init__(self, pictures: Sequence[RGB]) -> None:
         self._pictures = pictures

@@ -19,11 +19,11 @@ from components.benchmark.measured import Measured
 from components.benchmark.protocol import Protocol
 from components.benchmark.spread import HERE, Pictured, Place
 from components.errors import VitrailError
-from components.evaluation.benchmarks import RevisitedParams, load_benchmark
-from components.evaluation.labelled_set import named_picture
-from components.evaluation.retrieval import unit
-from components.evaluation.revisited import LEVELS, RANKS, Level, score
-from components.evaluation.revisited_set import GroundTruth, load_ground_truth
+from components.evaluation.image_level.retrieval import unit
+from components.evaluation.image_level.revisited import LEVELS, RANKS, Level, score
+from components.evaluation.sets.benchmarks import RevisitedParams, load_benchmark
+from components.evaluation.sets.labelled_set import named_picture
+from components.evaluation.sets.revisited_set import GroundTruth, load_ground_truth
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
 from components.params import fingerprint
 
@@ -31,7 +31,7 @@ Box = tuple[float, float, float, float]
 
 
 class NamedPictures:
-    """Pictures of a folder by name, as :class:`components.evaluation.benchmarks.Images`; queries are cut to boxes."""
+    """Pictures of a folder by name, as ``evaluation``'s ``Images``; queries are cut to boxes."""
 
     def __init__(
         self,

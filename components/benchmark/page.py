@@ -12,9 +12,9 @@ from components.benchmark.compare import Test, missed, rows_of, test_rows
 from components.benchmark.figure import method_name
 from components.benchmark.label_efficiency import few_tables
 from components.benchmark.results import Results
-from components.evaluation.features import square
-from components.evaluation.gate import Column
-from components.evaluation.labelled_set import Benchmark
+from components.evaluation.features.extract import square
+from components.evaluation.sets.labelled_set import Benchmark
+from components.evaluation.statistics.gate import Column
 from components.images.decode import RGB, encode_jpeg
 
 SHOWN = 8  # images a model and column

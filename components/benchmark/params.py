@@ -6,7 +6,7 @@ from components.benchmark.contenders import BaselineParams
 from components.benchmark.own import OwnParams
 from components.benchmark.pictures import PcaParams
 from components.benchmark.scoring import IntervalParams
-from components.evaluation.patch_kmeans import PatchKmeansParams
+from components.evaluation.features.patch_kmeans import PatchKmeansParams
 from components.executor import ExecutorParams
 from components.params import Name, Strict
 

@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.features import square
-from components.evaluation.pca import pca_pictures
+from components.evaluation.features.extract import square
+from components.evaluation.features.pca import pca_pictures
+from components.evaluation.sets.benchmarks import Benchmark
 from components.images.decode import RGB
 from components.learning.collate import normalize
 from components.learning.export import ModelCard

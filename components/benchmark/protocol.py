@@ -15,16 +15,16 @@ from pydantic import Field, model_validator
 
 from components.benchmark.ranking import CopyParams
 from components.errors import VitrailError
-from components.evaluation.dense_depth import DepthHeadParams
-from components.evaluation.dense_segmentation import SegmentationParams
-from components.evaluation.features import FeatureParams
-from components.evaluation.few_shot import FewShotParams
-from components.evaluation.linear import LinearParams
-from components.evaluation.linear_grid import LinearGridParams
-from components.evaluation.logistic import LogisticParams
-from components.evaluation.matching import MatchingParams
-from components.evaluation.propagation import PropagationParams
-from components.evaluation.retrieval import RetrievalParams
+from components.evaluation.dense.depth import DepthHeadParams
+from components.evaluation.dense.matching import MatchingParams
+from components.evaluation.dense.propagation import PropagationParams
+from components.evaluation.dense.segmentation import SegmentationParams
+from components.evaluation.features.extract import FeatureParams
+from components.evaluation.image_level.few_shot import FewShotParams
+from components.evaluation.image_level.linear import LinearParams
+from components.evaluation.image_level.linear_grid import LinearGridParams
+from components.evaluation.image_level.logistic import LogisticParams
+from components.evaluation.image_level.retrieval import RetrievalParams
 from components.params import NEUTRAL, Strict, fingerprint, load_params, results
 
 FOLDER = "protocols"

@@ -17,10 +17,10 @@ from components.benchmark.figure import Figure, figure_table
 from components.benchmark.own import Pictures
 from components.descriptors.edits import edited
 from components.descriptors.train_params import EditParams
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.features import Rows, extract
-from components.evaluation.labelled_features import LabelledFeatures
-from components.evaluation.retrieval import RetrievalParams, figures, micro_ap, retrieve, unit
+from components.evaluation.features.extract import Rows, extract
+from components.evaluation.features.labelled_features import LabelledFeatures
+from components.evaluation.image_level.retrieval import RetrievalParams, figures, micro_ap, retrieve, unit
+from components.evaluation.sets.benchmarks import Benchmark
 from components.images.decode import RGB
 from components.params import Seed, Strict
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError
-from components.evaluation.gate import FEW, Column, Entry, by_column, read_scores
+from components.evaluation.statistics.gate import FEW, Column, Entry, by_column, read_scores
 
 Values = npt.NDArray[np.float64]
 

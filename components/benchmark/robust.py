@@ -14,12 +14,12 @@ from components.benchmark.outcome import Outcome
 from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import scores
 from components.benchmark.spread import pictured
-from components.evaluation.corruptions import corruption_error, mean_corruption_error
-from components.evaluation.features import Rows
-from components.evaluation.labelled_features import LabelledFeatures
-from components.evaluation.labelled_set import Benchmark
-from components.evaluation.robustness import among, among_linear
-from components.evaluation.robustness_set import RobustSet
+from components.evaluation.features.extract import Rows
+from components.evaluation.features.labelled_features import LabelledFeatures
+from components.evaluation.image_level.robustness import among, among_linear
+from components.evaluation.sets.labelled_set import Benchmark
+from components.evaluation.sets.robustness_set import RobustSet
+from components.evaluation.statistics.corruptions import corruption_error, mean_corruption_error
 
 Outcomes = Mapping[str, Mapping[tuple[str, str], Outcome]]
 

@@ -70,7 +70,7 @@ def choose(
     from components.benchmark import stage
     from components.benchmark.params import BenchmarkStageParams
     from components.benchmark.protocol import load_protocol
-    from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+    from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
 
     stated = load_params(params, BenchmarkStageParams)
     protocol = load_protocol(params.parent, stated.protocol).params
@@ -101,7 +101,7 @@ def revisited(*, gnd: Path, images: Path, checkpoints: Many[str], params: Path =
     from components.benchmark.contenders import gather
     from components.benchmark.params import BenchmarkStageParams
     from components.benchmark.protocol import load_protocol, split_overrides
-    from components.evaluation.revisited_set import load_ground_truth
+    from components.evaluation.sets.revisited_set import load_ground_truth
 
     of_protocol, others = split_overrides(set)
     stated = load_params(params, BenchmarkStageParams, others)

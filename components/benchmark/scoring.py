@@ -15,11 +15,11 @@ from components.benchmark.label_efficiency import FewFigure, few_figures
 from components.benchmark.outcome import Outcome
 from components.benchmark.protocol import Protocol
 from components.errors import VitrailError
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.features import Rows, without_equal_channels
-from components.evaluation.intervals import Interval, paired_difference, wilson
-from components.evaluation.linear import linear_probe
-from components.evaluation.selection import Choices
+from components.evaluation.features.extract import Rows, without_equal_channels
+from components.evaluation.image_level.linear import linear_probe
+from components.evaluation.sets.benchmarks import Benchmark
+from components.evaluation.statistics.intervals import Interval, paired_difference, wilson
+from components.evaluation.statistics.selection import Choices
 from components.params import Seed, Strict
 
 

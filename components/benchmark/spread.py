@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 from components.benchmark.contenders import Contender, Recipe
-from components.evaluation.features import Extractor, Rows, batches, extract
-from components.evaluation.labelled_set import Benchmark, Divisible, Images
+from components.evaluation.features.extract import Extractor, Rows, batches, extract
+from components.evaluation.sets.labelled_set import Benchmark, Divisible, Images
 from components.executor import ExecutorParams, map_shards
 from components.learning.export import weights_digest
 from components.params import fingerprint, results
 from components.progress import Progress
-from components.release.load import worker_device
+from components.release.weights.load import worker_device
 from components.storage import atomic_file
 
 PART = 512  # images, in whole batches: each batch is the same wherever it is computed

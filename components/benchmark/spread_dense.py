@@ -15,13 +15,13 @@ from components.benchmark.dense import dense_figures, video_figures
 from components.benchmark.figure import Figure
 from components.benchmark.protocol import Protocol
 from components.benchmark.spread import Place
-from components.evaluation.dense_layouts import DenseParams, load_dense
-from components.evaluation.features import raw_pixels
-from components.evaluation.patch_tokens import raw_patches
-from components.evaluation.video_set import DavisParams, load_davis
+from components.evaluation.features.extract import raw_pixels
+from components.evaluation.features.patch_tokens import raw_patches
+from components.evaluation.sets.dense_layouts import DenseParams, load_dense
+from components.evaluation.sets.video_set import DavisParams, load_davis
 from components.executor import map_shards
 from components.learning.export import weights_digest
-from components.release.load import worker_device
+from components.release.weights.load import worker_device
 
 Task = Callable[[Sequence[Contender], str], list[Figure]]  # figures of contenders on a device; picklable
 

@@ -34,10 +34,10 @@ from components.benchmark.spread import Place
 from components.benchmark.tables import markdown, nested
 from components.benchmark.training_curves import read_curve, trade_off_table
 from components.context import StageContext
-from components.evaluation.benchmarks import Benchmark, BenchmarksFile, load_benchmark
-from components.evaluation.copies_set import load_copies
-from components.evaluation.robustness_set import RobustSet, load_robustness
-from components.evaluation.seeds import seed_images
+from components.evaluation.probing.seeds import seed_images
+from components.evaluation.sets.benchmarks import Benchmark, BenchmarksFile, load_benchmark
+from components.evaluation.sets.copies_set import load_copies
+from components.evaluation.sets.robustness_set import RobustSet, load_robustness
 from components.executor import kept_workers
 from components.images.decode import RGB
 from components.lock import hold

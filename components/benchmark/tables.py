@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from components.benchmark.protocol import Protocol
 from components.benchmark.scoring import Score
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.sets.benchmarks import Benchmark
 
 
 def markdown(

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.evaluation.online import RAW
-from components.evaluation.probes import mean_of
+from components.evaluation.probing.online import RAW
+from components.evaluation.probing.probes import mean_of
 
 
 class Point(NamedTuple):

@@ -26,8 +26,8 @@ from components.descriptors.kinds import (
 )
 from components.descriptors.rows import Rows
 from components.descriptors.views import WHOLE, Views
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.labelled_set import Divisible, Images
+from components.evaluation.sets.benchmarks import Benchmark
+from components.evaluation.sets.labelled_set import Divisible, Images
 from components.executor import map_shards
 from components.progress import track
 from components.storage import StorageParams

@@ -26,7 +26,7 @@ from components.dedup.retrieve import QuerySetSummary
 from components.dedup.thresholds import Thresholds
 from components.descriptors.limits import seldom_found
 from components.descriptors.views import RGB
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.sets.benchmarks import Benchmark
 from components.storage import atomic_file
 from components.tables.parts import PartWriter
 from components.tables.schemas import KEYS

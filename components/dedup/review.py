@@ -20,7 +20,7 @@ from components.dedup.extract import read_picture
 from components.dedup.pool import INDEX_NAME
 from components.dedup.sweep import Outcome
 from components.descriptors.views import RGB, Views, reduce
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.sets.benchmarks import Benchmark
 from components.images.shards import Shards
 from components.storage import StorageParams, atomic_file
 from components.tables.parts import parts as table_parts

@@ -17,7 +17,7 @@ from components.dedup.pool import Pool
 from components.dedup.review import Reviewed, sweep_thresholds, write_review
 from components.dedup.sweep import sweep, table, write_csv
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
 from components.params import parse_params
 from components.storage import StorageParams
 from components.tables.database import database

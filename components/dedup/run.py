@@ -71,7 +71,7 @@ def run(*, options: Options[RunOptions]) -> None:
     from components.context import StageContext
     from components.dedup import stage
     from components.dedup.params import DedupParams
-    from components.evaluation.benchmarks import BenchmarksFile
+    from components.evaluation.sets.benchmarks import BenchmarksFile
     from components.tracking import TrackingParams
 
     params = load_params(options.params, DedupParams, [*options.set, *options.overrides()])
@@ -137,7 +137,7 @@ _REVIEW = ReviewOptions()
 def review(*, options: Options[ReviewOptions] = _REVIEW) -> None:
     """Show what each threshold would drop, with pictures, as one HTML file."""
     from components.dedup.revisit import Again, revisit
-    from components.evaluation.benchmarks import BenchmarksFile
+    from components.evaluation.sets.benchmarks import BenchmarksFile
 
     sweep = None if options.threshold_sweep is None else list(options.threshold_sweep)
     again = Again(options.out, sweep, options.groups)

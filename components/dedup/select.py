@@ -18,7 +18,7 @@ from components.dedup.pool import Pool
 from components.dedup.retrieve import QuerySetSummary, retrieve
 from components.descriptors.rows import Rows
 from components.errors import VitrailError
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.sets.benchmarks import Benchmark
 
 Sets = Mapping[str, tuple[Benchmark, NDArray[np.float16]]]
 

@@ -33,7 +33,7 @@ from components.dedup.select import select
 from components.dedup.sweep import sweep
 from components.dedup.thresholds import Thresholds, thresholds
 from components.errors import VitrailError, nearest
-from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
 from components.executor import kept_workers
 from components.leftover import too_little
 from components.lock import hold

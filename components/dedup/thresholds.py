@@ -13,7 +13,7 @@ from components.dedup.calibrate import Calibration, calibrate, copy_similarities
 from components.dedup.described import Described
 from components.dedup.params import DedupParams
 from components.dedup.pool import Pool
-from components.evaluation.benchmarks import Benchmark
+from components.evaluation.sets.benchmarks import Benchmark
 
 
 class Thresholds(NamedTuple):

@@ -27,7 +27,7 @@ from components.learning.objective import Centering, Losses, Network, build_netw
 from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
 from components.params import CHANGES
-from components.release.load import LoadedModel
+from components.release.weights.load import LoadedModel
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
 from components.training.engine import Engine, Parts

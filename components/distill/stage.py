@@ -9,10 +9,10 @@ from typing import Any
 
 from components.context import StageContext
 from components.distill.method import Distillation, DistillParams, check_teacher, teacher_of
-from components.evaluation.online import Subject, observe
-from components.evaluation.seeds import seed_images
-from components.release.fetch import pinned
-from components.release.load import LoadedModel, load_model, weights_digests
+from components.evaluation.probing.online import Subject, observe
+from components.evaluation.probing.seeds import seed_images
+from components.release.weights.fetch import pinned
+from components.release.weights.load import LoadedModel, load_model, weights_digests
 from components.storage import atomic_file
 from components.training.capability import count_parameters, require
 from components.training.distributed import World
@@ -36,7 +36,7 @@ from components.training.session import (
 class DistillInputs(TrainingInputs):
     """What the distill stage reads."""
 
-    teacher: str | Path  # a model with heads, as :func:`components.release.load.load_model` takes it
+    teacher: str | Path  # a model with heads, as :func:`components.release.weights.load.load_model` takes it
 
 
 def run(params: DistillParams, inputs: DistillInputs, outputs: Path, context: StageContext) -> dict[str, Any]:

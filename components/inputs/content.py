@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from components.errors import VitrailError
-from components.release.fetch import PIN
+from components.release.weights.fetch import PIN
 from components.storage import StorageParams, atomic_file, is_remote, open_store
 from components.tracking.registry import Registry, is_registered
 

@@ -12,7 +12,7 @@ from components.curate.params import CurateParams
 from components.dedup.params import DedupParams
 from components.distill.method import DistillParams
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.input_paths import input_paths
 from components.params import Strict, load_params
 from components.pipeline import PipelineParams

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from components.context import StageContext
 from components.errors import VitrailError
-from components.evaluation.online import Subject, observe
-from components.evaluation.seeds import seed_images
+from components.evaluation.probing.online import Subject, observe
+from components.evaluation.probing.seeds import seed_images
 from components.images.loader import Loader
 from components.pretrain.method import Pretraining
 from components.pretrain.start import pinned_start, started_from

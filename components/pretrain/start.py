@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from components.errors import VitrailError
 from components.learning.export import CARD, ModelCard, StartedFrom, load_card
 from components.learning.objective import Network, build_network
-from components.release.fetch import local_copy, pinned
-from components.release.load import load_model, weights_digests
+from components.release.weights.fetch import local_copy, pinned
+from components.release.weights.load import load_model, weights_digests
 from components.training.params import TrainingParams
 from components.training.resolution import POSITIONS, resized_positions
 

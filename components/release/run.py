@@ -14,8 +14,9 @@ from cyclopts import Parameter
 
 from components.command_line import Many, Options, application, as_options, commands_of
 from components.errors import VitrailError
-from components.release import commands, serve_commands
-from components.release.options import NAMED, EmbedOptions, Model
+from components.release.serve import commands as serve_commands
+from components.release.use import commands
+from components.release.use.options import NAMED, EmbedOptions, Model
 
 app = application("release", "Models in and out, and their use.", "components.release")
 main = commands_of(app)
@@ -32,9 +33,9 @@ def import_(
         heads: Attention heads, if no config or known architecture states them.
     """
     from components.learning.export import CARD
-    from components.release.export import described, save_model
-    from components.release.load import load_model
-    from components.release.outputs import check_replaceable
+    from components.release.weights.export import described, save_model
+    from components.release.weights.load import load_model
+    from components.release.weights.outputs import check_replaceable
 
     check_replaceable(out, CARD)  # before gigabytes are read
     model = load_model(source, heads=heads)
@@ -64,23 +65,23 @@ class ExportOptions:
 @app.command
 def export(*, options: Options[ExportOptions]) -> None:
     """Write a model for others: safetensors, Hugging Face, Meta's layout, ONNX, torch.export."""
-    from components.release.load import load_model
+    from components.release.weights.load import load_model
 
     model, out = load_model(options.model), options.out
     if options.to == "safetensors":
-        from components.release.model_card import CardFacts, export_safetensors
+        from components.release.weights.model_card import CardFacts, export_safetensors
 
         export_safetensors(model, out, CardFacts(options.licence, options.scores, options.model, options.receipts))
     elif options.to == "huggingface":
-        from components.release.writers import export_transformers
+        from components.release.weights.writers import export_transformers
 
         print(export_transformers(model, out, options.image_size))
     elif options.to == "official":
-        from components.release.writers import export_official
+        from components.release.weights.writers import export_official
 
         export_official(model, out)
     else:
-        from components.release import graphs
+        from components.release.weights import graphs
 
         (graphs.export_onnx if options.to == "onnx" else graphs.export_program)(model, out, keep=False)
     print(f"{out}: {options.to} of {model.card.kind} {model.card.preset}")
@@ -101,7 +102,7 @@ class FeaturesOptions(EmbedOptions):
 @app.command
 def embed(*, options: Options[FeaturesOptions]) -> None:
     """Compute the features of images, as a table, arrays or JSON."""
-    from components.release.embed import embed_all, embed_one
+    from components.release.use.embed import embed_all, embed_one
 
     spec = options.spec(options.features)
     if options.out is None:

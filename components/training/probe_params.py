@@ -1,4 +1,4 @@
-"""The ``probe:`` section of a training preset: what ``evaluation/online.py`` scores and shows on the way."""
+"""The ``probe:`` section of a training preset: what ``evaluation/probing/online.py`` scores and shows on the way."""
 
 from __future__ import annotations
 

@@ -16,14 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 # Modules whose public functions others call; each is on the page on using models or extending.
 ENTRY_POINTS = (
-    "components.release.load",
-    "components.release.features",
-    "components.release.pictures",
-    "components.release.classify",
-    "components.release.retrieve",
+    "components.release.weights.load",
+    "components.release.use.features",
+    "components.release.use.pictures",
+    "components.release.use.classify",
+    "components.release.use.retrieve",
     "components.training.checkpoint",
     "components.learning.vit",
-    "components.evaluation.benchmarks",
+    "components.evaluation.sets.benchmarks",
     "components.curate.safety",
     "components.params",
     "components.storage.interface",

@@ -21,12 +21,12 @@ from components.benchmark.contenders import BaselineParams, gather
 from components.curate.examine import ChunkItem, examine
 from components.curate.places import Place
 from components.errors import VitrailError
-from components.evaluation.features import FeatureParams
-from components.evaluation.labelled_set import Files
+from components.evaluation.features.extract import FeatureParams
+from components.evaluation.sets.labelled_set import Files
 from components.executor import ExecutorParams, map_shards
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
-from components.release.export import save_model
+from components.release.weights.export import save_model
 from components.storage import open_store
 from tests.components.release.small_models import small_model
 

@@ -16,8 +16,8 @@ from components.dedup.scratch import described_digest
 from components.descriptors.kinds import OwnDescriptorParams, ReadyParams, load_descriptor
 from components.descriptors.views import WHOLE, squash
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, OwnBenchmarkParams, load_benchmark
-from components.evaluation.labelled_set import Benchmark, Files
+from components.evaluation.sets.benchmarks import BenchmarksFile, OwnBenchmarkParams, load_benchmark
+from components.evaluation.sets.labelled_set import Benchmark, Files
 from components.input_paths import input_paths
 from components.learning.objective import ObjectiveParams, Output, Targets, losses
 from components.params import parse_params

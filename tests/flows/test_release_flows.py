@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from components.release.export import save_model
 from components.release.run import app
+from components.release.weights.export import save_model
 from flows.release import (
     embed,
     embed_arguments,

@@ -20,7 +20,7 @@ from components.benchmark.pictures import SHIPPED
 from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
-from components.evaluation.benchmarks import BenchmarksFile, ElpvParams, load_benchmark
+from components.evaluation.sets.benchmarks import BenchmarksFile, ElpvParams, load_benchmark
 from components.learning.export import (
     ModelCard,
     StartedFrom,
@@ -31,7 +31,7 @@ from components.learning.export import (
 )
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import load_params
-from components.release.load import weights_digests
+from components.release.weights.load import weights_digests
 
 ROOT = Path(__file__).resolve().parents[3]
 VIT = ViTConfig(image_size=32, patch_size=8, embed_dim=24, depth=2, heads=2)
@@ -275,7 +275,7 @@ def test_a_diverged_checkpoint_is_named_and_nothing_is_written(
 def test_choosing_features_reads_the_training_side_alone(
     workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.evaluation import benchmarks
+    from components.evaluation.sets import benchmarks
 
     read: set[int] = set()
     column = benchmarks.Column

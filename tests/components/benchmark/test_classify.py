@@ -8,10 +8,10 @@ import pytest
 from components.benchmark.classify import Sides, grid_choices, knn_outcomes, logistic_choices, sides
 from components.benchmark.protocol import KnnParams
 from components.errors import VitrailError
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.linear_grid import LinearGridParams
-from components.evaluation.logistic import LogisticParams
-from components.evaluation.selection import Choices
+from components.evaluation.image_level.linear_grid import LinearGridParams
+from components.evaluation.image_level.logistic import LogisticParams
+from components.evaluation.sets.benchmarks import Benchmark
+from components.evaluation.statistics.selection import Choices
 
 KNN = KnnParams(k=[1, 5], shown=5, choose=True)
 GRID = LinearGridParams(rates=[0.1, 1.0], blocks=[1], pooling=[False], steps=30, batch=32)

@@ -21,9 +21,9 @@ from components.benchmark.page import page
 from components.benchmark.results import load_results
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.gate import GateParams, GateRow, shortfalls
-from components.evaluation.labelled_set import Files
+from components.evaluation.sets.benchmarks import Benchmark
+from components.evaluation.sets.labelled_set import Files
+from components.evaluation.statistics.gate import GateParams, GateRow, shortfalls
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]

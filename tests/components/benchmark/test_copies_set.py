@@ -14,9 +14,9 @@ from components.benchmark.measured import Setup
 from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.protocol import load_protocol
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
-from components.evaluation.copies_set import load_copies
-from components.evaluation.features import raw_pixels
+from components.evaluation.features.extract import raw_pixels
+from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.sets.copies_set import load_copies
 from components.params import load_params, parse_params
 
 ROOT = Path(__file__).resolve().parents[3]

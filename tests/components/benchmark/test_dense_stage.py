@@ -25,7 +25,7 @@ from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.benchmark.spread import Place
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.executor import ExecutorParams
 from components.learning.export import ModelCard, export_model
 from components.learning.vit import VisionTransformer, ViTConfig

@@ -17,15 +17,15 @@ from components.benchmark.contenders import BaselineParams, Contender, gather
 from components.benchmark.feature_cache import cached_features
 from components.benchmark.oxford import NamedPictures
 from components.benchmark.spread import Pictured, Place, pictured
-from components.evaluation.benchmarks import Benchmark
-from components.evaluation.feature_store import FeatureStore
-from components.evaluation.features import FeatureParams
-from components.evaluation.labelled_set import Files
+from components.evaluation.features.extract import FeatureParams
+from components.evaluation.features.store import FeatureStore
+from components.evaluation.sets.benchmarks import Benchmark
+from components.evaluation.sets.labelled_set import Files
 from components.learning.export import ModelCard, export_model
 from components.learning.vit import VisionTransformer, ViTConfig
-from components.release import kept_features
-from components.release.embed import EmbedParams, embed_all
-from components.release.features import FeatureSpec
+from components.release.use import kept_features
+from components.release.use.embed import EmbedParams, embed_all
+from components.release.use.features import FeatureSpec
 
 VIT = ViTConfig(image_size=16, patch_size=8, embed_dim=12, depth=2, heads=2)
 COUNT = 4

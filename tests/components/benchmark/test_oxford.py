@@ -13,9 +13,9 @@ from components.benchmark.contenders import Contender
 from components.benchmark.oxford import NamedPictures, measure_revisited, revisited, table
 from components.benchmark.protocol import load_protocol
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
-from components.evaluation.features import raw_pixels
-from components.evaluation.revisited_set import GroundTruth
+from components.evaluation.features.extract import raw_pixels
+from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.sets.revisited_set import GroundTruth
 from components.params import parse_params
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -18,14 +18,14 @@ from components.benchmark.contenders import BaselineParams, Contender, gather
 from components.benchmark.oxford import NamedPictures
 from components.benchmark.spread import HERE, Pictured, Place, features_of
 from components.errors import VitrailError
-from components.evaluation.features import FeatureParams
-from components.evaluation.labelled_set import Column, Files, Images
-from components.evaluation.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
-from components.evaluation.tar_set import Span, Spans
+from components.evaluation.features.extract import FeatureParams
+from components.evaluation.features.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
+from components.evaluation.sets.labelled_set import Column, Files, Images
+from components.evaluation.sets.tar_set import Span, Spans
 from components.executor import ExecutorParams, kept_workers, map_shards, worker_number
 from components.learning.export import ModelCard, export_model
 from components.learning.vit import VisionTransformer, ViTConfig
-from components.release import load
+from components.release.weights import load
 
 COUNT, BATCH = 10, 2
 PARAMS = FeatureParams(batch_size=BATCH, blocks=2)

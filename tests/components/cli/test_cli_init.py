@@ -11,7 +11,7 @@ from PIL import Image
 
 from components.cli import init
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile, load_benchmark
+from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
 from components.params import load_params
 from components.pipeline import load_pipeline
 from components.training.params import TrainingParams

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.dedup import stage
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
 from components.params import parse_params
 from components.tracking import Run

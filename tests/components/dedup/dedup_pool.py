@@ -14,7 +14,7 @@ import pytest
 from components.context import StageContext
 from components.dedup import stage
 from components.dedup.params import DedupParams
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.images.shards import Shards
 from components.params import load_params, parse_params
 from components.storage import StorageParams

@@ -13,7 +13,7 @@ from components.dedup.decide import SELF_DUPLICATE
 from components.dedup.edges import Edges
 from components.dedup.graph import components
 from components.descriptors.views import Views
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
 from components.tables.parts import read_table
 from components.tables.schemas import DECISIONS

@@ -18,7 +18,7 @@ from components.dedup import stage
 from components.dedup.decide import HELD_OUT, IDENTICAL
 from components.dedup.reference import identical_rows, nothing_near
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.params import parse_params
 from components.tables.parts import read_table
 from components.tables.schemas import DECISIONS, INDEX, MANIFEST

@@ -18,7 +18,7 @@ from components.descriptors.rows import Rows
 from components.descriptors.sscd import SscdParams
 from components.descriptors.views import WHOLE
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
 from components.images.shards import Shards
 from components.params import parse_params

@@ -13,7 +13,7 @@ import pytest
 from components.dedup.calibrate import CalibrationParams
 from components.dedup.params import DedupParams
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
 from components.params import load_params, parse_params
 from components.tables.parts import read_table, write_table

@@ -25,7 +25,7 @@ from components.dedup.search import nearest, search
 from components.descriptors.kinds import load_descriptor
 from components.descriptors.views import WHOLE, Views
 from components.errors import VitrailError
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.images.decode import encode_jpeg
 from components.params import load_params, parse_params
 from components.tables.database import MemoryParams, database

@@ -18,8 +18,8 @@ from PIL import Image
 from components.curate.sandboxed_decode import Eye
 from components.dedup.extract import read_picture
 from components.errors import VitrailError
-from components.evaluation.benchmarks import QueryParams, load_benchmark
-from components.evaluation.dense_files import numbers_of
+from components.evaluation.sets.benchmarks import QueryParams, load_benchmark
+from components.evaluation.sets.dense_files import numbers_of
 from components.images.decode import DecodeError, DecodeLimits, decode, decode_numbers, decode_probed, probe
 from components.images.sandbox import SandboxParams
 from components.learning.augment import AugmentParams, MultiCrop

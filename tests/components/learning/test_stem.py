@@ -15,9 +15,9 @@ from components.learning.export import ModelCard, export_model
 from components.learning.param_groups import learning_rate_multiplier
 from components.learning.stem import ConvolutionalStem, stem_channels
 from components.learning.vit import VisionTransformer, ViTConfig
-from components.release.exportable import ExportableBackbone
-from components.release.load import LoadedModel, load_model
-from components.release.writers import export_official, export_transformers
+from components.release.weights.exportable import ExportableBackbone
+from components.release.weights.load import LoadedModel, load_model
+from components.release.weights.writers import export_official, export_transformers
 from components.training.capability import count_backbone
 from components.training.memory import embedding_layers
 

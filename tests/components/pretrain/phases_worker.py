@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import components.pretrain.stage as stage
 from components.context import StageContext
 from components.errors import VitrailError
-from components.evaluation.online import Recorder
+from components.evaluation.probing.online import Recorder
 from components.learning.embed import interpolate_positions
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.storage import StorageParams

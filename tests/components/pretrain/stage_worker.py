@@ -29,7 +29,7 @@ from components.distill.method import DistillParams
 from components.distill.stage import DistillInputs
 from components.distill.stage import run as distill
 from components.errors import VitrailError
-from components.evaluation.online import Recorder
+from components.evaluation.probing.online import Recorder
 from components.images.decode import encode_jpeg
 from components.images.shards import Shards, ShardWriter
 from components.learning.collate import Crops
@@ -37,8 +37,8 @@ from components.learning.objective import Network
 from components.params import load_params
 from components.pretrain.method import Pretraining
 from components.pretrain.stage import run as pretrain
-from components.release.load import load_model
-from components.release.writers import export_transformers
+from components.release.weights.load import load_model
+from components.release.weights.writers import export_transformers
 from components.storage import StorageParams, open_store
 from components.tables.parts import write_table
 from components.tables.schemas import MANIFEST

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from components.learning.export import ModelCard
 from components.learning.heads import HeadConfig, ProjectionHead
 from components.learning.vit import VisionTransformer, ViTConfig
-from components.release.load import LoadedModel
+from components.release.weights.load import LoadedModel
 
 DIM, DEPTH, PATCH = 64, 2, 14  # 64 channels: one attention head, as the released models have it
 

@@ -12,7 +12,7 @@ from components.benchmark.protocol import load_protocol
 from components.curate.params import CurateParams
 from components.dedup.params import DedupParams
 from components.distill.method import DistillParams
-from components.evaluation.benchmarks import BenchmarksFile
+from components.evaluation.sets.benchmarks import BenchmarksFile
 from components.params import load_params
 from components.training.params import TrainingParams
 from components.training.probe_params import ProbeParams

@@ -1,6 +1,0 @@
-"""The code of a served model, which MLflow runs when it loads one: see :mod:`components.release.serving`."""
-
-from components.release.serving import open_model
-from components.tracking.pyfunc import publish
-
-publish(open_model)
