@@ -62,13 +62,15 @@ def backbone_flops(vit: ViTConfig, groups: Sequence[tuple[int, int]], drop_path:
     return vit.depth * blocks, embedding
 
 
-def unread_flops(vit: ViTConfig, groups: Sequence[tuple[int, int]], hidden: int) -> int:
-    """Of a forward pass without stochastic depth: what the last block need not do, for no loss reads it.
+def unread_flops(vit: ViTConfig, groups: Sequence[tuple[int, int]], hidden: int, drop_path: float) -> int:
+    """Of a forward pass: what the last block need not do, for no loss reads it.
 
     Losses read every class token and the ``hidden`` patches. Other tokens need no projection and no feed-forward part.
+    The tokens read are computed even where stochastic depth drops their sample.
     """
-    unread = sum(samples * (patches + vit.registers) for samples, patches in groups) - hidden
-    return 2 * unread * (vit.embed_dim**2 + feed_forward_products(vit))
+    kept = sum(kept_samples(samples, drop_path) * (patches + 1 + vit.registers) for samples, patches in groups)
+    read = sum(samples for samples, _ in groups) + hidden
+    return 2 * (kept - read) * (vit.embed_dim**2 + feed_forward_products(vit))
 
 
 def head_flops(head: HeadConfig, in_dim: int, rows: int) -> int:
@@ -84,9 +86,9 @@ def step_flops(params: TrainingParams, hidden: int) -> int:
     small = (crops.locals * batch, (crops.local_size // vit.patch_size) ** 2)
     groups = [large, small] if crops.locals else [large]
     blocks, embedding = backbone_flops(vit, groups, vit.drop_path)
-    blocks -= 0 if vit.drop_path else unread_flops(vit, groups, hidden)
+    blocks -= unread_flops(vit, groups, hidden, vit.drop_path)
     taught_blocks, taught_embedding = backbone_flops(vit, [large], 0.0)
-    taught_blocks -= unread_flops(vit, [large], hidden)
+    taught_blocks -= unread_flops(vit, [large], hidden, 0.0)
     ibot = head_flops(heads.ibot or heads.dino, vit.embed_dim, hidden)
     student = head_flops(heads.dino, vit.embed_dim, 2 * batch + crops.locals * batch) + ibot
     teacher = head_flops(heads.dino, vit.embed_dim, 2 * batch) + ibot

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from components.learning.packing import Layout, group_rows
-from components.learning.stochastic_depth import Kept, add_kept
+from components.learning.stochastic_depth import Kept, add_kept, share_of
 
 
 class Attention(nn.Module):
@@ -117,12 +117,10 @@ class Block(nn.Module):
         """``[rows, dim]`` to the same shape; a :class:`Kept` limits its residual to the samples it names.
 
         ``rows``, int64 ``[m]``, asks for the output of these rows alone, ``[m, dim]``. Other rows then only serve as
-        keys and values. With a :class:`Kept` all is computed before rows are taken.
+        keys and values: the projection and the feed-forward network run on ``m`` rows.
         """
-        if rows is not None and attn_kept is None and ffn_kept is None:
-            x = self.ls1(self.attn(self.norm1(x), layout, rows), x.index_select(0, rows))
-            x = self.ls2(self.mlp(self.norm2(x)), x)
-            return x
+        if rows is not None:
+            return self._some(x, layout, attn_kept, ffn_kept, rows)
         if attn_kept is None:
             x = self.ls1(self.attn(self.norm1(x), layout), x)
         else:
@@ -133,4 +131,19 @@ class Block(nn.Module):
         else:
             part = x.index_select(0, ffn_kept.rows)
             x = add_kept(x, self.ls2(self.mlp(self.norm2(part))), ffn_kept)
-        return x if rows is None else x.index_select(0, rows)
+        return x
+
+    def _some(self, x: Tensor, layout: Layout, attn_kept: Kept | None, ffn_kept: Kept | None, rows: Tensor) -> Tensor:
+        """``rows`` of the output. Of few rows all are computed, and those of dropped samples multiplied by zero: to
+        sort them out first, a GPU would have to wait for their number."""
+        some = x.index_select(0, rows)
+        if attn_kept is None:
+            some = self.ls1(self.attn(self.norm1(x), layout, rows), some)
+        else:
+            share, place = share_of(rows, attn_kept, x)
+            part = self.norm1(x.index_select(0, attn_kept.rows))
+            some = torch.addcmul(some, self.ls1(self.attn(part, attn_kept.layout, place)), share)
+        if ffn_kept is None:
+            return self.ls2(self.mlp(self.norm2(some)), some)
+        share, _ = share_of(rows, ffn_kept, x)
+        return torch.addcmul(some, self.ls2(self.mlp(self.norm2(some))), share)

@@ -67,3 +67,24 @@ def add_kept(x: Tensor, residual: Tensor, kept: Kept) -> Tensor:
         out = x.index_add(0, index, part, alpha=scale) if out is None else out.index_add_(0, index, part, alpha=scale)
     assert out is not None
     return out
+
+
+def share_of(rows: Tensor, kept: Kept, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What of a residual reaches some rows, and where they are among its own.
+
+    Args:
+        rows: int64 ``[n]``, of the packed matrix ``x``.
+        kept: the samples the residual is computed on.
+        x: ``[rows, dim]``; its length, dtype and device count.
+
+    Returns:
+        ``[n, 1]`` factors, ``b / k`` of the row's group or 0 where its sample is dropped, and int64 ``[n]``, the rows'
+        places in ``kept.rows`` (0 for a dropped one).
+    """
+    scales = torch.cat(
+        [x.new_full((size,), scale) for size, scale in zip(group_rows(kept.layout), kept.scales, strict=True)]
+    )
+    share = x.new_zeros(len(x)).index_copy_(0, kept.rows, scales)
+    place = kept.rows.new_zeros(len(x))
+    place[kept.rows] = torch.arange(len(kept.rows), device=x.device)
+    return share.index_select(0, rows).unsqueeze(1), place.index_select(0, rows)

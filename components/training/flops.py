@@ -22,8 +22,8 @@ def flops_per_step(params: TrainingParams, ranks: int, teacher: TrainingParams |
     """Floating-point operations of a step on all ranks, by part; a product of matrices counts 2 a multiplication.
 
     Backward is twice a forward. Norms, softmax, losses and the optimizer are left out: they are bound by memory.
-    Every block is counted whole, as in published figures. Without stochastic depth the last block does less: only what
-    losses read (``VisionTransformer.chosen``).
+    Every block is counted whole, as in published figures. The last block does less: only what losses read
+    (``VisionTransformer.chosen``).
     ``gram teacher`` is there with gram anchoring, and is of steps from its start on. ``teacher``: distillation's frozen
     network; None: the moving average of the student teaches.
     """

@@ -207,10 +207,10 @@ def _activations(params: TrainingParams, width: int) -> float:
     if vit.drop_path:
         a_block += tokens / max(vit.depth, 1)  # the stream itself is kept once, and copied where residuals are added
     whole = vit.depth * a_block
-    if not vit.drop_path and params.gram is None:
+    if params.gram is None:
         # The last block's projection and feed-forward part see only the tokens that losses read.
         read = sum(samples for samples, _ in groups) + hidden_patches(params)
-        whole -= max(0.0, tokens - read) * (2 + feed_forward + 2 * scaled)
+        whole -= max(0.0, kept - read) * (2 + feed_forward + 2 * scaled)
     if params.run.activation_checkpointing:
         whole = vit.depth * tokens + a_block  # the stream before every block, and one block computed again
     # first tokens, last norm's input and output, and a gradient of the stream with one layer's

@@ -89,8 +89,9 @@ def test_chosen_tokens_and_their_gradients_equal_those_of_the_whole_pass(
         torch.testing.assert_close(p.grad, gradients[name], atol=1e-11, rtol=1e-11, msg=name)
 
 
-def test_rows_that_no_loss_reads_are_keys_and_values_only_in_the_last_block() -> None:
-    vit = model().eval()
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_rows_that_no_loss_reads_are_keys_and_values_only_in_the_last_block(drop_path: float) -> None:
+    vit = model(drop_path=drop_path).train()
     images, masks = crops()
     seen: list[tuple[str, int]] = []
     for number, block in enumerate(vit.blocks):
@@ -99,7 +100,8 @@ def test_rows_that_no_loss_reads_are_keys_and_values_only_in_the_last_block() ->
             part.register_forward_hook(lambda _, x, __, name=f"{number}.{name}": seen.append((name, len(x[0]))))
     vit.norm.register_forward_hook(lambda _, x, __: seen.append(("norm", len(x[0]))))
     vit.chosen(images, masks, torch.tensor([3, 17]))
-    rows, read = 4 * 19 + 6 * 7 + 2 * 13, 4 + 6 + 2 + 2
+    share = 1 - drop_path  # of every group's samples
+    rows, read = round(share * (4 * 19 + 6 * 7 + 2 * 13)), 4 + 6 + 2 + 2
     assert dict(seen) == {
         **{f"{number}.{name}": rows for number in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1")},
         "2.attn.qkv": rows,
