@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from components.collector import collector_paused
-from components.deferred_imports import deferred
+from components.deferred_imports import absent, deferred, later
 from components.errors import VitrailError
 from components.log_level import at_level
 from components.quality.offline import make_offline
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # offending rows named in a message and in the Data Docs
 # What Great Expectations imports for rules and stores that no suite of ours has: more than half of its start.
-_UNUSED = ("altair", "boto3", "jsonschema", "scipy.stats")
+_UNUSED = ("altair", "jsonschema", "scipy.stats")
+_NOT_FOUND = ("boto3", "botocore", "psycopg2", "snowflake")  # it does without clients of stores and warehouses
+_DATA_SOURCES = ("pandas_datasource", "invalid_datasource")  # of its data sources, what a data frame needs
+_RULES, _SOURCES = "great_expectations.expectations.core.", "great_expectations.datasource.fluent."
 
 
 class QualityError(VitrailError):
@@ -111,13 +116,10 @@ def _prepare(table: pa.Table | pd.DataFrame, suite: Suite) -> pd.DataFrame:
 
 def _run(frame: pd.DataFrame, suite: Suite, project: Path) -> tuple[list[dict[str, Any]], Path]:
     """One row of the summary for each rule, in order, and the folder of the rendered Data Docs."""
-    import os
-
-    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-    with deferred(*_UNUSED):
-        import great_expectations as gx
-        from great_expectations.checkpoint.actions import UpdateDataDocsAction
-        from great_expectations.data_context.types.base import ProgressBarsConfig
+    import_with({rule.expectation for rule in suite.rules})
+    import great_expectations as gx
+    from great_expectations.checkpoint.actions import UpdateDataDocsAction
+    from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="file", project_root_dir=str(project))
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
@@ -152,6 +154,21 @@ def _run(frame: pd.DataFrame, suite: Suite, project: Path) -> tuple[list[dict[st
         found[plain["expectation_config"]["meta"]["position"]] = plain
     rows = [_row(rule, found[position], suite.key) for position, rule in enumerate(suite.rules)]
     return rows, project / "gx/uncommitted/data_docs/local_site"
+
+
+def import_with(expectations: Collection[str]) -> None:
+    """Import Great Expectations with the classes of ``expectations``, and without its other rules and data sources."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+    def unused(name: str) -> bool:
+        if name.startswith(_RULES + "expect_"):
+            return name.removeprefix(_RULES) not in expectations
+        return name.startswith(_SOURCES) and name.endswith("_datasource") and not name.endswith(_DATA_SOURCES)
+
+    with deferred(*_UNUSED), absent(*_NOT_FOUND), later(unused):
+        import great_expectations.checkpoint.actions  # noqa: F401
+    for expectation in expectations:  # a later table has others; a class adds itself to the register when it is loaded
+        importlib.import_module(_RULES + expectation)
 
 
 def _configuration(rule: Rule, position: int) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.collector import collector_paused
-from components.deferred_imports import absent
+from components.deferred_imports import absent, later
 from components.errors import VitrailError
 from components.log_level import at_level
 from components.loopback import spare_loopback
@@ -31,6 +31,8 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE", "NOT_FOU
              "RESOURCE_ALREADY_EXISTS", "ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "RESOURCE_CONFLICT")  # fmt: skip
 
 _DENIALS = ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED")  # which its user can mend
+# What MLflow does without, and nothing here uses: Polars' and SciPy's tables as data sets. Its gateway imports FastAPI.
+_NOT_FOUND = ("mlflow.data.polars_dataset", "scipy.sparse")
 
 
 class Away(VitrailError):
@@ -82,7 +84,7 @@ def open_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     spare_loopback()
-    with collector_paused(), absent("mlflow.data.polars_dataset"):  # which would import Polars; nothing here uses it
+    with collector_paused(), absent(*_NOT_FOUND), later(lambda name: name.startswith("mlflow.gateway")):
         from mlflow import MlflowClient
         from mlflow.store.artifact import artifact_repository_registry as registry
 
@@ -173,15 +175,16 @@ def explained(uri: str) -> Iterator[None]:
         Away: the same request may succeed later.
         Refused: it never will.
     """
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import OperationalError, SQLAlchemyError
-
     try:
         yield
     except VitrailError:
         raise
     except Exception as fault:
+        # Not above: MLflow would then be imported whole, before `open_client` does it with less.
+        from mlflow.exceptions import MlflowException
+        from requests.exceptions import RequestException
+        from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
         kind: type[VitrailError]
         line = f"MLflow at {uri}: {' '.join(str(fault).split())[:300] or type(fault).__name__}"
         if isinstance(fault, MlflowException):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from components.deferred_imports import absent, deferred
+from components.deferred_imports import absent, deferred, later
 
 
 @pytest.fixture
@@ -54,3 +56,61 @@ def test_an_absent_module_is_not_found_inside_the_block_alone(module: str, tmp_p
     assert not (tmp_path / "executed").exists()
     assert __import__(module).value == 3
     sys.modules.pop(module)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package vitrail_large, with a module `heavy` that leaves a file when it is loaded, and one that uses it."""
+    folder = tmp_path / "vitrail_large"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "heavy.py").write_text(
+        f"open({str(tmp_path / 'executed')!r}, 'w').close()\n"
+        "class Heavy:\n    size = 3\ndef double(n):\n    return 2 * n\n"
+    )
+    (folder / "user.py").write_text(
+        "from vitrail_large.heavy import Heavy, double\n"
+        "def used(value: Heavy | None): return isinstance(value, Heavy)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in ("vitrail_large", "vitrail_large.heavy", "vitrail_large.user"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+def heavy(name: str) -> bool:
+    return name == "vitrail_large.heavy"
+
+
+def test_names_of_a_later_module_load_it_at_their_first_use(package: Path) -> None:
+    with later(heavy):
+        user = importlib.import_module("vitrail_large.user")
+    assert "vitrail_large.heavy" not in sys.modules
+    assert not (package / "executed").exists()
+    assert user.double(4) == 8
+    assert (package / "executed").exists()
+    real = importlib.import_module("vitrail_large.heavy")
+    assert user.Heavy.size == 3
+    assert user.used(real.Heavy())
+    assert not user.used(3)
+
+    class Heavier(user.Heavy): ...  # type: ignore[name-defined]
+
+    assert issubclass(Heavier, real.Heavy)
+
+
+def test_a_later_module_may_be_used_inside_its_block(package: Path) -> None:
+    with later(heavy):
+        user = importlib.import_module("vitrail_large.user")
+        assert user.double(4) == 8
+        assert importlib.import_module("vitrail_large.heavy").Heavy.size == 3
+    assert sys.modules["vitrail_large"].heavy is sys.modules["vitrail_large.heavy"]
+
+
+def test_other_threads_import_as_ever(package: Path) -> None:
+    found: list[object] = []
+    with later(heavy), absent("vitrail_large.user"):
+        thread = threading.Thread(target=lambda: found.append(importlib.import_module("vitrail_large.user").Heavy.size))
+        thread.start()
+        thread.join()
+    assert found == [3]
