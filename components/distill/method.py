@@ -47,6 +47,8 @@ class DistillParams(TrainingParams):
 
     @model_validator(mode="after")
     def _of_distillation(self) -> Self:
+        if self.objective.kind != "dino":
+            raise ValueError(f"objective.kind: {self.objective.kind}: a teacher teaches by prototypes; set dino")
         if self.vit.drop_path:
             raise ValueError("vit.drop_path: distillation runs without stochastic depth; set it to 0")
         for name in ("init", "init_heads", "high_resolution", "gram"):
@@ -63,6 +65,11 @@ def check_teacher(params: DistillParams, card: ModelCard, folder: str | Path) ->
     """
     if card.dino_head is None:
         raise VitrailError(f"{folder}: this teacher was exported without heads; distillation needs them")
+    if not card.dino_head.prototypes:
+        raise VitrailError(
+            f"{folder}: this teacher was trained without prototypes (objective.kind: contrastive); distillation needs "
+            "them: continue it with objective.kind: dino and init_heads first"
+        )
     own = (params.heads.dino, params.heads.ibot or params.heads.dino)
     its = (card.dino_head, card.ibot_head or card.dino_head)
     for name, student, teacher in zip(("dino", "ibot"), own, its, strict=True):

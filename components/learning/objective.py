@@ -1,4 +1,4 @@
-"""The network of a self-supervised learner (backbone and heads) and its losses: DINO, iBOT and KoLeo.
+"""The network of a self-supervised learner (backbone and heads) and its losses: DINO, iBOT and KoLeo, or contrastive.
 
 Pretraining and distillation differ in who the teacher is and what the student is shown; what is computed is here.
 """
@@ -17,6 +17,7 @@ from components.learning.collapse import feature_figures
 from components.learning.heads import HeadConfig, ProjectionHead
 from components.learning.losses.centering import centered_softmax, update_center
 from components.learning.losses.collective import sum_over, world_size
+from components.learning.losses.contrastive import contrastive_loss
 from components.learning.losses.dino import dino_loss
 from components.learning.losses.ibot import ibot_loss
 from components.learning.losses.koleo import koleo_loss
@@ -29,11 +30,11 @@ from components.plugins import load_plugin
 class HeadsParams(Strict):
     """The projection heads; ``ibot: null`` shares the DINO head (the short recipe)."""
 
-    dino: HeadConfig
+    dino: HeadConfig  # of class tokens; the contrastive objective's, too
     ibot: HeadConfig | None = None
 
 
-TERMS = ("dino_global", "dino_local", "ibot", "koleo")
+TERMS = ("dino_global", "dino_local", "ibot", "koleo", "contrastive")
 
 
 class OwnLoss(Strict):
@@ -60,6 +61,11 @@ class ObjectiveParams(Strict):
     """
 
     effect: ClassVar = CHANGES
+    # dino: the student predicts the prototypes that its moving average, the teacher, gives another view. contrastive:
+    # the views of an image find one another among all views of the batch (arXiv 2002.05709); nobody teaches, and the
+    # moving average is kept for evaluation alone. For few images and short runs (docs/training.md)
+    kind: Literal["dino", "contrastive"] = "dino"
+    contrastive_temperature: float = Field(0.2, gt=0, le=10.0)  # of cosines; SimCLR's tables: 0.1 to 0.5
     dino_weight: float = Field(1.0, ge=0, le=1000.0)
     ibot_weight: float = Field(1.0, ge=0, le=1000.0)
     koleo_weight: float = Field(0.1, ge=0, le=1000.0)
@@ -70,12 +76,37 @@ class ObjectiveParams(Strict):
     center_momentum: float = Field(0.9, ge=0, le=1)  # of softmax centring, a micro-batch
     own: list[OwnLoss] = []  # further terms
 
+    def check(self, heads: HeadsParams) -> None:
+        """Nothing when ``heads`` are those of the objective.
+
+        Raises:
+            ValueError: they are not, or an own loss was named that would not be given what it needs.
+        """
+        if self.kind == "dino":
+            for name, head in (("dino", heads.dino), ("ibot", heads.ibot)):
+                if head is not None and not head.prototypes:
+                    raise ValueError(f"heads.{name}.prototypes 0: objective.kind: dino needs prototypes; set 2 or more")
+                if head is not None and head.batch_norm:
+                    raise ValueError(f"heads.{name}.batch_norm: of objective.kind: contrastive; set false")
+            return
+        if heads.dino.prototypes:
+            raise ValueError(
+                f"heads.dino.prototypes {heads.dino.prototypes}: objective.kind: contrastive compares the head's "
+                "vectors themselves; set 0"
+            )
+        if heads.ibot is not None:
+            raise ValueError("heads.ibot: objective.kind: contrastive hides no patches; set null")
+        if self.own:
+            raise ValueError(
+                "objective.own: its losses take a teacher's targets, which objective.kind: contrastive lacks"
+            )
+
 
 class Output(NamedTuple):
     """What the network says about a batch of B images."""
 
     cls: Tensor  # [2B, D] class tokens of the global crops
-    dino_global: Tensor  # [2B, K] logits
+    dino_global: Tensor  # [2B, K] logits; of a head without prototypes unit vectors [2B, bottleneck]
     dino_local: Tensor | None  # [L*B, K] logits
     ibot: Tensor | None  # [M, K'] logits of the chosen patches
     patches: Tensor | None = None  # [2B, N, D] patch tokens of the global crops, where asked for
@@ -157,7 +188,7 @@ class Centering:
         self.group: dist.ProcessGroup | None = group  # type: ignore[assignment]
         ibot = heads.ibot or heads.dino
         self.centers: dict[str, Tensor] = {}
-        if params.centering == "softmax":
+        if params.centering == "softmax" and params.kind == "dino":
             self.centers = {
                 "dino": torch.zeros(heads.dino.prototypes, device=device),
                 "ibot": torch.zeros(ibot.prototypes, device=device),
@@ -207,13 +238,32 @@ def losses(
         crops = student.dino_global.shape[0]
         ibot = ibot_loss(student.ibot, targets.ibot, weights, crops, params.student_temperature)
         terms["ibot"] = params.ibot_weight * ibot
-    if params.koleo_weight:
-        crops_cls = student.cls.reshape(2, -1, student.cls.shape[-1])
-        koleo = koleo_loss(crops_cls, group if params.koleo_over == "all" else None)
-        terms["koleo"] = params.koleo_weight * koleo
+    terms |= _koleo(student, params, group)
     for one in params.own:
         terms[one.name] = one.weight * load_plugin(one.call, f"objective.own: {one.name}")(student, targets)
     return total(terms)
+
+
+def contrastive_losses(student: Output, params: ObjectiveParams, group: dist.ProcessGroup | None = None) -> Losses:
+    """The contrastive loss over all views of a batch, and KoLeo where it has a weight.
+
+    Args:
+        student: of whole crops, by a head without prototypes.
+        params: temperature, and KoLeo's weight.
+        group: ranks whose views are told apart from one another.
+    """
+    images = student.dino_global.shape[0] // 2
+    every = [student.dino_global] + ([] if student.dino_local is None else [student.dino_local])
+    views = torch.cat(every).reshape(-1, images, student.dino_global.shape[-1])
+    terms = {"contrastive": contrastive_loss(views, params.contrastive_temperature, group)}
+    return total(terms | _koleo(student, params, group))
+
+
+def _koleo(student: Output, params: ObjectiveParams, group: dist.ProcessGroup | None) -> dict[str, Tensor]:
+    if not params.koleo_weight:
+        return {}
+    crops = student.cls.reshape(2, -1, student.cls.shape[-1])
+    return {"koleo": params.koleo_weight * koleo_loss(crops, group if params.koleo_over == "all" else None)}
 
 
 def total(terms: dict[str, Tensor]) -> Losses:

@@ -25,17 +25,21 @@ class ConvolutionalStem(nn.Module):
     """3 x 3 convolutions of stride 2 with GELU, then a linear map: one token a ``patch x patch`` square.
 
     The paper's has batch normalisation, which ties images of a batch together, and ReLU. A token sees pixels of its
-    neighbours' squares, so a hidden patch is not fully hidden from the student (iBOT).
+    neighbours' squares, so a hidden patch is not fully hidden from the student (iBOT). After each of these there are
+    ``extra`` convolutions of stride 1 with GELU, added to what they are given.
 
     ``patch_size`` is a power of two.
     """
 
-    def __init__(self, patch_size: int, channels: int, dim: int) -> None:
+    def __init__(self, patch_size: int, channels: int, dim: int, extra: int = 0) -> None:
         super().__init__()
         self.patch_size = patch_size
         widths = [channels, *stem_channels(patch_size, dim)]
         self.convs = nn.ModuleList(
             nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in itertools.pairwise(widths)
+        )
+        self.extra = nn.ModuleList(
+            nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(extra)) for width in widths[1:] if extra
         )
         self.out = nn.Linear(widths[-1], dim)
 
@@ -51,13 +55,15 @@ class ConvolutionalStem(nn.Module):
         return found.permute(0, 3, 1, 2)
 
     def _convolved(self, images: Tensor) -> Tensor:
-        for conv in self.convs:
+        for number, conv in enumerate(self.convs):
             images = F.gelu(conv(images))
+            for more in self.extra[number] if self.extra else ():  # type: ignore[union-attr]
+                images = images + F.gelu(more(images))
         return images
 
     def init_weights(self, generator: torch.Generator) -> None:
         """Normal, by the inputs of a unit (He et al.), biases zero."""
-        for conv in self.convs:
+        for conv in [*self.convs, *(conv for level in self.extra for conv in level)]:  # type: ignore[attr-defined]
             assert isinstance(conv, nn.Conv2d)
             assert conv.bias is not None
             nn.init.normal_(conv.weight, std=math.sqrt(2 / conv.weight[0].numel()), generator=generator)

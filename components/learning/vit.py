@@ -51,6 +51,7 @@ class ViTConfig(Strict):
     qkv_bias: bool = True
     interpolation: Interpolation = "offset"
     stem: Stem = "patch"  # tokens by one linear map a patch, or by 3 x 3 convolutions (few images, short runs)
+    stem_extra: int = Field(default=0, ge=0, le=100)  # residual 3 x 3 convolutions after each of the stem's strides
 
     @model_validator(mode="after")
     def _fits(self) -> ViTConfig:
@@ -60,6 +61,8 @@ class ViTConfig(Strict):
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         if self.stem == "convolutional" and (self.patch_size < 2 or self.patch_size.bit_count() != 1):
             raise ValueError(f"stem: convolutional needs a patch_size of 2, 4, 8, 16, ..., not {self.patch_size}")
+        if self.stem_extra and self.stem != "convolutional":
+            raise ValueError(f"stem_extra {self.stem_extra}: of stem: convolutional; set 0")
         return self
 
 
@@ -94,9 +97,11 @@ class VisionTransformer(nn.Module):
         super().__init__()
         self.config = config
         c = config
-        embed = (ConvolutionalStem if c.stem == "convolutional" else PatchEmbed)(
-            c.patch_size, c.in_channels, c.embed_dim
-        )
+        embed: PatchEmbed | ConvolutionalStem
+        if c.stem == "convolutional":
+            embed = ConvolutionalStem(c.patch_size, c.in_channels, c.embed_dim, c.stem_extra)
+        else:
+            embed = PatchEmbed(c.patch_size, c.in_channels, c.embed_dim)
         self.embeddings = Embeddings(embed, c.image_size, c.embed_dim, c.registers, c.interpolation)
         self.blocks = nn.ModuleList(
             Block(

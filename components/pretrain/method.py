@@ -1,4 +1,5 @@
 """Pretraining: the student is shown masked crops, its moving average teaches (DINOv2, arXiv 2304.07193, section 4).
+Or, with ``objective.kind: contrastive``, it tells the images of a batch apart, and the average is kept for evaluation.
 
 The class token that the DINO loss sees on the global crops is of the *masked* crops, as in the released training; the
 teacher sees them whole. Teacher and student heads run on hidden patches only.
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from components.learning.blocks import Block
+from components.learning.collapse import feature_figures
 from components.learning.collate import Crops
-from components.learning.heads import ProjectionHead
+from components.learning.heads import BatchStandardised, ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
-from components.learning.objective import Centering, Losses, Network, health, losses, total
+from components.learning.objective import Centering, Losses, Network, contrastive_losses, health, losses, total
 from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
 from components.pretrain.start import starting_network
@@ -29,7 +31,7 @@ from components.training.params import TrainingParams
 
 
 class Pretraining:
-    """A student, its EMA teacher, and the losses between them."""
+    """A student, its moving average, and the losses of the objective."""
 
     def __init__(self, params: TrainingParams, world: World, network: Network | None = None) -> None:
         """Build student, teacher and engine.
@@ -71,6 +73,9 @@ class Pretraining:
         if params.gram is not None and anchor is not None:
             self.gram = GramTeacher(params.gram.resolved(params.run.iterations), self.engine, anchor, params.grid())
         self._group = torch.distributed.group.WORLD if world.size > 1 else None
+        for module in network.dino_head.modules():
+            if isinstance(module, BatchStandardised):
+                module.group = self._group
         self.centering = Centering(params.objective, params.heads, world.device, self._group)
 
     def seed_step(self, seed: int) -> None:
@@ -81,8 +86,18 @@ class Pretraining:
         self, crops: Crops, values: StepValues, generator: np.random.Generator, detail: bool = False
     ) -> tuple[Losses, dict[str, Tensor]]:
         """See :class:`components.training.loop.Learner`."""
+        if self.params.objective.kind == "contrastive":
+            return self._contrastive(crops, detail)
         masks = sample_masks(len(crops.globals), self.params.grid(), self.params.masks, generator)
         return self.masked_losses(crops, masks.to(self.world.device), values, detail)
+
+    def _contrastive(self, crops: Crops, detail: bool) -> tuple[Losses, dict[str, Tensor]]:
+        """All views whole in one pass of the student; the moving average has no pass."""
+        dtype = self.engine.dtype
+        locals_ = crops.locals.to(dtype) if len(crops.locals) else None
+        student = self.engine.student(crops.globals.to(dtype), locals_)
+        found = contrastive_losses(student, self.params.objective, self._group)
+        return found, feature_figures(student.cls, self._group) if detail else {}
 
     def masked_losses(
         self, crops: Crops, masks: Tensor, values: StepValues, detail: bool = False

@@ -13,7 +13,7 @@ from components.report.markup import picture, table, text
 from components.report.plot import Curve, plot
 
 _PLOTS = {
-    "Losses": ("loss", "dino_global", "dino_local", "ibot", "koleo", "gram"),
+    "Losses": ("loss", "dino_global", "dino_local", "contrastive", "ibot", "koleo", "gram"),
     "Spread of the features and use of the prototypes (near 0: a collapse)": ("feature_std", "prototype_usage"),
     "Effective rank of the features (near 1: a collapse)": ("feature_rank",),
 }

@@ -40,11 +40,15 @@ def flops_per_step(params: TrainingParams, ranks: int, teacher: TrainingParams |
     dino = params.heads.dino
     ibot = params.heads.ibot or dino
     classes = sum(samples for samples, _ in groups)
+    if params.objective.kind == "contrastive":
+        seen = its_head = 0.0  # the moving average has no pass
+    else:
+        its_head = 2 * batch * _head(its_dim, its_dino)
     parts = {
         "student": 3 * (blocks + embeddings),
         "blocks again in backward": blocks if params.run.activation_checkpointing else 0.0,
         "teacher": seen,
-        "DINO head": 3 * classes * _head(vit.embed_dim, dino) + 2 * batch * _head(its_dim, its_dino),
+        "DINO head" if dino.prototypes else "projection head": 3 * classes * _head(vit.embed_dim, dino) + its_head,
         "iBOT head": hidden * (3 * _head(vit.embed_dim, ibot) + _head(its_dim, its_ibot)),
     }
     if params.gram is not None:
@@ -69,15 +73,21 @@ def bytes_moved(
     sizes = network_sizes(params.vit, params.heads)
     heads = sizes.total - sizes.backbone
     exact = {"heads_fp32": (width, 4), "same": (width, width), "fp32": (4, 4)}[params.engine.reduce_dtype]
+    alone = params.objective.kind == "contrastive"  # no teacher
     prototypes = params.heads.dino.prototypes + (params.heads.ibot or params.heads.dino).prototypes
     rounds = 2 * params.objective.sinkhorn_iterations if params.objective.centering == "sinkhorn" else 1
     parts = {
-        "teacher's weights": width * (network_sizes(teacher.vit, teacher.heads) if teacher else sizes).total,
+        "teacher's weights": 0.0
+        if alone
+        else width * (network_sizes(teacher.vit, teacher.heads) if teacher else sizes).total,
         "student's weights": width * sizes.total,
         "student's weights again in backward": width * max(0, sizes.total - LIVE),
         "gradients": exact[0] * sizes.backbone + exact[1] * heads,
         "prototypes' sums": 2 * 4 * rounds * prototypes,
     }
+    if alone:  # every rank is given the views of all, and their gradients are summed
+        views = (2 + params.augment.locals) * params.run.batch * params.heads.dino.bottleneck
+        parts["views"] = 3 * 4 * ranks * views
     if params.gram is not None:
         parts["gram teacher's weights"] = width * sizes.backbone
     share = params.engine.accumulation * (ranks - 1) / ranks

@@ -26,6 +26,7 @@ from components.errors import VitrailError
 from components.images.loader import Loader
 from components.learning.collapse import Detector
 from components.learning.collate import Crops, normalize_crops
+from components.learning.losses.contrastive import chance_level
 from components.learning.objective import Centering, Losses
 from components.learning.schedules import Schedules, StepValues
 from components.progress import Progress
@@ -315,13 +316,19 @@ def _tell_skipped(
         )
 
 
+def _chance(world: World, params: TrainingParams) -> float:
+    """What the image-level terms sum to where nothing is learned: DINO's weight times ln K, or ln(other views)."""
+    if params.objective.kind == "contrastive":
+        return chance_level((2 + params.augment.locals) * params.run.batch * world.size)
+    return params.objective.dino_weight * math.log(params.heads.dino.prototypes)
+
+
 class _Window:
     """Means over the steps since the last point, without those that were skipped."""
 
     def __init__(self, world: World, params: TrainingParams) -> None:
         self.note = ""
-        # DINO's terms over this are their mean cross-entropy as a share of ln K
-        self._log_k = params.objective.dino_weight * math.log(params.heads.dino.prototypes)
+        self._chance = _chance(world, params)
         self._world = world
         self._sums: dict[str, Tensor] = {}
         self._micro = 0
@@ -366,9 +373,9 @@ class _Window:
         rows = [self._sums[name] / self._micro for name in names] + [f.float() for f in self._figures.values()]
         row = (sum_(torch.stack(rows)) / self._world.size).tolist() if rows else []
         point: dict[str, float] = {"step": step, **dict(zip([*names, *self._figures], row, strict=True))}
-        if self._log_k > 0 and names:
-            dino = point["dino_global"] + point.get("dino_local", 0.0)
-            point["cross_entropy"] = dino / self._log_k
+        if self._chance > 0 and names:
+            known = sum(point.get(name, 0.0) for name in ("dino_global", "dino_local", "contrastive"))
+            point["cross_entropy"] = known / self._chance
         now = time.monotonic()
         point["images_per_second"] = (step - self._steps_from) * images / max(now - self._since, 1e-9)
         point |= {f"grad_norm_{name}": norm for name, norm in report.norms.items()}

@@ -170,7 +170,8 @@ def embedding_layers(vit: ViTConfig) -> list[tuple[int, int, int]]:
     widths = [vit.in_channels, *stem_channels(vit.patch_size, vit.embed_dim)]
     convolutions = [
         (9 * before, after, (vit.patch_size >> number) ** 2)
-        for number, (before, after) in enumerate(itertools.pairwise(widths), 1)
+        for number, (first, after) in enumerate(itertools.pairwise(widths), 1)
+        for before in (first, *[after] * vit.stem_extra)
     ]
     return [*convolutions, (widths[-1], vit.embed_dim, 1)]
 
@@ -240,6 +241,8 @@ def _heads(params: TrainingParams, width: int) -> float:
     batch, masked = params.run.batch, hidden_patches(params)
     local = params.augment.locals * batch
     dino, ibot = params.heads.dino, params.heads.ibot
+    if params.objective.kind == "contrastive":  # cosines of all views of a rank, three fp32 tables of them
+        return _head(params, dino, width, 2 * batch + local, 0) + 3 * 4 * (2 * batch + local) ** 2
     if ibot is None:
         return _head(params, dino, width, 2 * batch + local + masked, 2 * batch + masked)
     both = _head(params, dino, width, 2 * batch + local, 2 * batch)

@@ -86,6 +86,9 @@ class TrainingParams(Strict):
             size = getattr(self.augment, name)
             if size % patch:
                 raise ValueError(f"augment.{name} {size} is no multiple of vit.patch_size {patch}")
+        self.objective.check(self.heads)
+        if self.gram is not None and self.objective.kind != "dino":
+            raise ValueError("gram: of objective.kind: dino; set null")
         if self.high_resolution is not None:
             self.high_resolution.check(patch)
         if self.init_heads is not None and self.init is None:
@@ -110,6 +113,8 @@ class TrainingParams(Strict):
 
     def patches_taught(self) -> float:
         """Mean share of the global crops' patches that the iBOT loss is on: those that masks hide."""
+        if self.objective.kind == "contrastive":
+            return 0.0
         return self.masks.probability * (self.masks.ratio_min + self.masks.ratio_max) / 2
 
     def grid(self) -> tuple[int, int]:

@@ -257,7 +257,7 @@ def summary(
     """The figures of ``reports/*.json``, over the phases ``earlier`` and the last."""
     last: Mapping[str, float] = curves.points[-1] if curves.points else {}
     steps = [p.run.iterations for p in (*earlier, params)]
-    terms = ("loss", "dino_global", "dino_local", "ibot", "koleo", "prototype_usage", "feature_std")
+    terms = ("loss", "dino_global", "dino_local", "contrastive", "ibot", "koleo", "prototype_usage", "feature_std")
     return {
         "iterations": sum(steps),
         "images_seen": curves.images,

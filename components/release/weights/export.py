@@ -38,5 +38,9 @@ def described(model: LoadedModel) -> str:
         f"{size / 1e6:.1f} M parameters",
     ]
     heads = {"DINO": model.dino_head, "iBOT": model.ibot_head}
-    told = [f"{name} {head.config.prototypes} prototypes" for name, head in heads.items() if head is not None]
+    told = [
+        f"{name} {head.config.prototypes} prototypes" for name, head in heads.items() if head and head.config.prototypes
+    ]
+    if model.dino_head is not None and not told:
+        return "; ".join([*parts, f"projection head without prototypes, {model.dino_head.config.bottleneck} channels"])
     return "; ".join([*parts, f"projection heads: {', '.join(told)}" if told else "no projection heads"])

@@ -14,6 +14,7 @@ from components.params import load_params
 from components.planning import run
 from components.planning.diagnosis import RULES, Record, diagnose, told
 from components.planning.records import load_record
+from components.training.flops import bytes_moved, flops_per_step
 from components.training.loop import Curves
 from components.training.params import TrainingParams
 
@@ -129,3 +130,22 @@ def test_what_holds_no_curves_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
     (model / "curve.json").write_text("{")
     with pytest.raises(VitrailError, match="damaged"):
         load_record(model, ROOT / "params/pretrain/vitt.yaml")
+
+
+def test_a_contrastive_run_is_asked_for_its_own_causes_and_plans_without_a_teacher() -> None:
+    sound = record(preset="vitt_cifar_contrastive", rows=20_000, target_entropy=math.nan, prototype_usage=math.nan)
+    assert causes(sound) == []
+    assert told(sound).startswith("contrastive loss: ")
+    assert "rototypes" not in told(sound)
+    assert "target" not in told(sound)
+    poor = record("heads.dino.batch_norm=false", "run.iterations=14000", preset="vitt_cifar_contrastive",
+                  rows=20_000, cross_entropy=1.0, step=14_000)  # fmt: skip
+    flat = Curves(points=poor.curves.points[-1:], images=14_000 * 16)
+    assert causes(Record(poor.params, flat, 20_000)) == [
+        "too few other images in a batch",
+        "the head has no batch norm",
+    ]
+    work = flops_per_step(sound.params, 2)
+    assert set(work) == {"student", "projection head"}
+    assert "teacher's weights" not in bytes_moved(sound.params, 2)
+    assert bytes_moved(sound.params, 2)["views"] > 0
