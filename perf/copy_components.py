@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from components.dedup.edges import EdgeParts, Edges, part_path, write_part
-from components.dedup.graph import components
+from components.dedup.copy_graph.edges import EdgeParts, Edges, part_path, write_part
+from components.dedup.copy_graph.graph import components
 
 ROWS, EDGES, PART = 50_000_000, 100_000_000, 5_000_000
 

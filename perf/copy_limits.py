@@ -104,7 +104,7 @@ def _descriptor(kind: str, training: list[RGB]) -> Callable[[list[RGB]], npt.NDA
     import tempfile
     from pathlib import Path
 
-    from components.dedup.extract import describe_pictures
+    from components.dedup.pool.extract import describe_pictures
     from components.descriptors.kinds import (
         DiscriminantDescriptorParams,
         LearnedParams,

@@ -32,7 +32,7 @@ from components.images.decode import RGB, decode_probed, encode_jpeg, probe
 from components.images.shards import ShardWriter
 from components.params import load_params
 from components.storage import open_store
-from components.web.link_table import iter_rows
+from components.web.sources.link_table import iter_rows
 
 ROUNDS = int(os.environ.get("VITRAIL_PERF_ROUNDS", "2"))
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,15 +27,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.dedup import checks, decide, resolve
-from components.dedup.edges import EdgeParts, Edges, part_path, write_part
-from components.dedup.files import JoinFiles, RowWriter, fresh_folder
-from components.dedup.graph import component_counts, components
+from components.dedup import checks, resolve
+from components.dedup.copy_graph.edges import EdgeParts, Edges, part_path, write_part
+from components.dedup.copy_graph.graph import component_counts, components
+from components.dedup.decisions import decide
+from components.dedup.decisions.files import JoinFiles, RowWriter, fresh_folder
 from components.dedup.outputs import groups_of
+from components.dedup.pages.sweep import sweep
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool, ranges
+from components.dedup.pool.images import Pool, ranges
 from components.dedup.revisit import check_same_pool
-from components.dedup.sweep import sweep
 from components.dedup.thresholds import Thresholds
 from components.images.shards import Shards
 from components.params import parse_params

@@ -125,7 +125,7 @@ def _ours(table: Path, port: int, out: Path) -> int:
     from components.curate.params import CurateParams
     from components.executor import kept_workers, map_shards
     from components.storage import open_store
-    from components.web.sources import Sources
+    from components.web.sources.sources_json import Sources
 
     fetch(table, port, out / "crawl")
     params = load_params(ROOT / "params/curate.yaml", CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])

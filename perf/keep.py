@@ -32,7 +32,7 @@ def main() -> dict[str, object]:
 
 def shares(originals: list[bytes], others: list[np.ndarray]) -> dict[str, object]:
     """The shares for files of ``originals``; ``others`` are pictures that fill collages."""
-    from components.dedup.quality import measure, ranks
+    from components.dedup.pool.quality import measure, ranks
 
     generator = np.random.default_rng(SEED)
     names, measured, areas = [], [], []

@@ -6,8 +6,8 @@ Real pages: those of two Debian documentation packages, fetched by ``apt-get dow
 ``VITRAIL_PERF_PAGES``), written as a WARC of one gzip member a record; and ../shared/data/example.warc.gz, a crawl as
 it came, where that lies.
 
-"ours" is :func:`components.web.scan.scan_file`, as the stage calls it for a file: records read, bodies decoded, text
-decoded, links by every rule (srcset, lazy attributes, base), addresses normalised and without repeats on a page,
+"ours" is :func:`components.web.sources.scan.scan_file`, as the stage calls it for a file: records read, bodies decoded,
+text decoded, links by every rule (srcset, lazy attributes, base), addresses normalised and without repeats on a page,
 robots.txt bodies, robots meta elements, X-Robots-Tag and TDM-Reservation, licences, and the table of links written and
 synced. What the stage does once for all files comes after it and is outside: repeats over all pages, and the judgement
 of each address by robots.txt and domain lists. "theirs" is the shortest program of its kind: warcio's iterator,
@@ -33,11 +33,11 @@ from pathlib import Path
 from urllib.parse import urljoin
 
 from components.storage import open_store
-from components.web.link_table import iter_rows
-from components.web.policy import PolicyParams
-from components.web.scan import ScanItem, scan_file
-from components.web.urls import resolve
-from components.web.warc import WarcWriter
+from components.web.formats.urls import resolve
+from components.web.formats.warc import WarcWriter
+from components.web.rules.policy import PolicyParams
+from components.web.sources.link_table import iter_rows
+from components.web.sources.scan import ScanItem, scan_file
 
 PACKAGES = {"debian-handbook": 800, "python3.11-doc": 150}  # Debian package: pages of it, evenly spread
 ROUNDS = 3

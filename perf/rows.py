@@ -57,7 +57,7 @@ def curate(count: int, folder: Path) -> None:
     from components.curate.params import CurateParams
     from components.params import load_params
     from components.storage import StorageParams
-    from components.web.sources import register
+    from components.web.sources.sources_json import register
 
     storage = StorageParams(root="data")
     shards(count, folder / "in")

@@ -52,7 +52,7 @@ def curate(folder: Path) -> float:
     """The stage's command over small JPEGs, all different."""
     from components.images.decode import encode_jpeg
     from components.storage import StorageParams
-    from components.web.sources import register
+    from components.web.sources.sources_json import register
 
     rng = np.random.default_rng(0)
     (folder / "in").mkdir()

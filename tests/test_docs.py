@@ -49,14 +49,14 @@ def test_what_the_page_on_extending_names_in_code_is_there() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/curation.md"])
 def test_the_table_of_sources_is_that_of_the_code(name: str) -> None:
-    from components.web.forms import table
+    from components.web.sources.forms import table
 
     assert f"\n{table()}\n" in (ROOT / name).read_text()
 
 
 def test_the_parameter_file_and_the_help_page_list_the_same_sources(capsys: pytest.CaptureFixture[str]) -> None:
     from components.crawl.run import main
-    from components.web.forms import FORMS
+    from components.web.sources.forms import FORMS
 
     comments = (ROOT / "params/pipeline.yaml").read_text()
     assert main(["run", "--help"]) == 0
@@ -93,7 +93,7 @@ def test_no_text_uses_a_phrase_that_must_be_read_twice() -> None:
 
 def test_the_page_on_curation_names_every_reason() -> None:
     from components.curate.reasons import REASONS
-    from components.web.kinds import LEFT
+    from components.web.sources.kinds import LEFT
 
     text = (ROOT / "docs/curation.md").read_text()
     rows = set(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from components.benchmark import stage
-from components.benchmark.compare import divided, markdown, paired_tests, rows_of, test_rows
-from components.benchmark.label_efficiency import few_tables
+from components.benchmark.methods.label_efficiency import few_tables
+from components.benchmark.methods.protocol import load_protocol, split_overrides
 from components.benchmark.options import CompareOptions, MeasureOptions, RunOptions
+from components.benchmark.pages.compare import divided, markdown, paired_tests, rows_of, test_rows
+from components.benchmark.pages.published import load_published
+from components.benchmark.pages.results import Results, load_results
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import load_protocol, split_overrides
-from components.benchmark.published import load_published
-from components.benchmark.results import Results, load_results
 from components.context import StageContext
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
@@ -59,7 +59,7 @@ def compare(sources: Sequence[str], options: CompareOptions) -> None:
     for (name, task), rows in few_tables(found.efficiency).items():
         print(f"{name} {task}: balanced accuracy with few labels\n\n{markdown(rows)}")
     if options.html is not None:
-        from components.benchmark.page import page
+        from components.benchmark.pages.page import page
 
         text = page(found, tests, _shown(found, options.benchmarks))
         with atomic_file(options.html, "w") as file:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from components.benchmark.contenders import Contender
-from components.benchmark.feature_cache import cached_features
-from components.benchmark.figure import Figure
+from components.benchmark.features.contenders import Contender
+from components.benchmark.features.feature_cache import cached_features
+from components.benchmark.features.spread import Pictured
 from components.benchmark.measured import Measured, Setup
-from components.benchmark.spread import Pictured
+from components.benchmark.methods.figure import Figure
 from components.evaluation.image_level.retrieval import copy_precision, unit
 from components.evaluation.sets.copies_set import CopiesSet
 from components.evaluation.sets.labelled_set import Files

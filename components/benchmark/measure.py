@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from components.benchmark.contenders import Contender
-from components.benchmark.dense import dense_figures, matching_figures, video_figures
-from components.benchmark.feature_cache import cached_features
-from components.benchmark.figure import Figure
+from components.benchmark.features.contenders import Contender
+from components.benchmark.features.feature_cache import cached_features
+from components.benchmark.features.spread import pictured
 from components.benchmark.measured import Measured, Setup
+from components.benchmark.methods.dense import dense_figures, matching_figures, video_figures
+from components.benchmark.methods.figure import Figure
+from components.benchmark.methods.protocol import Protocol
+from components.benchmark.methods.ranking import copy_scores, retrieval_scores
+from components.benchmark.methods.scoring import check_finite, outcomes, scores
+from components.benchmark.methods.spread_dense import dense_task, spread_figures, video_task
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import Protocol
-from components.benchmark.ranking import copy_scores, retrieval_scores
 from components.benchmark.robust import measure_robust
-from components.benchmark.scoring import check_finite, outcomes, scores
-from components.benchmark.spread import pictured
-from components.benchmark.spread_dense import dense_task, spread_figures, video_task
 from components.evaluation.features.extract import Rows, square
 from components.evaluation.features.patch_kmeans import fit_patch_kmeans
 from components.evaluation.sets.dense_layouts import DenseParams, load_dense

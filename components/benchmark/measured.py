@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from components.benchmark.contenders import Contender
-from components.benchmark.figure import Figure
-from components.benchmark.label_efficiency import FewFigure
-from components.benchmark.outcome import Outcome
+from components.benchmark.features.contenders import Contender
+from components.benchmark.features.spread import HERE, Place
+from components.benchmark.methods.figure import Figure
+from components.benchmark.methods.label_efficiency import FewFigure
+from components.benchmark.methods.outcome import Outcome
+from components.benchmark.methods.protocol import Protocol
+from components.benchmark.methods.scoring import Score
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import Protocol
-from components.benchmark.scoring import Score
-from components.benchmark.spread import HERE, Place
 from components.evaluation.sets.dense_set import DenseBenchmark
 from components.evaluation.sets.labelled_set import Benchmark
 

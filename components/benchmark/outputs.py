@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from components import tracking
-from components.benchmark.contenders import Contender
+from components.benchmark.features.contenders import Contender
 from components.benchmark.measured import Measured
-from components.benchmark.outcome import outcome_table, paired_table
-from components.benchmark.pictures import PcaParams, examples, photographs, picture, save_png
-from components.benchmark.protocol import Protocol
-from components.benchmark.results import file_name
-from components.benchmark.tables import flat
-from components.benchmark.training_curves import Point, plain
+from components.benchmark.methods.outcome import outcome_table, paired_table
+from components.benchmark.methods.protocol import Protocol
+from components.benchmark.pages.pictures import PcaParams, examples, photographs, picture, save_png
+from components.benchmark.pages.results import file_name
+from components.benchmark.pages.tables import flat
+from components.benchmark.pages.training_curves import Point, plain
 from components.evaluation.sets.labelled_set import Benchmark
 from components.images.decode import RGB
 from components.learning.export import weights_digest

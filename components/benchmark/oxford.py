@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from components.benchmark.contenders import Contender
-from components.benchmark.feature_cache import cached_features
-from components.benchmark.figure import Figure
+from components.benchmark.features.contenders import Contender
+from components.benchmark.features.feature_cache import cached_features
+from components.benchmark.features.spread import HERE, Pictured, Place
 from components.benchmark.measured import Measured
-from components.benchmark.protocol import Protocol
-from components.benchmark.spread import HERE, Pictured, Place
+from components.benchmark.methods.figure import Figure
+from components.benchmark.methods.protocol import Protocol
 from components.errors import VitrailError
 from components.evaluation.image_level.retrieval import unit
 from components.evaluation.image_level.revisited import LEVELS, RANKS, Level, score

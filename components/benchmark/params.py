@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from components.benchmark.contenders import BaselineParams
-from components.benchmark.own import OwnParams
-from components.benchmark.pictures import PcaParams
-from components.benchmark.scoring import IntervalParams
+from components.benchmark.features.contenders import BaselineParams
+from components.benchmark.features.own import OwnParams
+from components.benchmark.methods.scoring import IntervalParams
+from components.benchmark.pages.pictures import PcaParams
 from components.evaluation.features.patch_kmeans import PatchKmeansParams
 from components.executor import ExecutorParams
 from components.params import Name, Strict

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from components.benchmark.contenders import Contender
-from components.benchmark.feature_cache import cached_features
-from components.benchmark.figure import Figure
+from components.benchmark.features.contenders import Contender
+from components.benchmark.features.feature_cache import cached_features
+from components.benchmark.features.spread import pictured
 from components.benchmark.measured import Measured, Setup
-from components.benchmark.outcome import Outcome
-from components.benchmark.protocol import Protocol
-from components.benchmark.scoring import scores
-from components.benchmark.spread import pictured
+from components.benchmark.methods.figure import Figure
+from components.benchmark.methods.outcome import Outcome
+from components.benchmark.methods.protocol import Protocol
+from components.benchmark.methods.scoring import scores
 from components.evaluation.features.extract import Rows
 from components.evaluation.features.labelled_features import LabelledFeatures
 from components.evaluation.image_level.robustness import among, among_linear

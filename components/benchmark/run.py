@@ -48,7 +48,7 @@ def published(*, params_folder: Path = Path("params")) -> None:
     Args:
         params_folder: Folder of published.yaml.
     """
-    from components.benchmark.published import load_published, published_table
+    from components.benchmark.pages.published import load_published, published_table
 
     print(published_table(load_published(params_folder)), end="")
 
@@ -66,10 +66,10 @@ def choose(
         image_sizes: Sides of the images, in pixels.
         crops: Shares of the shorter side that are cut out.
     """
-    from components.benchmark import choose as choices
     from components.benchmark import stage
+    from components.benchmark.methods import choose as choices
+    from components.benchmark.methods.protocol import load_protocol
     from components.benchmark.params import BenchmarkStageParams
-    from components.benchmark.protocol import load_protocol
     from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
 
     stated = load_params(params, BenchmarkStageParams)
@@ -98,9 +98,9 @@ def revisited(*, gnd: Path, images: Path, checkpoints: Many[str], params: Path =
         set: Override a value of --params, or of its protocol.
     """
     from components.benchmark import oxford, stage
-    from components.benchmark.contenders import gather
+    from components.benchmark.features.contenders import gather
+    from components.benchmark.methods.protocol import load_protocol, split_overrides
     from components.benchmark.params import BenchmarkStageParams
-    from components.benchmark.protocol import load_protocol, split_overrides
     from components.evaluation.sets.revisited_set import load_ground_truth
 
     of_protocol, others = split_overrides(set)

@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from components import tracking
-from components.benchmark.contenders import gather
 from components.benchmark.copies import measure_copies
-from components.benchmark.dense import not_measured
-from components.benchmark.figure import figure_table
-from components.benchmark.label_efficiency import few_shot_table
+from components.benchmark.features.contenders import gather
+from components.benchmark.features.own import LEAST, figures
+from components.benchmark.features.own import table as own_table
+from components.benchmark.features.spread import Place
 from components.benchmark.measure import measure, measure_dense, measure_videos
 from components.benchmark.measured import Measured, Setup
+from components.benchmark.methods.dense import not_measured
+from components.benchmark.methods.figure import figure_table
+from components.benchmark.methods.label_efficiency import few_shot_table
+from components.benchmark.methods.protocol import Protocol, refuse_changed
+from components.benchmark.methods.ranking import ranking_table
+from components.benchmark.methods.scoring import majority
 from components.benchmark.outputs import Facts, Shown, draw_pictures, earlier, record, write
-from components.benchmark.own import LEAST, figures
-from components.benchmark.own import table as own_table
 from components.benchmark.oxford import measure_revisited
+from components.benchmark.pages.published import Published, published_table
+from components.benchmark.pages.tables import markdown, nested
+from components.benchmark.pages.training_curves import read_curve, trade_off_table
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import Protocol, refuse_changed
-from components.benchmark.published import Published, published_table
-from components.benchmark.ranking import ranking_table
 from components.benchmark.robust import commonest
-from components.benchmark.scoring import majority
-from components.benchmark.spread import Place
-from components.benchmark.tables import markdown, nested
-from components.benchmark.training_curves import read_curve, trade_off_table
 from components.context import StageContext
 from components.evaluation.probing.seeds import seed_images
 from components.evaluation.sets.benchmarks import Benchmark, BenchmarksFile, load_benchmark

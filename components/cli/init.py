@@ -129,7 +129,7 @@ def _asked(
 
 def _source(folder: str) -> tuple[str, str]:
     """The value of ``source``, and what is there in words."""
-    from components.web.listing import listing
+    from components.web.sources.listing import listing
 
     path = Path(folder).expanduser()
     if not folder or not path.is_dir():

@@ -68,7 +68,7 @@ def _split(folder: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _classes(root: Path) -> Iterator[tuple[str, list[Path]]]:
-    from components.web.kinds import IMAGE_SUFFIXES
+    from components.web.sources.kinds import IMAGE_SUFFIXES
 
     for folder in _folders(root):
         files = sorted(path for path in folder.rglob("*") if path.is_file())

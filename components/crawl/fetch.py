@@ -1,7 +1,7 @@
 """One polite, bounded HTTP fetch: http(s) only, addresses checked when resolved, bytes and time capped, robots first.
 
-The connection goes to the very address that was checked (:mod:`components.web.addresses`); each redirect is a fetch
-of its own with all checks again. HTTP/1.1 only: aiohttp, which lets the checked address be pinned, speaks no HTTP/2.
+The connection goes to the very address that was checked (:mod:`components.web.formats.addresses`); each redirect is a
+fetch of its own with all checks again. HTTP/1.1 only: aiohttp, which pins the checked address, speaks no HTTP/2.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pydantic import Field
 from components.crawl.hosts import Host, Hosts
 from components.images.decode import HEAD_BYTES, looks_like_image
 from components.params import Strict
-from components.web.addresses import RefusedAddress, checked_resolver, is_refused_literal
-from components.web.http_head import MAX_FIELDS, MAX_HEAD
-from components.web.opt_out import header_opts_out
-from components.web.policy import Policy, PolicyParams
-from components.web.robots import MAX_BYTES, Rules, heard, rules_for
-from components.web.urls import origin, resolve, target
-from components.web.warc import Hop
+from components.web.formats.addresses import RefusedAddress, checked_resolver, is_refused_literal
+from components.web.formats.http_head import MAX_FIELDS, MAX_HEAD
+from components.web.formats.opt_out import header_opts_out
+from components.web.formats.urls import origin, resolve, target
+from components.web.formats.warc import Hop
+from components.web.rules.policy import Policy, PolicyParams
+from components.web.rules.robots import MAX_BYTES, Rules, heard, rules_for
 
 OUTCOMES = (
     "ok",

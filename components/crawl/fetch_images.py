@@ -31,11 +31,11 @@ from components.storage import StorageParams, atomic_dir
 from components.tables.database import MemoryParams
 from components.tables.parts import PartWriter, assemble, parts
 from components.tables.schemas import NAMED_LINKS, OUTCOMES
-from components.web.link_table import PartRowWriter, RowWriter, iter_rows, link_batches
-from components.web.policy import Policy
-from components.web.scan import ScanItem, TableColumns, scan_file
-from components.web.sources import SourceFile, Sources, register
-from components.web.unique import shuffled, unique_links
+from components.web.rules.policy import Policy
+from components.web.sources.link_table import PartRowWriter, RowWriter, iter_rows, link_batches
+from components.web.sources.scan import ScanItem, TableColumns, scan_file
+from components.web.sources.sources_json import SourceFile, Sources, register
+from components.web.sources.unique import shuffled, unique_links
 from components.web.work import work_folder
 
 LINKS_NAME, OUTCOMES_NAME = "links", "outcomes"  # tables in parts

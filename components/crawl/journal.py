@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from components.crawl.fetch import Fetched
 from components.crawl.met import AddressTable, MetAddresses
-from components.web.warc import Hop
+from components.web.formats.warc import Hop
 
 
 class Journal:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from components.crawl.fetch import OUTCOMES, Fetched
-from components.web.warc import Hop, WarcWriter
+from components.web.formats.warc import Hop, WarcWriter
 
 _ROBOTS_REMEMBERED = 100_000  # origins whose robots.txt is not written again
 

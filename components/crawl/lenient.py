@@ -1,8 +1,8 @@
 """aiohttp's connection with a tidied head before its parser: what browsers accept and the parser refuses.
 
-The head of each answer is read by :mod:`components.web.http_head` and handed on in the one form that every parser
-takes; so are chunked bodies (:mod:`components.crawl.chunks`). Other bodies pass as they are. The bytes of a head are
-bounded by :data:`components.web.http_head.MAX_HEAD`.
+The head of each answer is read by :mod:`components.web.formats.http_head` and handed on in the one form that every
+parser takes; so are chunked bodies (:mod:`components.crawl.chunks`). Other bodies pass as they are. The bytes of a head
+are bounded by :data:`components.web.formats.http_head.MAX_HEAD`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp.client_proto import ResponseHandler
 
 from components.crawl.chunks import Chunks
-from components.web.http_head import MAX_HEAD, Head, begins_well, read_head
+from components.web.formats.http_head import MAX_HEAD, Head, begins_well, read_head
 
 _MAX_INTERIM = 20  # answers of status 1xx before the one that counts
 _EMPTY_LINE = re.compile(rb"\n\r*\n")

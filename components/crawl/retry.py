@@ -40,11 +40,11 @@ from components.storage import atomic_dir, atomic_file
 from components.tables.database import MemoryParams, database, write_query
 from components.tables.parts import digest as table_digest
 from components.tables.schemas import OUTCOMES
-from components.web.link_table import RowWriter
-from components.web.outcomes import outcome_files, outcome_rows, outcomes_of
-from components.web.policy import Policy
-from components.web.sources import SourceFile, Sources
-from components.web.unique import shuffled
+from components.web.rules.policy import Policy
+from components.web.sources.link_table import RowWriter
+from components.web.sources.outcomes import outcome_files, outcome_rows, outcomes_of
+from components.web.sources.sources_json import SourceFile, Sources
+from components.web.sources.unique import shuffled
 from components.web.work import work_folder
 
 _LATEST = """

@@ -15,7 +15,7 @@ from components.command_line import Options, ParamsOptions, application, as_opti
 from components.params import load_params
 from components.pipeline import load_pipeline
 from components.storage import StorageParams
-from components.web.forms import plain
+from components.web.sources.forms import plain
 
 if TYPE_CHECKING:
     from components.context import StageContext
@@ -51,7 +51,7 @@ class CrawlOptions(ParamsOptions):
 def run(*, options: Options[CrawlOptions]) -> None:
     """Crawl a site, or register WARC files or images that are there."""
     from components.crawl import stage
-    from components.web.listing import shown
+    from components.web.sources.listing import shown
 
     params, source, context = options.read()
     counts = stage.run(params, stage.CrawlInputs(source), options.out, context)

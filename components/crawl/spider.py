@@ -26,14 +26,14 @@ from components.images.sandbox import SandboxParams
 from components.params import Strict
 from components.progress import Progress
 from components.tables.schemas import OUTCOMES
-from components.web.charset import decode_text
-from components.web.content_type import PAGE_TYPES
-from components.web.link_table import PartRowWriter
-from components.web.links import Page
-from components.web.opt_out import header_opts_out
-from components.web.pages import read_page
-from components.web.urls import resolve
-from components.web.warc import WarcWriter
+from components.web.formats.charset import decode_text
+from components.web.formats.content_type import PAGE_TYPES
+from components.web.formats.links import Page
+from components.web.formats.opt_out import header_opts_out
+from components.web.formats.pages import read_page
+from components.web.formats.urls import resolve
+from components.web.formats.warc import WarcWriter
+from components.web.sources.link_table import PartRowWriter
 
 
 class CrawlParams(Strict):

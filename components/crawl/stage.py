@@ -19,8 +19,8 @@ from components.errors import VitrailError
 from components.lock import hold
 from components.params import Strict, fingerprint, load_params
 from components.storage import atomic_dir, atomic_file
-from components.web.sources import Sources, register
-from components.web.urls import host_of, normal_host
+from components.web.formats.urls import host_of, normal_host
+from components.web.sources.sources_json import Sources, register
 from components.web.work import work_folder
 
 WARC_NAME = "site-00000.warc.gz"

@@ -17,10 +17,10 @@ from components.executor import ExecutorParams
 from components.images.sandbox import SandboxParams
 from components.storage import Store
 from components.tables.database import MemoryParams
-from components.web.kinds import Kind
-from components.web.listing import shown
-from components.web.policy import PolicyParams
-from components.web.scan import ScanResult
+from components.web.rules.policy import PolicyParams
+from components.web.sources.kinds import Kind
+from components.web.sources.listing import shown
+from components.web.sources.scan import ScanResult
 
 ADDRESSES = pa.schema(
     [

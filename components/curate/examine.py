@@ -27,7 +27,7 @@ from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter
 from components.storage import ObjectUnreadable, Store, atomic_file
-from components.web.warc import read_record
+from components.web.formats.warc import read_record
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from components.curate.places import read_rows, spread, write_places
 from components.storage import atomic_file
 from components.tables.database import write_file
-from components.web.block_list import Forgotten
+from components.web.rules.block_list import Forgotten
 
 FACTS = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("reason", pa.string()), ("sha256", pa.string()),

@@ -23,16 +23,16 @@ from components.progress import track
 from components.tables.database import database, stream, write_file
 from components.tables.parts import PART_ROWS, PartWriter, opened, parts
 from components.tables.schemas import LINKS, NAMED_LINKS
-from components.web.kinds import Kind
-from components.web.link_table import link_batches
-from components.web.outcomes import outcome_files
-from components.web.scan import ScanItem, ScanResult, scan_file
-from components.web.sources import Sources
-from components.web.unique import UNIQUE
+from components.web.sources.kinds import Kind
+from components.web.sources.link_table import link_batches
+from components.web.sources.outcomes import outcome_files
+from components.web.sources.scan import ScanItem, ScanResult, scan_file
+from components.web.sources.sources_json import Sources
+from components.web.sources.unique import UNIQUE
 
 MAX_REDIRECTS = 5
 _LINK_TABLE = 1 << 22  # files of a crawl count from here, behind those of a table of links that came with it
-_ORIGIN = r"regexp_extract(lower({url}), '^[a-z]+://[^/?#]*')"  # as components.web.policy.origin
+_ORIGIN = r"regexp_extract(lower({url}), '^[a-z]+://[^/?#]*')"  # as components.web.rules.policy.origin
 
 # Numbers of a kind's addresses, from 0, become those of all kinds: WARC files' own reach to 2^63, other files' to 2^62.
 _SHIFT: dict[Kind, int] = {"warc": -(1 << 63), "tars": 0, "images": 1 << 62}

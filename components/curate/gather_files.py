@@ -20,13 +20,13 @@ from components.executor import map_shards
 from components.progress import track
 from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file
 from components.tables.database import database
-from components.web.kinds import LEFT
-from components.web.link_table import RowWriter, first_position
-from components.web.listing import shown
-from components.web.scan import local_file
-from components.web.sidecars import MAX_TEXT, Beside, Said, beside, is_table, read_table, said_of
-from components.web.sources import Sources
-from components.web.tars import samples
+from components.web.sources.kinds import LEFT
+from components.web.sources.link_table import RowWriter, first_position
+from components.web.sources.listing import shown
+from components.web.sources.scan import local_file
+from components.web.sources.sidecars import MAX_TEXT, Beside, Said, beside, is_table, read_table, said_of
+from components.web.sources.sources_json import Sources
+from components.web.sources.tars import samples
 
 _READERS = 32  # texts asked for at a time where they lie on an object store
 _BATCH = 8192  # files whose texts are in memory at a time

@@ -18,11 +18,11 @@ from components.curate.gather import MAX_REDIRECTS
 from components.curate.places import PLACES, write_places
 from components.storage import atomic_file
 from components.tables.parts import PART_ROWS
-from components.web.keys import key_of
-from components.web.listing import shown
-from components.web.outcomes import OUTCOME_REASONS
-from components.web.policy import Policy, PolicyParams
-from components.web.robots import Rules, rules_for
+from components.web.rules.keys import key_of
+from components.web.rules.policy import Policy, PolicyParams
+from components.web.rules.robots import Rules, rules_for
+from components.web.sources.listing import shown
+from components.web.sources.outcomes import OUTCOME_REASONS
 
 JUDGED = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("url", pa.string()), ("page", pa.string()), ("alt", pa.string()),

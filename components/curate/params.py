@@ -13,7 +13,7 @@ from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.params import Share, Strict
 from components.tables.database import MemoryParams
-from components.web.policy import PolicyParams
+from components.web.rules.policy import PolicyParams
 
 
 class CurateParams(Strict):

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.storage import atomic_file
-from components.web.kinds import Kind
+from components.web.sources.kinds import Kind
 
 PLACES = pa.schema(
     [("key", pa.string()), ("file", pa.binary()), ("offset", pa.int64()), ("length", pa.int64()),

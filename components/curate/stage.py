@@ -39,8 +39,8 @@ from components.storage import atomic_dir, atomic_file, inside_outputs, open_sto
 from components.tables.database import database
 from components.tables.parts import PART_ROWS, assemble, parts
 from components.tables.schemas import AUDIT, INDEX, LINKS
-from components.web.policy import Policy
-from components.web.sources import Sources
+from components.web.rules.policy import Policy
+from components.web.sources.sources_json import Sources
 from components.web.work import work_folder
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.dedup import decide
-from components.dedup.edges import EDGES, EdgeParts
-from components.dedup.extract import describe_pictures
-from components.dedup.files import JoinFiles
-from components.dedup.pool import INDEX_NAME, Pool
+from components.dedup.copy_graph.edges import EDGES, EdgeParts
+from components.dedup.decisions import decide
+from components.dedup.decisions.files import JoinFiles
+from components.dedup.pool.extract import describe_pictures
+from components.dedup.pool.images import INDEX_NAME, Pool
 from components.descriptors.kinds import Descriptor
 from components.errors import VitrailError
 from components.params import Seed, Strict

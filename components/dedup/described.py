@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.extract import Describing, check_described, describe, describe_pictures
-from components.dedup.fit import learning_pictures
+from components.dedup.decisions.reference import HeldOutImages
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool
-from components.dedup.reference import HeldOutImages
-from components.dedup.scratch import described_digest, scratch_folder
+from components.dedup.pool.extract import Describing, check_described, describe, describe_pictures
+from components.dedup.pool.fit import learning_pictures
+from components.dedup.pool.images import Pool
+from components.dedup.pool.scratch import described_digest, scratch_folder
 from components.descriptors.kinds import (
     Descriptor,
     DescriptorParams,

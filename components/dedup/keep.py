@@ -12,13 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.dedup import quality
-from components.dedup.extract import decode_picture
-from components.dedup.files import JoinFiles, RowWriter, firsts, rows_between
-from components.dedup.graph import Keep
+from components.dedup.copy_graph.graph import Keep
+from components.dedup.decisions.files import JoinFiles, RowWriter, firsts, rows_between
 from components.dedup.params import DedupParams
-from components.dedup.pool import PLACE, Pool
-from components.dedup.quality import Quality, ranks
+from components.dedup.pool import quality
+from components.dedup.pool.extract import decode_picture
+from components.dedup.pool.images import PLACE, Pool
+from components.dedup.pool.quality import Quality, ranks
 from components.descriptors.views import RGB, reduce
 from components.executor import map_shards
 from components.progress import track
@@ -44,7 +44,7 @@ def measure(params: DedupParams, pool: Pool, files: JoinFiles) -> None:
 def best(keep: Keep, connection: Any, files: JoinFiles) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Blocks of components of two and more, by their smallest row, and the row that is kept of each.
 
-    * quality: what size, format and pixels say of edits and losses (:mod:`components.dedup.quality`);
+    * quality: what size, format and pixels say of edits and losses (:mod:`components.dedup.pool.quality`);
     * largest: the area in pixels;
     * oldest: the first in the order of the crawl, by source file and offset, for WARC file names begin with their date;
     * sharpest: the variance of the Laplacian of the gray picture at :data:`SIDE` pixels.

@@ -13,16 +13,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from components.dedup import pictures
-from components.dedup.calibrate import Calibration
+from components.dedup.copy_graph.calibrate import Calibration
+from components.dedup.copy_graph.edges import EdgeParts
+from components.dedup.copy_graph.graph import size_histogram
+from components.dedup.decisions.files import JoinFiles
+from components.dedup.decisions.retrieve import QuerySetSummary
 from components.dedup.described import Described
-from components.dedup.edges import EdgeParts
-from components.dedup.extract import described_keys
-from components.dedup.files import JoinFiles
-from components.dedup.graph import size_histogram
-from components.dedup.pool import Pool
+from components.dedup.pages import pictures
+from components.dedup.pool.extract import described_keys
+from components.dedup.pool.images import Pool
 from components.dedup.resolve import CopyGraph
-from components.dedup.retrieve import QuerySetSummary
 from components.dedup.thresholds import Thresholds
 from components.descriptors.limits import seldom_found
 from components.descriptors.views import RGB

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from components.dedup.automatic import AutoParams
-from components.dedup.balance import BalanceParams
-from components.dedup.calibrate import CalibrationParams
 from components.dedup.checks import CheckParams
-from components.dedup.giants import GiantParams
-from components.dedup.graph import Keep
-from components.dedup.reference import RelativeParams
-from components.dedup.retrieve import RetrievalParams
+from components.dedup.copy_graph.automatic import AutoParams
+from components.dedup.copy_graph.calibrate import CalibrationParams
+from components.dedup.copy_graph.giants import GiantParams
+from components.dedup.copy_graph.graph import Keep
+from components.dedup.decisions.balance import BalanceParams
+from components.dedup.decisions.reference import RelativeParams
+from components.dedup.decisions.retrieve import RetrievalParams
 from components.descriptors.kinds import DescriptorParams
 from components.descriptors.views import Views
 from components.executor import ExecutorParams

@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.dedup import keep
-from components.dedup.containment import small_windows, split
-from components.dedup.copygraph import GraphSearch, search_edges
+from components.dedup.copy_graph.containment import small_windows, split
+from components.dedup.copy_graph.edges import EdgeParts
+from components.dedup.copy_graph.giants import Cut, cut_giants
+from components.dedup.copy_graph.graph import STRIDE, component_counts, components
+from components.dedup.copy_graph.search import GraphSearch, search_edges
+from components.dedup.decisions.files import JoinFiles, RowWriter, batches
+from components.dedup.decisions.reference import HeldOutImages, LeakSearch, find_leaks
 from components.dedup.described import Described
-from components.dedup.edges import EdgeParts
-from components.dedup.files import JoinFiles, RowWriter, batches
-from components.dedup.giants import Cut, cut_giants
-from components.dedup.graph import STRIDE, component_counts, components
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool, ranges
-from components.dedup.reference import HeldOutImages, LeakSearch, find_leaks
+from components.dedup.pool.images import Pool, ranges
 from components.dedup.thresholds import Thresholds
 from components.tables.database import database
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.edges import EdgeParts
-from components.dedup.pool import Pool
-from components.dedup.review import Reviewed, sweep_thresholds, write_review
-from components.dedup.sweep import sweep, table, write_csv
+from components.dedup.copy_graph.edges import EdgeParts
+from components.dedup.pages.review import Reviewed, sweep_thresholds, write_review
+from components.dedup.pages.sweep import sweep, table, write_csv
+from components.dedup.pool.images import Pool
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark
 from components.params import parse_params

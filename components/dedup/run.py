@@ -162,7 +162,7 @@ class TrainOptions(StoreOptions, ParamsOptions):
 @app.command
 def train(*, options: Options[TrainOptions]) -> None:
     """Train a copy descriptor of SSCD's kind, for descriptor.weights of any pool."""
-    from components.dedup.fit import train as fit
+    from components.dedup.pool.fit import train as fit
     from components.descriptors.kinds import TrainedParams
 
     trained = load_params(options.params, TrainedParams, options.set)
@@ -189,9 +189,9 @@ class WhitenOptions(StoreOptions, ParamsOptions):
 @app.command
 def whiten(*, options: Options[WhitenOptions]) -> None:
     """Fit a PCA whitening, for descriptor.whitening of a published network."""
-    from components.dedup.fit import Whitening
-    from components.dedup.fit import whiten as fit_background
     from components.dedup.params import DedupParams
+    from components.dedup.pool.fit import Whitening
+    from components.dedup.pool.fit import whiten as fit_background
     from components.descriptors.sscd import SscdParams
 
     network = load_params(options.params, DedupParams, options.set).descriptor

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.dedup.extract import check_described, describe_pictures
-from components.dedup.pool import Pool
+from components.dedup.pool.extract import check_described, describe_pictures
+from components.dedup.pool.images import Pool
 from components.dedup.revisit import check_same_pool
 from components.descriptors.kinds import load_descriptor
 from components.descriptors.rows import Rows

@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from components.dedup.balance import balance
-from components.dedup.decide import BALANCED, Selection
+from components.dedup.decisions.balance import balance
+from components.dedup.decisions.decide import BALANCED, Selection
+from components.dedup.decisions.files import JoinFiles, RowWriter, batches
+from components.dedup.decisions.retrieve import QuerySetSummary, retrieve
 from components.dedup.described import describe_pool, describe_set
-from components.dedup.extract import gathered
-from components.dedup.files import JoinFiles, RowWriter, batches
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool
-from components.dedup.retrieve import QuerySetSummary, retrieve
+from components.dedup.pool.extract import gathered
+from components.dedup.pool.images import Pool
 from components.descriptors.rows import Rows
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import Benchmark

@@ -18,19 +18,19 @@ import numpy as np
 from components.context import StageContext
 from components.dedup import outputs as made
 from components.dedup.checks import HeldOut, check_components, check_descriptors, check_edges, check_manifest
-from components.dedup.decide import REASONS, decide
+from components.dedup.copy_graph.graph import component_counts
+from components.dedup.copy_graph.recall import measure_recall
+from components.dedup.decisions.decide import REASONS, decide
+from components.dedup.decisions.files import JoinFiles, fresh_folder
 from components.dedup.described import describe_pool, describe_set, held_out_images
-from components.dedup.extract import described_keys
-from components.dedup.files import JoinFiles, fresh_folder
-from components.dedup.graph import component_counts
+from components.dedup.pages.review import Reviewed, sweep_thresholds, write_review
+from components.dedup.pages.sweep import sweep
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool
-from components.dedup.recall import measure_recall
+from components.dedup.pool.extract import described_keys
+from components.dedup.pool.images import Pool
+from components.dedup.pool.scratch import FORMAT
 from components.dedup.resolve import copy_graph
-from components.dedup.review import Reviewed, sweep_thresholds, write_review
-from components.dedup.scratch import FORMAT
 from components.dedup.select import select
-from components.dedup.sweep import sweep
 from components.dedup.thresholds import Thresholds, thresholds
 from components.errors import VitrailError, nearest
 from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark

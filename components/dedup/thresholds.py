@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.dedup.automatic import Automatic, automatic
-from components.dedup.calibrate import Calibration, calibrate, copy_similarities, nearest_differing
+from components.dedup.copy_graph.automatic import Automatic, automatic
+from components.dedup.copy_graph.calibrate import Calibration, calibrate, copy_similarities, nearest_differing
 from components.dedup.described import Described
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool
+from components.dedup.pool.images import Pool
 from components.evaluation.sets.benchmarks import Benchmark
 
 

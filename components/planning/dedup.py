@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.dedup.reference import one_ended
-from components.dedup.retrieve import SampleParams
+from components.dedup.decisions.reference import one_ended
+from components.dedup.decisions.retrieve import SampleParams
 from components.errors import VitrailError
 from components.neighbours import expected_recall, factory_for, lists_of, probes_for
 from components.neighbours.params import NeighbourParams

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from components.dedup.disjoint import DisjointSet
+from components.dedup.copy_graph.disjoint import DisjointSet
 from components.errors import VitrailError
 from components.neighbours import NeighbourParams, Neighbours
 from components.params import Strict, parse_params

@@ -41,9 +41,9 @@ from components.tables.parts import PartWriter, iter_batches, iter_matches, part
 from components.tables.parts import digest as table_digest
 from components.tables.schemas import AUDIT, DECISIONS, INDEX, KEYS, LINKS, MANIFEST
 from components.tracking import TrackingParams, Trained, trained_on
-from components.web.block_list import below, remember
-from components.web.keys import key_of
-from components.web.urls import resolve
+from components.web.formats.urls import resolve
+from components.web.rules.block_list import below, remember
+from components.web.rules.keys import key_of
 
 Copies = Literal["none", "curate", "dedup"]
 BLOCK = 65_536  # rows copied at a time

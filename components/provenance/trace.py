@@ -19,9 +19,9 @@ from components.provenance.holders import manifests
 from components.storage import StorageParams
 from components.tables.parts import iter_matches, read_table
 from components.tables.schemas import AUDIT, DECISIONS, INDEX, LINKS
-from components.web.block_list import Forgotten
-from components.web.keys import key_of
-from components.web.urls import resolve
+from components.web.formats.urls import resolve
+from components.web.rules.block_list import Forgotten
+from components.web.rules.keys import key_of
 
 SHOWN = 20  # pages, copies or manifests that are listed one by one
 LINKS_NAME, AUDIT_NAME = "links", "audit"

@@ -64,7 +64,7 @@ INDEX = declared(
 LINKS = declared(
     "links", 1, "curate",
     [
-        ("position", pa.int64()),  # unique over all tables of a run: see components.web.link_table.first_position
+        ("position", pa.int64()),  # unique over all tables of a run: see web/sources/link_table.py, first_position
         ("url", pa.string()),
         ("page", pa.string()),
         ("alt", pa.string()),

@@ -31,7 +31,7 @@ FILES: tuple[tuple[str, str], ...] = (
     ("distill/vitxt.yaml", "components.distill.method:DistillParams"),
     ("benchmark.yaml", "components.benchmark.stage:BenchmarkStageParams"),
     ("benchmarks.yaml", "components.evaluation.sets.benchmarks:BenchmarksFile"),
-    ("protocols/quick.yaml", "components.benchmark.protocol:ProtocolParams"),
+    ("protocols/quick.yaml", "components.benchmark.methods.protocol:ProtocolParams"),
     ("gate.yaml", "components.evaluation.statistics.gate:GateParams"),
     ("serve.yaml", "components.release.serve.serving:ServeParams"),
     ("sscd/small.yaml", "components.descriptors.kinds:TrainedParams"),

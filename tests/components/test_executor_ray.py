@@ -16,8 +16,8 @@ from hostile_images import bomb, noise, saved
 from patience import PATIENCE
 from PIL import Image
 
-from components.benchmark import spread
-from components.benchmark.contenders import BaselineParams, gather
+from components.benchmark.features import spread
+from components.benchmark.features.contenders import BaselineParams, gather
 from components.curate.examine import ChunkItem, examine
 from components.curate.places import Place
 from components.errors import VitrailError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from components.dedup.scratch import described_digest
+from components.dedup.pool.scratch import described_digest
 from components.descriptors.kinds import OwnDescriptorParams, ReadyParams, load_descriptor
 from components.descriptors.views import WHOLE, squash
 from components.errors import VitrailError

@@ -17,7 +17,7 @@ def test_every_stage_lists_the_closure_of_its_imports() -> None:
 def test_what_a_stage_runs_makes_it_stale() -> None:
     assert "components/learning/embed.py" in closure("benchmark")
     assert "components/evaluation/probing/online.py" in closure("pretrain") & closure("distill")
-    assert "components/web/warc.py" in closure("crawl") & closure("curate")
+    assert "components/web/formats/warc.py" in closure("crawl") & closure("curate")
 
 
 def test_planners_and_questions_about_images_make_no_stage_stale() -> None:

@@ -1,7 +1,7 @@
 """Images at addresses that a request names: public addresses alone, few bytes, little time.
 
 A user of a server asks for them, so the server must not be made to reach what only it can reach. The check is in the
-connector's resolver (:mod:`components.web.addresses`), and every redirect passes it again.
+connector's resolver (:mod:`components.web.formats.addresses`), and every redirect passes it again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.params import Strict
-from components.web.addresses import RefusedAddress, checked_resolver, is_refused_literal
-from components.web.urls import resolve
+from components.web.formats.addresses import RefusedAddress, checked_resolver, is_refused_literal
+from components.web.formats.urls import resolve
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 

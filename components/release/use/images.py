@@ -16,8 +16,8 @@ from typing import Any, Literal
 from components.errors import VitrailError
 from components.images.dataset import ManifestDataset
 from components.storage import ObjectUnreadable, StorageParams, is_remote, open_store
-from components.web.kinds import IMAGE_SUFFIXES
-from components.web.tars import samples
+from components.web.sources.kinds import IMAGE_SUFFIXES
+from components.web.sources.tars import samples
 
 Kind = Literal["files", "tar", "manifest", "table"]
 IMAGE_COLUMNS = ("image", "bytes", "jpg", "png")  # of a Parquet table, in this order, unless one is named

@@ -109,7 +109,7 @@ class EmbedOptions(ExecutorOptions, ImagesOptions):
 
 def files_of(named: tuple[str, ...], most: int) -> list[Path]:
     """Image files: those named, or the first ``most`` of a folder."""
-    from components.web.kinds import IMAGE_SUFFIXES
+    from components.web.sources.kinds import IMAGE_SUFFIXES
 
     if len(named) == 1 and Path(named[0]).is_dir():
         inside = sorted(path for path in Path(named[0]).rglob("*") if path.name.lower().endswith(IMAGE_SUFFIXES))

@@ -14,10 +14,10 @@ import torch
 import yaml
 from PIL import Image
 
-from components.benchmark.contenders import find_checkpoints, gather
+from components.benchmark.features.contenders import find_checkpoints, gather
+from components.benchmark.methods.protocol import load_protocol
+from components.benchmark.pages.pictures import SHIPPED
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.pictures import SHIPPED
-from components.benchmark.protocol import load_protocol
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
 from components.evaluation.sets.benchmarks import BenchmarksFile, ElpvParams, load_benchmark
@@ -342,7 +342,7 @@ def test_without_labels_the_training_images_show_what_a_network_makes_of_them(
 
 
 def test_features_that_are_all_alike_show_as_collapsed() -> None:
-    from components.benchmark.own import _figures
+    from components.benchmark.features.own import _figures
 
     generator = np.random.default_rng(0)
     alike = np.ones((20, 8), np.float32) + 1e-4 * generator.normal(size=(20, 8)).astype(np.float32)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.benchmark.contenders import Contender
 from components.benchmark.copies import measure_copies
+from components.benchmark.features.contenders import Contender
 from components.benchmark.measured import Setup
+from components.benchmark.methods.protocol import load_protocol
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import load_protocol
 from components.errors import VitrailError
 from components.evaluation.features.extract import raw_pixels
 from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark

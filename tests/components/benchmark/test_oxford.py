@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.benchmark.contenders import Contender
+from components.benchmark.features.contenders import Contender
+from components.benchmark.methods.protocol import load_protocol
 from components.benchmark.oxford import NamedPictures, measure_revisited, revisited, table
-from components.benchmark.protocol import load_protocol
 from components.errors import VitrailError
 from components.evaluation.features.extract import raw_pixels
 from components.evaluation.sets.benchmarks import BenchmarksFile, load_benchmark

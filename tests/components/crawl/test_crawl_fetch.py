@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from components.crawl.fetch import Fetched, Fetcher, FetchParams, retry_after
-from components.web.addresses import RefusedAddress, checked_resolver, is_global
-from components.web.policy import PolicyParams
+from components.web.formats.addresses import RefusedAddress, checked_resolver, is_global
+from components.web.rules.policy import PolicyParams
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 

@@ -33,8 +33,8 @@ from components.params import load_params
 from components.storage import StorageParams, open_store
 from components.tables.parts import read_table
 from components.tables.schemas import INDEX
-from components.web.outcomes import OUTCOME_REASONS
-from components.web.warc import Faults, Hop, WarcWriter, read_warc
+from components.web.formats.warc import Faults, Hop, WarcWriter, read_warc
+from components.web.sources.outcomes import OUTCOME_REASONS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = """<html><head><link rel="license" href="https://licence.test/by/4.0"></head><body>
@@ -315,7 +315,7 @@ def test_bad_sources_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_links_without_images_are_not_curated_as_they_are(tmp_path: Path) -> None:
-    from components.web.sources import register
+    from components.web.sources.sources_json import register
 
     wat(tmp_path / "a.wat.gz")
     with pytest.raises(VitrailError, match="kind: fetch"):

@@ -13,8 +13,8 @@ from raw_server import answer, drip, raw_server
 from components.crawl.fetch import Fetched, Fetcher, FetchParams
 from components.crawl.spider import CrawlParams, crawl
 from components.images.sandbox import SandboxParams
-from components.web.policy import PolicyParams
-from components.web.warc import Faults, read_warc
+from components.web.formats.warc import Faults, read_warc
+from components.web.rules.policy import PolicyParams
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 HTML = "Content-Type: text/html"

@@ -12,8 +12,8 @@ from raw_server import answer, raw_server
 from components.crawl.fetch import Fetched, Fetcher, FetchParams
 from components.crawl.spider import CrawlParams, crawl
 from components.images.sandbox import SandboxParams
-from components.web.http_head import MAX_HEAD
-from components.web.policy import PolicyParams
+from components.web.formats.http_head import MAX_HEAD
+from components.web.rules.policy import PolicyParams
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(92)
 LENGTH = b"Content-Length: 100"

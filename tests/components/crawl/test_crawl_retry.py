@@ -27,7 +27,7 @@ from components.params import load_params
 from components.storage import StorageParams
 from components.tables.parts import PartWriter, part_name, parts, read_table
 from components.tables.schemas import INDEX, NAMED_LINKS, OUTCOMES
-from components.web.warc import WarcWriter
+from components.web.formats.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 HTML = "Content-Type: text/html"
@@ -143,7 +143,7 @@ def test_links_and_outcomes_are_tables_in_parts_and_one_that_is_missing_names_th
 ) -> None:
     small = functools.partial(PartWriter, rows=2)
     monkeypatch.setattr("components.crawl.fetch_images.PartWriter", small)
-    monkeypatch.setattr("components.web.link_table.PartWriter", small)
+    monkeypatch.setattr("components.web.sources.link_table.PartWriter", small)
     named(tmp_path)
     with stumbling() as (_, address):
         assert crawl(tmp_path, address, "run") == 0

@@ -18,8 +18,8 @@ from components.crawl.fetch import Fetched, FetchParams
 from components.crawl.journal import Journal
 from components.crawl.spider import CrawlParams, crawl
 from components.images.sandbox import SandboxParams
-from components.web.policy import PolicyParams
-from components.web.warc import Faults, Hop, read_warc
+from components.web.formats.warc import Faults, Hop, read_warc
+from components.web.rules.policy import PolicyParams
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(100)
 HTML = "Content-Type: text/html"

@@ -29,7 +29,7 @@ from components.storage import StorageParams, open_store
 from components.tables.parts import digest, read_table
 from components.tables.schemas import INDEX
 from components.tracking import TrackingParams
-from components.web.keys import key_of
+from components.web.rules.keys import key_of
 
 ROOT = Path(__file__).resolve().parents[3]
 SITE = "kind: demo\ncells: 60\nper_page: 12\nexact: 6\nreencoded: 6\nresized: 6\ncropped: 6\n"
@@ -233,7 +233,7 @@ def test_a_warc_cut_in_half_is_used_as_far_as_it_goes(
 
 @pytest.mark.usefixtures("untracked")
 def test_several_warcs_are_one_crawl(crawled: Path, tmp_path: Path, curated: tuple[Path, dict[str, Any]]) -> None:
-    from components.web.warc import Faults, read_warc
+    from components.web.formats.warc import Faults, read_warc
 
     path = crawled / "site-00000.warc.gz"
     data = path.read_bytes()

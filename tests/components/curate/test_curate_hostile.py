@@ -32,18 +32,18 @@ from components.params import load_params
 from components.storage import StorageParams, open_store
 from components.tables.parts import read_table, write_part
 from components.tables.schemas import INDEX
-from components.web import links, pages
-from components.web.charset import decode_text
-from components.web.keys import key_of
-from components.web.links import parse_page, parse_srcset, resolve
-from components.web.opt_out import header_opts_out
-from components.web.pages import read_page
-from components.web.policy import PolicyParams, origin, registrable_domain
-from components.web.robots import MAX_BYTES, parse, rules_for
-from components.web.scan import ScanItem, TableColumns, scan_file
-from components.web.sources import SourceFile, Sources
-from components.web.warc import Response, WarcWriter
-from components.web.wat import parse_wat
+from components.web.formats import links, pages
+from components.web.formats.charset import decode_text
+from components.web.formats.links import parse_page, parse_srcset, resolve
+from components.web.formats.opt_out import header_opts_out
+from components.web.formats.pages import read_page
+from components.web.formats.warc import Response, WarcWriter
+from components.web.formats.wat import parse_wat
+from components.web.rules.keys import key_of
+from components.web.rules.policy import PolicyParams, origin, registrable_domain
+from components.web.rules.robots import MAX_BYTES, parse, rules_for
+from components.web.sources.scan import ScanItem, TableColumns, scan_file
+from components.web.sources.sources_json import SourceFile, Sources
 
 ROOT = Path(__file__).resolve().parents[3]
 

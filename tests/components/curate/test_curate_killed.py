@@ -31,7 +31,7 @@ from components.images.shards import Shards
 from components.storage import StorageParams
 from components.tables.parts import read_table
 from components.tables.schemas import INDEX
-from components.web.warc import WarcWriter
+from components.web.formats.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 HOSTS = ("one.test", "two.test", "three.test")

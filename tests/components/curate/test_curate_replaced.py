@@ -11,7 +11,7 @@ import pytest
 
 from components.curate import passes
 from components.storage import StorageParams, open_store
-from components.web.sources import Sources, register
+from components.web.sources.sources_json import Sources, register
 from tests.components.curate.test_curate_sources import curated, untracked
 
 __all__ = ["untracked"]  # a fixture, which pytest finds by its name here

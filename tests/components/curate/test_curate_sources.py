@@ -26,7 +26,7 @@ from components.params import load_params
 from components.storage import StorageParams
 from components.tables.parts import read_table
 from components.tables.schemas import INDEX
-from components.web.warc import WarcWriter
+from components.web.formats.warc import WarcWriter
 
 ROOT = Path(__file__).resolve().parents[3]
 RESTRICTED = "http://ads.restricted.test/x.png"

@@ -18,7 +18,7 @@ MOST = 60  # bytes a row: 16 in arrays that stay, and those of a step
 WALK = """
 import json, sys
 from pathlib import Path
-from components.dedup import decide
+from components.dedup.decisions import decide
 from components.quality import checks
 from components.tables.parts import PartWriter
 from perf.dedup_joins import held

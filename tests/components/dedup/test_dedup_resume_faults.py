@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.dedup import described, reference, stage
+from components.dedup import described, stage
+from components.dedup.decisions import reference
 from components.dedup.params import DedupParams
-from components.dedup.scratch import described_digest
+from components.dedup.pool.scratch import described_digest
 from components.descriptors.kinds import TrainedParams
 from components.descriptors.rows import Rows
 from components.descriptors.sscd import SscdParams
@@ -127,8 +128,8 @@ def test_another_threshold_reuses_descriptors_and_edges_and_another_weights_file
 
     work = tmp_path / ".dedup.work"
     with monkeypatch.context() as patch:
-        patch.setattr("components.dedup.extract._descriptor_chunk", no_work)
-        patch.setattr("components.dedup.copygraph._part", no_work)
+        patch.setattr("components.dedup.pool.extract._descriptor_chunk", no_work)
+        patch.setattr("components.dedup.copy_graph.search._part", no_work)
         report = run(tmp_path, curated, benchmarks, plain(graph={"threshold": 0.9}))
         assert not work.exists()
     shutil.rmtree(tmp_path / "dedup")
@@ -153,7 +154,7 @@ def test_checks_do_not_believe_the_decisions(
     curated = curate(tmp_path / "curate", {name: pictures[name] for name in ("plain00", "plain01", "test100")})
     with monkeypatch.context() as patch:
         only(patch, "manifest")
-        patch.setattr("components.dedup.reference._match_part", lambda *_: reference.nothing_near(0, 3))
+        patch.setattr("components.dedup.decisions.reference._match_part", lambda *_: reference.nothing_near(0, 3))
         key = hashlib.sha256(b"test100").hexdigest()[:20]
         with pytest.raises(VitrailError, match=rf"no image copies a held-out image.*1 of 3 rows \(key {key}"):
             run(tmp_path, curated, benchmarks, plain())

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.dedup.calibrate import CalibrationParams
+from components.dedup.copy_graph.calibrate import CalibrationParams
 from components.dedup.params import DedupParams
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import BenchmarksFile

@@ -12,13 +12,13 @@ import pyarrow as pa
 import pytest
 
 from components.dedup import keep
-from components.dedup.decide import HELD_OUT, SELF_DUPLICATE
-from components.dedup.edges import EdgeParts
-from components.dedup.extract import describe_pictures
-from components.dedup.files import JoinFiles, RowWriter
+from components.dedup.copy_graph.edges import EdgeParts
+from components.dedup.decisions.decide import HELD_OUT, SELF_DUPLICATE
+from components.dedup.decisions.files import JoinFiles, RowWriter
+from components.dedup.pages.review import Reviewed, write_review
 from components.dedup.params import DedupParams
-from components.dedup.pool import Pool
-from components.dedup.review import Reviewed, write_review
+from components.dedup.pool.extract import describe_pictures
+from components.dedup.pool.images import Pool
 from components.dedup.revisit import Again, revisit
 from components.dedup.run import main
 from components.dedup.search import nearest, search

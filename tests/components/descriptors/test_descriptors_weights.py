@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from components.dedup import fit
+from components.dedup.pool import fit
 from components.descriptors.kinds import SscdParams, load_descriptor
 from components.descriptors.network import CopyNet
 from components.descriptors.sscd import WhiteningParams, load_sscd
@@ -123,7 +123,7 @@ def test_whitening_is_fitted_on_a_background_and_pinned(small: Path, tmp_path: P
     pool = FakePool([generator.integers(0, 256, (40, 48, 3), dtype=np.uint8) for _ in range(60)])
     out = tmp_path / "whitening.safetensors"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("components.dedup.fit.Pool", pool)
+        patch.setattr("components.dedup.pool.fit.Pool", pool)
         with pytest.raises(VitrailError, match="9 directions of 8 images"):
             fit.whiten(params, folder, out, STORAGE, fit.Whitening(9, 8, 0.0))
         digest = fit.whiten(params, folder, out, STORAGE, fit.Whitening(4, 50, 0.0))

@@ -16,7 +16,7 @@ from picture_files import Array, near, pictures, png, saved, smooth
 from PIL import Image
 
 from components.curate.sandboxed_decode import Eye
-from components.dedup.extract import read_picture
+from components.dedup.pool.extract import read_picture
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import QueryParams, load_benchmark
 from components.evaluation.sets.dense_files import numbers_of

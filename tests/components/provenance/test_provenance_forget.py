@@ -27,7 +27,7 @@ from components.crawl.run import main as crawl_main
 from components.curate import stage
 from components.curate.params import CurateParams
 from components.curate.reasons import REASONS
-from components.dedup.edges import EDGES
+from components.dedup.copy_graph.edges import EDGES
 from components.errors import VitrailError
 from components.images.shards import Shards, ShardWriter, data_digest, erase
 from components.params import load_params
@@ -40,9 +40,9 @@ from components.tables.database import MemoryParams, database
 from components.tables.parts import parts, read_table, write_table
 from components.tables.schemas import DECISIONS, INDEX, KEYS, MANIFEST
 from components.tracking import TrackingParams
-from components.web.block_list import Forgotten, entries, remember
-from components.web.keys import key_of
-from components.web.warc import WarcWriter
+from components.web.formats.warc import WarcWriter
+from components.web.rules.block_list import Forgotten, entries, remember
+from components.web.rules.keys import key_of
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = StorageParams(root="data")

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from components.curate.reasons import REASONS
-from components.dedup import decide
+from components.dedup.decisions import decide
 from components.report import reasons
 from components.report.build import render, write
 from components.report.plot import _ticks, plot

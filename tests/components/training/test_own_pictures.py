@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.benchmark.methods.protocol import load_protocol
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import load_protocol
 from components.curate.params import CurateParams
 from components.dedup.params import DedupParams
 from components.distill.method import DistillParams

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.benchmark.contenders import Contender
+from components.benchmark.features.contenders import Contender
 from components.benchmark.measured import Measured, Setup
-from components.benchmark.outcome import Outcome
+from components.benchmark.methods.outcome import Outcome
+from components.benchmark.methods.protocol import load_protocol
 from components.benchmark.params import BenchmarkStageParams
-from components.benchmark.protocol import load_protocol
 from components.benchmark.robust import commonest, measure_robust
 from components.errors import VitrailError
 from components.evaluation.features.extract import Extractor, extract

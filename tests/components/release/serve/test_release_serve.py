@@ -28,7 +28,7 @@ import yaml
 from patience import PATIENCE
 from PIL import Image
 
-from components.benchmark.contenders import find_checkpoints
+from components.benchmark.features.contenders import find_checkpoints
 from components.errors import VitrailError
 from components.learning.export import weights_digest
 from components.pretrain.start import started_from

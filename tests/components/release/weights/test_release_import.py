@@ -369,7 +369,7 @@ def test_the_command_tells_faults_in_one_line(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_benchmark_contenders_are_named_by_value(tmp_path: Path) -> None:
-    from components.benchmark.contenders import BaselineParams, gather
+    from components.benchmark.features.contenders import BaselineParams, gather
     from components.evaluation.features.extract import FeatureParams
 
     path = saved(official_names(dict(small_vit().state_dict())), tmp_path / "w.pth")
