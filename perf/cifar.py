@@ -63,7 +63,7 @@ def train_and_score(folder: Path, params: Any, data: Path, shares: Sequence[floa
     import pyarrow.parquet as pq
 
     from components.pretrain.method import Pretraining
-    from components.release.fetch import file_sha256
+    from components.release.weights.fetch import file_sha256
     from components.storage import StorageParams
     from components.training.inputs import TrainingInputs
     from components.training.loop import Stretch, train
