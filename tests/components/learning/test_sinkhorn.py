@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from components.learning.heads import BatchStandardised
 from components.learning.losses.centering import update_center
+from components.learning.losses.contrastive import contrastive_loss
 from components.learning.losses.koleo import koleo_loss
 from components.learning.losses.sinkhorn import sinkhorn_knopp
 
@@ -91,6 +93,13 @@ def test_no_gradient_and_no_change_of_the_input() -> None:
 COUNTS = [(3, 5), (8, 0)]  # hidden patches differ from rank to rank; a rank may have none
 
 
+def contrastive(views: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+    """Of ``[V, B, 5]``, with features standardised over the batch, as its head does."""
+    standardise = BatchStandardised()
+    standardise.group = group
+    return contrastive_loss(standardise(views.flatten(0, 1)).view_as(views), 0.3, group)
+
+
 def on_rank(rank: int, rendezvous: str, folder: str) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
@@ -106,6 +115,11 @@ def on_rank(rank: int, rendezvous: str, folder: str) -> None:
         loss.backward()
         assert features.grad is not None
         found.update(koleo=loss.detach(), gradient=features.grad)
+        views = logits(12, 5, 5).view(3, 4, 5)[:, rank * 2 : rank * 2 + 2].clone().requires_grad_()
+        loss = contrastive(views, group)
+        loss.backward()
+        assert views.grad is not None
+        found.update(contrastive=loss.detach(), contrastive_gradient=views.grad)
         torch.save(found, Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
@@ -127,3 +141,8 @@ def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     # the mean of the ranks' losses is the whole batch's, and so are gradients once averaged over ranks
     torch.testing.assert_close((ranks[0]["koleo"] + ranks[1]["koleo"]) / 2, whole.detach())
     torch.testing.assert_close(torch.cat([found["gradient"] for found in ranks], 1) / 2, features.grad)
+    views = logits(12, 5, 5).view(3, 4, 5).clone().requires_grad_()
+    whole = contrastive(views, None)
+    whole.backward()
+    torch.testing.assert_close((ranks[0]["contrastive"] + ranks[1]["contrastive"]) / 2, whole.detach())
+    torch.testing.assert_close(torch.cat([found["contrastive_gradient"] for found in ranks], 1) / 2, views.grad)
