@@ -144,6 +144,7 @@ class Block(nn.Module):
             part = self.norm1(x.index_select(0, attn_kept.rows))
             some = torch.addcmul(some, self.ls1(self.attn(part, attn_kept.layout, place)), share)
         if ffn_kept is None:
-            return self.ls2(self.mlp(self.norm2(some)), some)
+            out: Tensor = self.ls2(self.mlp(self.norm2(some)), some)
+            return out
         share, _ = share_of(rows, ffn_kept, x)
         return torch.addcmul(some, self.ls2(self.mlp(self.norm2(some))), share)
