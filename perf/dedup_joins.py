@@ -143,7 +143,7 @@ def walk(folder: Path, rows: int, memory: int) -> Iterator[str]:
     ranges(pool, params.graph.part_rows)
     yield "rows"
     labels = components(rows, edges, AT)
-    resolve.settle(params, pool, labels, edges, at, files)
+    resolve.resolve_components(params, pool, labels, edges, at, files)
     yield "settled"
     selection = decide.Selection("retrieved", [f"q/{i}" for i in range(1000)], ["retrieved:q"] * 1000)
     held, out = [f"b/{i}" for i in range(1000)], fresh_folder(folder / "out")

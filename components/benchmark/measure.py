@@ -21,7 +21,7 @@ from components.benchmark.params import BenchmarkStageParams
 from components.benchmark.robust import measure_robust
 from components.evaluation.features.extract import Rows, square
 from components.evaluation.features.patch_kmeans import fit_patch_kmeans
-from components.evaluation.sets.dense_layouts import DenseParams, load_dense
+from components.evaluation.sets.dense_layouts import DenseSetParams, load_dense
 from components.evaluation.sets.labelled_set import Benchmark
 from components.evaluation.sets.robustness_set import RobustSet
 from components.evaluation.sets.video_set import DavisParams, load_davis
@@ -31,7 +31,7 @@ PATCHES = "patch k-means"
 PATCH_IMAGES = 500  # training images that its patches are drawn from
 
 
-def measure_dense(contenders: Sequence[Contender], name: str, spec: DenseParams, setup: Setup) -> Measured:
+def measure_dense(contenders: Sequence[Contender], name: str, spec: DenseSetParams, setup: Setup) -> Measured:
     """The figures of all contenders on one set of masks or depths."""
     pictures, confidence = load_dense(name, spec), setup.params.intervals.confidence
     if setup.place.spreads:

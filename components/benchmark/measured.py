@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from components.benchmark.features.contenders import Contender
-from components.benchmark.features.spread import HERE, Place
+from components.benchmark.features.spread import HERE, Placement
 from components.benchmark.methods.figure import Figure
 from components.benchmark.methods.label_efficiency import FewFigure
 from components.benchmark.methods.outcome import Outcome
@@ -23,7 +23,7 @@ class Setup:
     params: BenchmarkStageParams
     protocol: Protocol
     device: str = "cpu"  # of heads, and of what this process computes
-    place: Place = HERE
+    place: Placement = HERE
 
 
 @dataclass(frozen=True)

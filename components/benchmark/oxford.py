@@ -14,7 +14,7 @@ import numpy as np
 
 from components.benchmark.features.contenders import Contender
 from components.benchmark.features.feature_cache import cached_features
-from components.benchmark.features.spread import HERE, Pictured, Place
+from components.benchmark.features.spread import HERE, Pictured, Placement
 from components.benchmark.measured import Measured
 from components.benchmark.methods.figure import Figure
 from components.benchmark.methods.protocol import Protocol
@@ -84,7 +84,7 @@ class NamedPictures:
 
 
 def revisited(
-    contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int, place: Place = HERE
+    contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int, place: Placement = HERE
 ) -> dict[str, dict[str, Level]]:
     """Contender -> level -> figures."""
     sides = {
@@ -104,7 +104,7 @@ def revisited(
 
 
 def measure_revisited(
-    contenders: Sequence[Contender], name: str, params: RevisitedParams, protocol: Protocol, place: Place = HERE
+    contenders: Sequence[Contender], name: str, params: RevisitedParams, protocol: Protocol, place: Placement = HERE
 ) -> Measured:
     """The figures of all contenders; a level without a query that has something to find is left out."""
     truth = load_ground_truth(Path(params.gnd))

@@ -17,7 +17,7 @@ from components.benchmark.copies import measure_copies
 from components.benchmark.features.contenders import gather
 from components.benchmark.features.own import LEAST, figures
 from components.benchmark.features.own import table as own_table
-from components.benchmark.features.spread import Place
+from components.benchmark.features.spread import Placement
 from components.benchmark.measure import measure, measure_dense, measure_videos
 from components.benchmark.measured import Measured, Setup
 from components.benchmark.methods.dense import not_measured
@@ -76,7 +76,7 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
     recorded["protocol"] = protocol.params.model_dump(mode="json")
     # Features that other processes have computed wait beside the results, where an interrupted run finds them.
     kept = None if params.feature_cache is None else Path(params.feature_cache)
-    place = Place(params.executor, params.device, outputs.with_name(f".{outputs.name}.features"), kept)
+    place = Placement(params.executor, params.device, outputs.with_name(f".{outputs.name}.features"), kept)
     setup = Setup(params, protocol, device, place)
     recording = tracking.run("benchmark", "benchmark", context.tracking, recorded, protocol.tags)
     with hold(outputs), recording as run, kept_workers(params.executor):

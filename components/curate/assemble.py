@@ -44,7 +44,7 @@ _SETTLED = """
 """
 
 
-def settle(connection: Any, found: dict[str, Sequence[Path]], out: Path) -> None:
+def resolve_copies(connection: Any, found: dict[str, Sequence[Path]], out: Path) -> None:
     """Write for every copy the kept row that it copies at last, or the reason for which that one was dropped.
 
     ``found``: the files "exact", "near", "facts" and "stored". A copy of an unsafe image shares its fate.

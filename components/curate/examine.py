@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from components.curate.filters import FilterParams, filter_scores
 from components.curate.places import Place
 from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
-from components.curate.sandboxed_decode import Eye
+from components.curate.sandboxed_decode import SandboxedDecoder
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter
@@ -94,14 +94,14 @@ def examine(item: ChunkItem) -> Path:
     """Decode every image of the chunk and note what it is; returns the Parquet file (:data:`EXAMINED`)."""
     if item.out.exists():
         return item.out
-    eye = Eye(item.limits, item.sandbox)
+    eye = SandboxedDecoder(item.limits, item.sandbox)
     rows = [_examined(item, place, eye) for place in item.places]
     with atomic_file(item.out) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=EXAMINED), file)
     return item.out
 
 
-def _examined(item: ChunkItem, place: Place, eye: Eye) -> dict[str, object]:
+def _examined(item: ChunkItem, place: Place, eye: SandboxedDecoder) -> dict[str, object]:
     row: dict[str, object] = {"row": place.row, "key": place.key, "reason": "", "sha256": "", "bytes": 0}
     row |= {"format": "", "width": 0, "height": 0, "thumbnail": b""}
     try:
@@ -148,7 +148,7 @@ def _batches(item: StoreItem, rows: list[dict[str, object]]) -> Iterator[list[_L
     and then), or whose bytes are no longer those that were examined, goes to ``rows`` with its reason.
     """
     looked_at = item.nsfw.enabled or item.faces.enabled or item.filters
-    eye = Eye(item.chunk.limits, item.chunk.sandbox) if looked_at else None
+    eye = SandboxedDecoder(item.chunk.limits, item.chunk.sandbox) if looked_at else None
     unseen = np.zeros((0, 0, 3), np.uint8)
     batch: list[_Loaded] = []
     for place in item.chunk.places:

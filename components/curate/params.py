@@ -33,7 +33,7 @@ class CurateParams(Strict):
     least_kept: Share = 0.5  # of the images; a run that leaves less says which values dropped the others
     executor: ExecutorParams
 
-    def culprits(self) -> dict[str, str]:
+    def blamed(self) -> dict[str, str]:
         """Reason to drop an image -> the value that decided."""
         decode, policy = self.decode, self.policy
         return {

@@ -200,7 +200,7 @@ def index(run: Run, results: Results) -> list[assemble.Tally]:
             "exact": [results.exact], "near": [near_file], "facts": results.facts,
             "stored": stored or [_nothing(run.work / "nothing.parquet", results.facts[0])],
         }  # fmt: skip
-        assemble.settle(connection, found, settled)
+        assemble.resolve_copies(connection, found, settled)
     items = (
         assemble.IndexItem(
             one.path, results.facts[part], settled, results.hashed[part] if results.hashed else None,

@@ -17,7 +17,7 @@ _HEAD = struct.Struct(">II8s")  # before pixels: width, height, format
 _FACTS, _PIXELS = b"f", b"p"  # what is asked for: the first byte
 
 
-class Eye:
+class SandboxedDecoder:
     """Decodes within ``limits`` in this process's sandbox under ``params``."""
 
     def __init__(self, limits: DecodeLimits, params: SandboxParams) -> None:

@@ -15,7 +15,7 @@ from components.curate import contact_sheet
 from components.curate.assemble import Tally, plain
 from components.curate.examine import read_bytes
 from components.curate.places import Place, place_of, read_rows
-from components.curate.sandboxed_decode import Eye
+from components.curate.sandboxed_decode import SandboxedDecoder
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.storage import ObjectUnreadable, Store
@@ -41,7 +41,7 @@ class Pictures:
                 data = self.shards.read(row["shard"], row["offset"], row["length"])
             else:
                 data = read_bytes(self.crawled, place, self.limits)
-            return Eye(self.limits, self.sandbox).pixels(data)[0]
+            return SandboxedDecoder(self.limits, self.sandbox).pixels(data)[0]
         except (DecodeError, ObjectUnreadable):
             return None
 

@@ -93,7 +93,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
         tallies = passes.index(shared, passes.Results(judged, facts, exact, near, hashed, stored))
         report = summary(tallies, met.counts, copies, shards, hashing is not None)
         said = too_little(
-            "curate", report["kept"], report["reasons"], params.least_kept, params.culprits(), "params/curate.yaml"
+            "curate", report["kept"], report["reasons"], params.least_kept, params.blamed(), "params/curate.yaml"
         )
         if not report["kept"]:
             raise VitrailError(f"{crawl}: nothing is left; {said or listed(report['reasons'])}")

@@ -52,10 +52,10 @@ def copy_graph(
     labels, cuts = _labels(params, count, edges, at, files.folder)
     how = LeakSearch(at.relative, params.neighbours, params.executor)
     find_leaks(pool, described.rows, parts, held_out, how, files)
-    return CopyGraph(settle(params, pool, labels, edges, at, files), edges, cuts)
+    return CopyGraph(resolve_components(params, pool, labels, edges, at, files), edges, cuts)
 
 
-def settle(
+def resolve_components(
     params: DedupParams, pool: Pool, labels: Labels, edges: EdgeParts, at: Thresholds, files: JoinFiles
 ) -> Labels:
     """Write ``files.state`` and ``files.deciding`` from the components ``labels`` [N], the leaks and the edges.

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from components.descriptors.discriminant import DiscriminantParams, FeatureParams, features, fit_discriminant
 from components.descriptors.sscd import SscdParams, load_sscd
-from components.descriptors.train_params import EditParams, NetworkParams, TrainingParams
+from components.descriptors.train_params import DescriptorTrainingParams, EditParams, NetworkParams
 from components.descriptors.views import RGB, ViewParams, squash
 from components.descriptors.whiten import Whitening, fit_whitening
 from components.errors import VitrailError
@@ -34,7 +34,7 @@ class TrainedParams(Strict):
     weights: InputPath | None = None  # a file that ``train`` wrote; null: train on the pool
     network: NetworkParams = NetworkParams()
     edits: EditParams = EditParams()
-    training: TrainingParams = TrainingParams()
+    training: DescriptorTrainingParams = DescriptorTrainingParams()
     whiten: float = Field(0.05, ge=0, le=1000.0)  # floor of the whitening, relative to the strongest direction
     seed: Seed = 0
 
@@ -113,7 +113,7 @@ class Discriminant:
         return self._whitening.apply(features(pictures, self._measured))
 
 
-class Network:
+class TrainedDescriptor:
     """See :class:`TrainedParams`."""
 
     def __init__(self, model: Any, whitening: Whitening) -> None:
@@ -228,7 +228,7 @@ def _load_learned(params: LearnedParams, path: Path) -> Descriptor:
     except RuntimeError:
         raise VitrailError(f"{path}: weights of another network than descriptor.network describes") from None
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Network(model.eval(), whitening)
+    return TrainedDescriptor(model.eval(), whitening)
 
 
 def _squashed(pictures: Sequence[RGB], side: int, block: int = 512) -> Iterator[RGB]:

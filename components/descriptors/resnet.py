@@ -35,7 +35,7 @@ SHAPES: dict[Arch, Shape] = {
 }
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions, or 1x1, 3x3, 1x1 (bottleneck), beside a shortcut."""
 
     def __init__(self, inputs: int, planes: int, stride: int, shape: Shape) -> None:
@@ -102,7 +102,7 @@ class ResNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-            elif isinstance(module, Block):
+            elif isinstance(module, ResidualBlock):
                 nn.init.zeros_(module.last_norm.weight)
         nn.init.xavier_uniform_(self.fc.weight, generator=generator)
         nn.init.zeros_(self.fc.bias)
@@ -110,8 +110,8 @@ class ResNet(nn.Module):
 
 def _stage(inputs: int, planes: int, blocks: int, stride: int, shape: Shape) -> nn.Sequential:
     outputs = planes * (4 if shape.bottleneck else 1)
-    first = Block(inputs, planes, stride, shape)
-    return nn.Sequential(first, *(Block(outputs, planes, 1, shape) for _ in range(blocks - 1)))
+    first = ResidualBlock(inputs, planes, stride, shape)
+    return nn.Sequential(first, *(ResidualBlock(outputs, planes, 1, shape) for _ in range(blocks - 1)))
 
 
 def gem(x: Tensor, power: float) -> Tensor:

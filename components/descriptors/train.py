@@ -22,7 +22,7 @@ from components.descriptors.contrastive_loss import copy_loss
 from components.descriptors.edits import edited, mix
 from components.descriptors.lars import Lars, groups
 from components.descriptors.network import CopyNet
-from components.descriptors.train_params import EditParams, NetworkParams, OptimizerParams, TrainingParams
+from components.descriptors.train_params import DescriptorTrainingParams, EditParams, NetworkParams, OptimizerParams
 from components.descriptors.views import RGB
 from components.errors import VitrailError
 from components.params import fingerprint
@@ -36,7 +36,7 @@ def train_network(
     pictures: Sequence[RGB],
     network: NetworkParams,
     edits: EditParams,
-    params: TrainingParams,
+    params: DescriptorTrainingParams,
     seed: int,
     checkpoint: Path | None = None,
 ) -> CopyNet:
@@ -92,7 +92,7 @@ def learning_rate(step: int, steps: int, params: OptimizerParams) -> float:
     return params.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def backward(model: CopyNet, views: Tensor, sources: Tensor, params: TrainingParams) -> float:
+def backward(model: CopyNet, views: Tensor, sources: Tensor, params: DescriptorTrainingParams) -> float:
     """Leave the gradient of the loss over the whole batch in ``model``; returns the loss.
 
     With ``micro_batch``, memory for activations is that of so many views: descriptors are first computed without a
@@ -131,7 +131,7 @@ class _statistics_kept:
 
 
 def _batches(
-    pictures: Sequence[RGB], side: int, edits: EditParams, params: TrainingParams, seed: int, first: int
+    pictures: Sequence[RGB], side: int, edits: EditParams, params: DescriptorTrainingParams, seed: int, first: int
 ) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
     """(step, (views [2B, side, side, 3] uint8, images in each [2B, 2])) from step ``first`` on, drawn ahead."""
     with ThreadPoolExecutor(params.workers) as drawing, ThreadPoolExecutor(1) as collecting:
@@ -175,7 +175,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _identity(
-    pictures: Sequence[RGB], network: NetworkParams, edits: EditParams, params: TrainingParams, seed: int
+    pictures: Sequence[RGB], network: NetworkParams, edits: EditParams, params: DescriptorTrainingParams, seed: int
 ) -> str:
     """What a checkpoint must agree with: all that the result depends on, the pictures by a sample of them."""
     sample = [

@@ -85,7 +85,7 @@ class OptimizerParams(Strict):
     warmup: float = Field(0.05, ge=0, lt=1)  # share of the steps, linear from 0; then a cosine to 0 (SSCD: 5 of 100)
 
 
-class TrainingParams(Strict):
+class DescriptorTrainingParams(Strict):
     """How long and how."""
 
     images: int = Field(20_000, ge=2, le=10**12)  # of the pool, at most, that the network learns from

@@ -50,7 +50,7 @@ class CoreRates(Strict):
     store: float = Field(gt=0, le=1e15)  # images written into shards
 
 
-class Rates(Strict):
+class CrawlRates(Strict):
     """``params/rates/curate.yaml``."""
 
     warc: WarcRates
@@ -58,7 +58,7 @@ class Rates(Strict):
 
 
 def plan(
-    warcs: float, crawl: CrawlParams, rates: Rates, cores: int | None = None, megabits: float | None = None
+    warcs: float, crawl: CrawlParams, rates: CrawlRates, cores: int | None = None, megabits: float | None = None
 ) -> str:
     """The plan, to read. ``megabits``: of the line to the web, a second; None: the line is not looked at.
 
@@ -118,9 +118,9 @@ def plan(
     return "\n".join(lines)
 
 
-def load_rates(path: Path) -> Rates:
+def load_rates(path: Path) -> CrawlRates:
     """The rates in ``path``, YAML or JSON."""
-    return load_params(path, Rates)
+    return load_params(path, CrawlRates)
 
 
 def _bytes(value: float) -> str:

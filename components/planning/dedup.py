@@ -17,13 +17,13 @@ from components.neighbours import expected_recall, factory_for, lists_of, probes
 from components.neighbours.params import NeighbourParams
 from components.planning import dedup_costs as costs
 from components.planning.dedup_costs import Join, Machines
-from components.planning.dedup_rates import Rates, load_rates, measure
+from components.planning.dedup_rates import DedupRates, load_rates, measure
 from components.progress import duration
 
 if TYPE_CHECKING:
     from components.dedup.params import DedupParams
 
-__all__ = ["Rates", "Workload", "load_rates", "measure", "plan"]
+__all__ = ["DedupRates", "Workload", "load_rates", "measure", "plan"]
 
 LARGEST = 2_000_000_000  # images that a plan is made for
 SURVIVE = 744 / 1300  # of the pool, after self-dedup and relative dedup: the paper's
@@ -54,7 +54,7 @@ class Workload:
             raise VitrailError(f"--cores {self.cores}: choose 1 or more")
 
 
-def plan(work: Workload, params: DedupParams, rates: Rates) -> str:
+def plan(work: Workload, params: DedupParams, rates: DedupRates) -> str:
     """The plan, to read: ``work`` under the stage's ``params``, with the ``rates`` of one machine."""
     count, dim, near = int(work.images), work.dim, params.neighbours
     each, cores = len(params.described_views()), work.cores or rates.cores

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from components.planning.dedup_rates import RESCORED, Rates
+from components.planning.dedup_rates import RESCORED, DedupRates
 
 EDGES_PER_IMAGE = 2.0  # over the floor; on LVD-142M's scale one image in two is a copy (1.3e9 -> 744M)
 EDGE_BYTES = 24  # two row numbers, a cosine and two numbers of views, before compression
@@ -25,7 +25,7 @@ JOIN_FILES, DECIDED = 92, 40
 class Machines:
     """What a plan is for: rates of one machine, times how many such machines the cores are."""
 
-    rates: Rates
+    rates: DedupRates
     scale: float  # cores planned for / cores of the rates
 
     @property

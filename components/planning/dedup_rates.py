@@ -22,7 +22,7 @@ from components.text import read_text
 RESCORED = 16  # candidates an image scored exactly, as a rule (FIRST_ROUND in components/neighbours/search.py)
 
 
-class Rates(Strict):
+class DedupRates(Strict):
     """Of one machine, all its cores together."""
 
     cores: int = Field(ge=1, le=4096)
@@ -37,11 +37,11 @@ class Rates(Strict):
     reads: float = Field(200_000, gt=0, le=1e15)
 
 
-def load_rates(path: Path | None) -> Rates:
+def load_rates(path: Path | None) -> DedupRates:
     """The rates in ``path``; measured now, and written there, where the file is missing or no path is given."""
     if path is not None and path.exists():
         try:
-            return parse_params(json.loads(read_text(path)), Rates, str(path))
+            return parse_params(json.loads(read_text(path)), DedupRates, str(path))
         except json.JSONDecodeError as fault:
             raise VitrailError(f"{path}: not JSON ({fault}); delete it to measure again") from None
     rates = measure()
@@ -51,7 +51,7 @@ def load_rates(path: Path | None) -> Rates:
     return rates
 
 
-def measure(rows: int = 60_000, dim: int = 512, clock: Callable[[], float] = time.perf_counter) -> Rates:
+def measure(rows: int = 60_000, dim: int = 512, clock: Callable[[], float] = time.perf_counter) -> DedupRates:
     """Rates of this machine's processors, in about half a minute. ``clock``: seconds."""
     import psutil
 
@@ -83,7 +83,7 @@ def measure(rows: int = 60_000, dim: int = 512, clock: Callable[[], float] = tim
             os.fsync(file.fileno())
 
         written = seconds(write)
-    return Rates(
+    return DedupRates(
         cores=os.cpu_count() or 1,
         gigaflops=2 * len(few) * len(many) * dim / product / 1e9,
         codes=codes,

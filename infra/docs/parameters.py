@@ -39,7 +39,7 @@ FILES: tuple[tuple[str, str], ...] = (
     ("tracking.yaml", "components.tracking:TrackingParams"),
     ("platform.yaml", "flows.settings:PlatformParams"),
     ("site/demo.yaml", "components.crawl.demo.site:DemoSite"),
-    ("rates/curate.yaml", "components.planning.crawl:Rates"),
+    ("rates/curate.yaml", "components.planning.crawl:CrawlRates"),
     ("rates/training.yaml", "components.planning.training_rates:TrainingRates"),
 )
 _NONE = object()

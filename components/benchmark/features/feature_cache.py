@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.benchmark.features.contenders import Contender
-from components.benchmark.features.spread import HERE, Pictured, Place, features_of
+from components.benchmark.features.spread import HERE, Pictured, Placement, features_of
 from components.evaluation.features.extract import FeatureParams, Rows
-from components.evaluation.features.store import CLS, PATCHES, FeatureStore, Seen, store_of
+from components.evaluation.features.store import CLS, PATCHES, FeatureStore, Preprocessing, store_of
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class _Kept:
 
 
 def cached_features(
-    contenders: Sequence[Contender], pictured: Pictured, batch_size: int, place: Place = HERE
+    contenders: Sequence[Contender], pictured: Pictured, batch_size: int, place: Placement = HERE
 ) -> dict[str, Rows]:
     """Features [n, D] of all images by the contender's name; those of networks are read if all are kept.
 
@@ -50,7 +50,7 @@ def _kept(contender: Contender, folder: Path) -> _Kept | None:
     recipe, model, extractor = contender.recipe, contender.model, contender.extractor
     if recipe is None or model is None:
         return None
-    seen = Seen(recipe.mean, recipe.std, extractor.size, extractor.crop)
+    seen = Preprocessing(recipe.mean, recipe.std, extractor.size, extractor.crop)
     return _Kept(store_of(folder, model, seen), parts_of(recipe.features, model.config.embed_dim, len(model.blocks)))
 
 

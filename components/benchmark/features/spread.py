@@ -28,7 +28,7 @@ PART = 512  # images, in whole batches: each batch is the same wherever it is co
 
 
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where features are computed, where finished parts wait for the others, and where all are kept for other runs."""
 
     executor: ExecutorParams = field(default_factory=ExecutorParams)
@@ -42,7 +42,7 @@ class Place:
         return self.work is not None and (self.executor.kind == "ray" or self.executor.workers > 0)
 
 
-HERE = Place()
+HERE = Placement()
 
 
 class Pictured(NamedTuple):
@@ -76,7 +76,7 @@ class Job:
 
 
 def features_of(
-    contenders: Sequence[Contender], pictured: Pictured, batch_size: int, place: Place = HERE
+    contenders: Sequence[Contender], pictured: Pictured, batch_size: int, place: Placement = HERE
 ) -> dict[str, Rows]:
     """Features [n, D] of all images, by the contender's name: the same wherever they are computed.
 

@@ -24,7 +24,7 @@ from components.evaluation.image_level.few_shot import FewShotParams
 from components.evaluation.image_level.linear import LinearParams
 from components.evaluation.image_level.linear_grid import LinearGridParams
 from components.evaluation.image_level.logistic import LogisticParams
-from components.evaluation.image_level.retrieval import RetrievalParams
+from components.evaluation.image_level.retrieval import RankingParams
 from components.params import NEUTRAL, Strict, fingerprint, load_params, results
 
 FOLDER = "protocols"
@@ -56,7 +56,7 @@ class ProtocolParams(Strict):
     few_shot: FewShotParams | None = None
     linear_grid: LinearGridParams | None = None
     logistic: LogisticParams | None = None
-    retrieval: RetrievalParams | None = None
+    retrieval: RankingParams | None = None
     copies: CopyParams | None = None
     segmentation: SegmentationParams | None = None  # of sets with masks
     depth: DepthHeadParams | None = None  # of sets with depths

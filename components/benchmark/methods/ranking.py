@@ -19,7 +19,7 @@ from components.descriptors.edits import edited
 from components.descriptors.train_params import EditParams
 from components.evaluation.features.extract import Rows, extract
 from components.evaluation.features.labelled_features import LabelledFeatures
-from components.evaluation.image_level.retrieval import RetrievalParams, figures, micro_ap, retrieve, unit
+from components.evaluation.image_level.retrieval import RankingParams, figures, micro_ap, retrieve, unit
 from components.evaluation.sets.benchmarks import Benchmark
 from components.images.decode import RGB
 from components.params import Seed, Strict
@@ -36,7 +36,7 @@ class CopyParams(Strict):
 
 
 def retrieval_scores(
-    contender: Contender, features: Rows, benchmark: Benchmark, params: RetrievalParams, confidence: float, label: str
+    contender: Contender, features: Rows, benchmark: Benchmark, params: RankingParams, confidence: float, label: str
 ) -> list[Figure]:
     """mAP and R@k of every task; ``features`` are of all images, as the contender's extractor gives them."""
     rows = contender.extractor.main(features)

@@ -11,13 +11,13 @@ from functools import partial
 from typing import NamedTuple
 
 from components.benchmark.features.contenders import Contender, Recipe
-from components.benchmark.features.spread import Place
+from components.benchmark.features.spread import Placement
 from components.benchmark.methods.dense import dense_figures, video_figures
 from components.benchmark.methods.figure import Figure
 from components.benchmark.methods.protocol import Protocol
 from components.evaluation.features.extract import raw_pixels
 from components.evaluation.features.patch_tokens import raw_patches
-from components.evaluation.sets.dense_layouts import DenseParams, load_dense
+from components.evaluation.sets.dense_layouts import DenseSetParams, load_dense
 from components.evaluation.sets.video_set import DavisParams, load_davis
 from components.executor import map_shards
 from components.learning.export import weights_digest
@@ -34,7 +34,7 @@ class Work(NamedTuple):
     recipe: Recipe | None  # None: raw pixels
 
 
-def dense_task(name: str, spec: DenseParams, protocol: Protocol, confidence: float) -> Task:
+def dense_task(name: str, spec: DenseSetParams, protocol: Protocol, confidence: float) -> Task:
     """What :func:`components.benchmark.methods.dense.dense_figures` measures on the set that ``spec`` describes."""
     return partial(_dense, name, spec, protocol, confidence)
 
@@ -44,7 +44,7 @@ def video_task(name: str, spec: DavisParams, protocol: Protocol, confidence: flo
     return partial(_videos, name, spec, protocol, confidence)
 
 
-def spread_figures(task: Task, contenders: Sequence[Contender], place: Place) -> list[Figure]:
+def spread_figures(task: Task, contenders: Sequence[Contender], place: Placement) -> list[Figure]:
     """The figures of all ``contenders``, in their order; those without tokens of patches have none."""
     works = [_work(number, one) for number, one in enumerate(one for one in contenders if one.patches is not None)]
     found: list[Figure] = []
@@ -69,7 +69,7 @@ def _measure(task: Task, device: str, work: Work) -> list[Figure]:
 
 
 def _dense(
-    name: str, spec: DenseParams, protocol: Protocol, confidence: float, contenders: Sequence[Contender], device: str
+    name: str, spec: DenseSetParams, protocol: Protocol, confidence: float, contenders: Sequence[Contender], device: str
 ) -> list[Figure]:
     return dense_figures(contenders, load_dense(name, spec), protocol, confidence, device)
 

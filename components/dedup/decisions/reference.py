@@ -65,7 +65,7 @@ class Nearest(NamedTuple):
         return Nearest(self.reference[rows], self.similarity[rows], self.view[rows], self.match_view[rows])
 
 
-class HeldOut(NamedTuple):
+class HeldOutIndexes(NamedTuple):
     """Indexes over held-out images [M, R, d]."""
 
     views: Neighbours  # M * R rows
@@ -73,12 +73,12 @@ class HeldOut(NamedTuple):
     each: int  # R
 
 
-def held_out_index(held_out: NDArray[Any], threshold: float, params: NeighbourParams) -> HeldOut:
+def held_out_index(held_out: NDArray[Any], threshold: float, params: NeighbourParams) -> HeldOutIndexes:
     """Indexes over ``held_out`` [M, R, d], M > 0, as :func:`one_ended` says."""
     count, each, dim = held_out.shape
     views = held_out.reshape(-1, dim)
     whole = np.ascontiguousarray(held_out[:, 0])
-    return HeldOut(
+    return HeldOutIndexes(
         Neighbours(views, one_ended(count * each, threshold, params)),
         Neighbours(whole, one_ended(count, threshold, params)),
         each,
@@ -103,7 +103,7 @@ def one_ended(rows: int, threshold: float, params: NeighbourParams) -> Neighbour
     )
 
 
-def nearest_held_out(pool: NDArray[Any], held_out: HeldOut) -> Nearest:
+def nearest_held_out(pool: NDArray[Any], held_out: HeldOutIndexes) -> Nearest:
     """For each image of ``pool`` [n, R, d], the nearest of ``held_out``; -1 at cosine -1 where an index found none.
 
     Either may be the crop: whole pool images are compared with all views of held-out images, and the other way round.
@@ -203,6 +203,6 @@ def _match_part(rows: Rows, held_out: Rows, how: LeakSearch, part: tuple[int, in
 
 
 @lru_cache(maxsize=1)
-def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldOut:
+def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldOutIndexes:
     """The indexes, once a process."""
     return held_out_index(held_out.open(), threshold, params)

@@ -29,7 +29,7 @@ _FAULTS = (OSError, ValueError, EOFError)
 
 
 @dataclass(frozen=True)
-class Seen:
+class Preprocessing:
     """How a network sees an image."""
 
     mean: tuple[float, ...]  # of the normalisation, RGB in 0 ... 1
@@ -115,7 +115,7 @@ class FeatureStore:
         return self._segments
 
 
-def store_of(folder: Path, model: VisionTransformer, seen: Seen) -> FeatureStore:
+def store_of(folder: Path, model: VisionTransformer, seen: Preprocessing) -> FeatureStore:
     """The store below ``folder`` of what ``model`` makes of images seen so."""
     vit = model.config.model_dump(mode="json", exclude={"drop_path"})  # which is of training alone
     return FeatureStore(folder / fingerprint([weights_digest(model), vit, asdict(seen)])[:32])

@@ -21,7 +21,7 @@ from components.params import Seed, Strict
 BLOCK = 1 << 25  # similarities held at once (128 MiB)
 
 
-class RetrievalParams(Strict):
+class RankingParams(Strict):
     """What is reported."""
 
     ranks: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(min_length=1)  # k of R@k
@@ -29,7 +29,7 @@ class RetrievalParams(Strict):
     seed: Seed = 0
 
 
-class Retrieved(NamedTuple):
+class QueryRanks(NamedTuple):
     """By query with something to find [q]: its average precision, and the rank of its first right image (1: best)."""
 
     precision: npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ class Retrieved(NamedTuple):
     without: int  # queries with nothing to find, which are left out
 
 
-def retrieve(queries: LabelledFeatures, database: LabelledFeatures) -> Retrieved:
+def retrieve(queries: LabelledFeatures, database: LabelledFeatures) -> QueryRanks:
     """Every query against the database; right are the images with the query's label.
 
     Raises:
@@ -57,10 +57,10 @@ def retrieve(queries: LabelledFeatures, database: LabelledFeatures) -> Retrieved
             ranks.append(1 + int((scores[~right] >= scores[right].max()).sum()))
     if not precisions:
         raise VitrailError("retrieval: no query has an image of its label in the database; check labels and split")
-    return Retrieved(np.array(precisions), np.array(ranks), without)
+    return QueryRanks(np.array(precisions), np.array(ranks), without)
 
 
-def figures(found: Retrieved, params: RetrievalParams, confidence: float = 0.95) -> dict[str, Interval]:
+def figures(found: QueryRanks, params: RankingParams, confidence: float = 0.95) -> dict[str, Interval]:
     """``map`` and ``recallK`` as shares of 0 ... 1, with bootstrap intervals over the queries."""
     columns = {"map": found.precision} | {f"recall{k}": (found.rank <= k).astype(float) for k in params.ranks}
     intervals = resampled(np.stack(list(columns.values()), 1), params.samples, params.seed, confidence)

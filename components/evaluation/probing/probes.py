@@ -16,7 +16,7 @@ from components.evaluation.features.labelled_features import LabelledFeatures
 from components.evaluation.features.patch_tokens import cells
 from components.evaluation.image_level.knn import knn_predict
 from components.evaluation.image_level.linear import LinearParams, linear_probe
-from components.evaluation.probing.sample import Sample
+from components.evaluation.probing.sample import ProbeSample
 from components.learning.collate import normalize
 from components.learning.vit import Features
 from components.training.params import TrainingParams
@@ -47,7 +47,7 @@ class Prober:
     kNN and linear accuracy are shares (0 ... 1) of the held-out images, the dense scores of their pixels.
     """
 
-    def __init__(self, sample: Sample, params: TrainingParams, device: torch.device) -> None:
+    def __init__(self, sample: ProbeSample, params: TrainingParams, device: torch.device) -> None:
         self.sample, self.params, self._device = sample, params, device
         if sample.dense is not None:
             assert params.probe.dense is not None

@@ -46,14 +46,14 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ProbeSample:
     """What a run is probed on."""
 
     labelled: Labelled | None
     dense: DenseSet | None
 
 
-def draw(benchmark: Benchmark | None, params: TrainingParams, masks: DenseBenchmark | None = None) -> Sample:
+def draw(benchmark: Benchmark | None, params: TrainingParams, masks: DenseBenchmark | None = None) -> ProbeSample:
     """The sample that ``params.probe`` describes.
 
     Args:
@@ -65,11 +65,11 @@ def draw(benchmark: Benchmark | None, params: TrainingParams, masks: DenseBenchm
     probe, augment, patch = params.probe, params.augment, params.vit.patch_size
     size = max(1, ((probe.dense and probe.dense.image_size) or augment.global_size) // patch) * patch
     if benchmark is None:
-        return Sample(None, _masks(probe, masks, size))
+        return ProbeSample(None, _masks(probe, masks, size))
     bank, held_out = probe_rows(benchmark, probe)
     if not isinstance(probe.dense, DenseMosaicParams):
         labelled, _ = _labelled(benchmark, bank, held_out, params)
-        return Sample(labelled, _masks(probe, masks, size))
+        return ProbeSample(labelled, _masks(probe, masks, size))
     task = task_name(probe.dense.task)
     if task not in benchmark.labels:
         known = list(benchmark.labels)
@@ -79,7 +79,7 @@ def draw(benchmark: Benchmark | None, params: TrainingParams, masks: DenseBenchm
         )
     plan = plan_mosaics(bank, held_out, probe.dense, size, probe.seed)
     labelled, squares = _labelled(benchmark, bank, held_out, params, plan)
-    return Sample(labelled, mosaics(benchmark, task, plan, squares))
+    return ProbeSample(labelled, mosaics(benchmark, task, plan, squares))
 
 
 def _masks(probe: ProbeParams, masks: DenseBenchmark | None, size: int) -> DenseSet | None:

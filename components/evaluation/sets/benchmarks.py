@@ -26,7 +26,7 @@ from components.evaluation.sets.class_layouts import (
     read_tar_shards,
 )
 from components.evaluation.sets.copies_set import CopiesParams, load_copies
-from components.evaluation.sets.dense_layouts import DENSE, DenseParams, load_dense
+from components.evaluation.sets.dense_layouts import DENSE, DenseSetParams, load_dense
 from components.evaluation.sets.hf_folder import DatasetsParams
 from components.evaluation.sets.labelled_set import Benchmark, Column, Files, Images, named_picture
 from components.evaluation.sets.revisited_set import load_ground_truth
@@ -90,7 +90,7 @@ class QueryParams(Strict):
 
 FilesParams = ElpvParams | ParquetParams | FolderParams | ImageNetParams | TarParams | DatasetsParams
 ClassParams = FilesParams | OwnBenchmarkParams
-AnyParams = ClassParams | DavisParams | RevisitedParams | CopiesParams | QueryParams | RobustnessParams | DenseParams
+AnyParams = ClassParams | DavisParams | RevisitedParams | CopiesParams | QueryParams | RobustnessParams | DenseSetParams
 BenchmarkParams = Annotated[AnyParams, Field(discriminator="kind")]
 Labels = npt.NDArray[np.int64]
 Sides = npt.NDArray[np.bool_]
@@ -107,7 +107,7 @@ class BenchmarksFile(Strict):
         return {name: one for name, one in self.benchmarks.items() if isinstance(one, ClassParams)}
 
     @property
-    def dense(self) -> dict[str, DenseParams]:
+    def dense(self) -> dict[str, DenseSetParams]:
         """Those with a class or a depth at every pixel."""
         return {name: one for name, one in self.benchmarks.items() if isinstance(one, DENSE)}
 

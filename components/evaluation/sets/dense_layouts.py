@@ -78,11 +78,11 @@ class VocParams(Strict):
     test: str = "val"
 
 
-DenseParams = MaskParams | DepthParams | Ade20kParams | VocParams | CamVidParams | NyuParams
-DENSE = get_args(DenseParams)
+DenseSetParams = MaskParams | DepthParams | Ade20kParams | VocParams | CamVidParams | NyuParams
+DENSE = get_args(DenseSetParams)
 
 
-def load_dense(name: str, params: DenseParams) -> DenseBenchmark:
+def load_dense(name: str, params: DenseSetParams) -> DenseBenchmark:
     """The pictures that ``params`` describe, unread.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from components.errors import VitrailError
-from components.evaluation.features.store import CLS, PATCHES, FeatureStore, Seen, store_of
+from components.evaluation.features.store import CLS, PATCHES, FeatureStore, Preprocessing, store_of
 from components.images.decode import DecodeError
 from components.learning.vit import VisionTransformer
 from components.release.use.features import FeatureSpec, Row, embed, pixels
@@ -34,7 +34,7 @@ def embed_kept(model: LoadedModel, images: Iterable[Encoded], spec: FeatureSpec,
         yield from embed(model, images, spec)
         return
     card, supply, grid = model.card, iter(images), (side // patch, side // patch)
-    store = _store(folder, model.backbone, Seen(card.mean, card.std, side))
+    store = _store(folder, model.backbone, Preprocessing(card.mean, card.std, side))
     with ThreadPoolExecutor(spec.threads or 2) as pool:
         while chunk := list(islice(supply, CHUNK * spec.batch)):
             digests = ["" if isinstance(data, VitrailError) else hashlib.sha256(data).hexdigest() for _, data in chunk]
@@ -68,6 +68,6 @@ def _size(data: bytes | VitrailError, kept: bool) -> tuple[int, int] | None:
 
 
 @lru_cache(maxsize=2)
-def _store(folder: Path, model: VisionTransformer, seen: Seen) -> FeatureStore:
+def _store(folder: Path, model: VisionTransformer, seen: Preprocessing) -> FeatureStore:
     """Kept from one part of the images to the next: the digest of large weights takes seconds."""
     return store_of(folder, model, seen)

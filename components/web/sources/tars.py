@@ -36,7 +36,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Sample:
+class TarSample:
     """One image of a shard, with its text files."""
 
     member: Member
@@ -45,7 +45,7 @@ class Sample:
     licence: str
 
 
-def samples(path: Path, counts: Counter[str]) -> Iterator[Sample]:
+def samples(path: Path, counts: Counter[str]) -> Iterator[TarSample]:
     """The images of the tar at ``path``, in order; what was wrong with it is counted in ``counts``.
 
     Members of one key are one sample, as WebDataset has it, wherever in the tar they are: without its JSON an image
@@ -64,7 +64,7 @@ def samples(path: Path, counts: Counter[str]) -> Iterator[Sample]:
             said = said_of({}, False)
             if (texts := speaking.get(name)) is not None:
                 said = said_of({text: _read(file, known[text], MAX_TEXT) for text in texts.texts}, texts.shared)
-            yield Sample(known[name], said.url, said.alt, said.licence)
+            yield TarSample(known[name], said.url, said.alt, said.licence)
 
 
 def _is_image(file: BinaryIO, member: Member, counts: Counter[str]) -> bool:

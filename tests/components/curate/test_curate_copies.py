@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.curate.assemble import settle as settle_on_disk
+from components.curate.assemble import resolve_copies as settle_on_disk
 from components.curate.facts import FACTS, exact_copies
 from components.curate.near import HASHED, Search, near_copies
 from components.curate.pca_hash import Bytes, buckets
@@ -64,7 +64,7 @@ def mark_near(rows: list[Row], hashes: Bytes, radius: int) -> int:
     return len(rows) - len(kept)
 
 
-def settle(rows: Iterable[Row]) -> None:
+def resolve_copies(rows: Iterable[Row]) -> None:
     """Make every ``duplicate_of`` name a kept row: chains are followed, copies of an unsafe image share its fate."""
     rows = list(rows)
     by_key = {row["key"]: row for row in rows}
@@ -184,7 +184,7 @@ def test_exact_copies_and_settling_are_those_of_the_loop(
     for i in unsafe:
         rows[i]["reason"] = "nsfw"
     copies = [i for i, one in enumerate(rows) if one["duplicate_of"]]
-    settle(rows)
+    resolve_copies(rows)
     found = pq.read_table(folder / "settled.parquet").to_pylist()
     assert [one["row"] for one in found] == copies
     for one in found:

@@ -69,7 +69,7 @@ def test_one_line_of_params_drops_images_with_a_reason_of_its_own(checkout: Path
         ("dropped", True), ("kept", False), ("kept", False),
     ]  # fmt: skip
     assert "your filter dark" in meaning("filter:dark")
-    assert params.culprits()["filter:dark"] == "filters, dark.threshold 0.9"
+    assert params.blamed()["filter:dark"] == "filters, dark.threshold 0.9"
 
 
 def test_dvc_watches_the_file_of_a_filter_and_a_run_that_was_stopped_begins_anew_when_it_changes(

@@ -15,7 +15,7 @@ from components.descriptors.lars import Lars, groups
 from components.descriptors.network import CopyNet
 from components.descriptors.resnet import ResNet, gem, network_of
 from components.descriptors.train import backward, learning_rate
-from components.descriptors.train_params import NetworkParams, OptimizerParams, TrainingParams
+from components.descriptors.train_params import DescriptorTrainingParams, NetworkParams, OptimizerParams
 from components.descriptors.whiten import fit_whitening
 from components.errors import VitrailError
 from perf.scorenorm import ScoreNormParams, extend_references, normalise_queries
@@ -135,7 +135,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch() -> None:
         model = CopyNet(params)
         model.init_weights(torch.Generator().manual_seed(0))
         model.eval()  # batch norm by its running statistics: the one thing that sees parts
-        loss = backward(model, views, sources, TrainingParams(micro_batch=micro))
+        loss = backward(model, views, sources, DescriptorTrainingParams(micro_batch=micro))
         grads.append([loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     assert len(grads[0]) > 20
     for whole, parts in zip(*grads, strict=True):
@@ -147,7 +147,7 @@ def test_micro_batches_move_running_statistics_once() -> None:
     views = torch.randint(0, 256, (4, 16, 16, 3), dtype=torch.uint8)
     model = CopyNet(params)
     model.init_weights(torch.Generator())
-    backward(model.train(), views, torch.arange(4)[:, None] % 2, TrainingParams(micro_batch=2))
+    backward(model.train(), views, torch.arange(4)[:, None] % 2, DescriptorTrainingParams(micro_batch=2))
     assert model.backbone.bn1.num_batches_tracked.item() == 2
 
 

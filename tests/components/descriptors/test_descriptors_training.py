@@ -12,7 +12,13 @@ from components.dedup.run import main
 from components.descriptors import train as training
 from components.descriptors.kinds import TrainedParams, adopt, learn, load_descriptor
 from components.descriptors.train import train_network
-from components.descriptors.train_params import EditParams, MixParams, NetworkParams, OptimizerParams, TrainingParams
+from components.descriptors.train_params import (
+    DescriptorTrainingParams,
+    EditParams,
+    MixParams,
+    NetworkParams,
+    OptimizerParams,
+)
 from components.descriptors.views import RGB, squash
 from components.errors import VitrailError
 from components.images.decode import encode_jpeg
@@ -36,7 +42,9 @@ def picture(seed: int, side: int = 24) -> RGB:
 PICTURES = [picture(seed) for seed in range(20)]
 
 
-def state(params: TrainingParams, checkpoint: Path | None = None, network: NetworkParams = TINY) -> dict[str, object]:
+def state(
+    params: DescriptorTrainingParams, checkpoint: Path | None = None, network: NetworkParams = TINY
+) -> dict[str, object]:
     model = train_network(PICTURES, network, EDITS, params, 3, checkpoint)
     assert not model.training
     return {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
@@ -45,7 +53,7 @@ def state(params: TrainingParams, checkpoint: Path | None = None, network: Netwo
 @pytest.mark.parametrize("kind", ["adamw", "lars"])
 def test_a_stopped_run_ends_as_one_that_was_not(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = OptimizerParams(kind=kind, lr=0.05)  # type: ignore[arg-type]
-    params = TrainingParams(steps=7, batch=6, save_every=2, optimizer=optimizer, mix=MixParams(share=0.4))
+    params = DescriptorTrainingParams(steps=7, batch=6, save_every=2, optimizer=optimizer, mix=MixParams(share=0.4))
     whole = state(params)
     assert state(params.model_copy(update={"workers": 3})) == whole  # however many threads draw
     left = iter([None] * 5)
@@ -70,7 +78,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(kind: str, tmp_path: Path, monke
 
 
 def test_training_brings_copies_together_and_others_apart() -> None:
-    params = TrainingParams(steps=100, batch=20, entropy=1.0, optimizer=OptimizerParams(lr=1e-2))
+    params = DescriptorTrainingParams(steps=100, batch=20, entropy=1.0, optimizer=OptimizerParams(lr=1e-2))
     edits = EditParams(crop_scale=(0.7, 1.0), blur=0.0, flip=0.0, turn=0.0, quarter_turn=0.0)
     network = NetworkParams(side=24, width=8, dim=16)
     trained = train_network(PICTURES, network, edits, params, 0)
@@ -89,17 +97,17 @@ def test_training_brings_copies_together_and_others_apart() -> None:
 
 def test_faults_of_training_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VitrailError, match=r"1 image\(s\); it needs two"):
-        train_network(PICTURES[:1], TINY, EDITS, TrainingParams(), 0)
+        train_network(PICTURES[:1], TINY, EDITS, DescriptorTrainingParams(), 0)
     wild = OptimizerParams.model_construct(kind="lars", lr=1e38, trust=1.0, warmup=0.0)  # beyond what files may say
     with pytest.raises(VitrailError, match=r"the loss is nan at step 1; lower training.optimizer.lr"):
-        train_network(PICTURES, TINY, EDITS, TrainingParams(steps=9, batch=4, optimizer=wild), 0)
+        train_network(PICTURES, TINY, EDITS, DescriptorTrainingParams(steps=9, batch=4, optimizer=wild), 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(VitrailError, match="torch finds no CUDA device"):
-        train_network(PICTURES, TINY, EDITS, TrainingParams(device="cuda"), 0)
+        train_network(PICTURES, TINY, EDITS, DescriptorTrainingParams(device="cuda"), 0)
 
 
 def test_weights_trained_before_are_adopted(tmp_path: Path) -> None:
-    params = TrainedParams(kind="trained", network=TINY, training=TrainingParams(steps=2, batch=4))
+    params = TrainedParams(kind="trained", network=TINY, training=DescriptorTrainingParams(steps=2, batch=4))
     learn(params, PICTURES, tmp_path / "made.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["made.safetensors"]  # no checkpoint is left
     given = params.model_copy(update={"weights": str(tmp_path / "made.safetensors")})
@@ -116,7 +124,7 @@ def test_weights_trained_before_are_adopted(tmp_path: Path) -> None:
 
 def test_the_train_command_writes_what_the_stage_adopts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     curated = curate(tmp_path / "curate", {f"plain{i}": encode_jpeg(picture(i, 48), 90) for i in range(9)})
-    given = TrainedParams(kind="trained", network=TINY, training=TrainingParams(steps=2, batch=4))
+    given = TrainedParams(kind="trained", network=TINY, training=DescriptorTrainingParams(steps=2, batch=4))
     written = []
     for decode in ("once", "each_view"):
         (tmp_path / "params.yaml").write_text(json.dumps(given.model_dump(mode="json")))

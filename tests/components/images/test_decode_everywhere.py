@@ -15,7 +15,7 @@ import pytest
 from picture_files import Array, near, pictures, png, saved, smooth
 from PIL import Image
 
-from components.curate.sandboxed_decode import Eye
+from components.curate.sandboxed_decode import SandboxedDecoder
 from components.dedup.pool.extract import read_picture
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import QueryParams, load_benchmark
@@ -61,7 +61,7 @@ def test_every_room_decodes_alike(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": list(files.values()), "name": list(files)}), tmp_path / "x.parquet")
     params = QueryParams(kind="queries", path=str(tmp_path / "x.parquet"))
     benchmark = load_benchmark("x", params)
-    eye = Eye(LIMITS, SandboxParams(enabled=False))
+    eye = SandboxedDecoder(LIMITS, SandboxParams(enabled=False))
     crops = MultiCrop(AugmentParams(resize="opencv"))
     for number, (name, data) in enumerate(files.items()):
         (tmp_path / "file").write_bytes(data)

@@ -9,12 +9,12 @@ import pytest
 from components.crawl.spider import CrawlParams
 from components.errors import VitrailError
 from components.params import load_params
-from components.planning.crawl import Rates, load_rates, plan
+from components.planning.crawl import CrawlRates, load_rates, plan
 from components.planning.run import main
 
 ROOT = Path(__file__).resolve().parents[3]
 CRAWL = load_params(ROOT / "params/crawl.yaml", CrawlParams)
-RATES = Rates.model_validate(
+RATES = CrawlRates.model_validate(
     {
         "warc": {"pages": 1000, "megabytes": 100, "links": 10, "unique": 0.5, "wanted": 0.5, "answered": 0.8,
                  "kept": 0.5, "image_bytes": 50_000, "images_per_host": 20},

@@ -15,11 +15,11 @@ from components.params import load_params
 from components.planning import dedup_costs as costs
 from components.planning.dedup import Workload, join, plan
 from components.planning.dedup_costs import Join, Machines
-from components.planning.dedup_rates import Rates, load_rates, measure
+from components.planning.dedup_rates import DedupRates, load_rates, measure
 from components.planning.run import main
 
 ROOT = Path(__file__).resolve().parents[3]
-RATES = Rates(cores=2, gigaflops=100, codes=1e9, rescored=1e6, edges=1e7, megabytes=500, memory=64e9, reads=1e5)
+RATES = DedupRates(cores=2, gigaflops=100, codes=1e9, rescored=1e6, edges=1e7, megabytes=500, memory=64e9, reads=1e5)
 ON = Machines(RATES, 1)
 # 10 million descriptors of 512 in 1,000 lists, 100 of them visited, 32 bytes each
 JOIN = Join(rows=10**7, queries=10**6, dim=512, lists=1000, probes=100, graph=False, code=32, train=64_000)

@@ -15,7 +15,7 @@ from PIL import Image
 from components.benchmark.features import feature_cache
 from components.benchmark.features.contenders import BaselineParams, Contender, gather
 from components.benchmark.features.feature_cache import cached_features
-from components.benchmark.features.spread import Pictured, Place, pictured
+from components.benchmark.features.spread import Pictured, Placement, pictured
 from components.benchmark.oxford import NamedPictures
 from components.evaluation.features.extract import FeatureParams
 from components.evaluation.features.store import FeatureStore
@@ -80,7 +80,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_features_are_read_until_weights_images_or_the_way_change(
     root: Path, tmp_path: Path, computed: list[str]
 ) -> None:
-    place = Place(kept=tmp_path)
+    place = Placement(kept=tmp_path)
 
     def features(order: list[int], model: str = "m0", **params: Any) -> Any:
         computed.clear()
@@ -117,7 +117,7 @@ def test_features_are_read_until_weights_images_or_the_way_change(
 def test_several_blocks_are_kept_apart_and_give_the_class_token_alone(
     root: Path, tmp_path: Path, computed: list[str]
 ) -> None:
-    images, place = pictured(benchmark(root, [0, 1, 2])), Place(kept=tmp_path)
+    images, place = pictured(benchmark(root, [0, 1, 2])), Placement(kept=tmp_path)
     grid = contenders(root, "m0", FeatureParams(blocks=4))  # more than there are
     first = cached_features(grid, images, 2, place)
     computed.clear()
@@ -139,11 +139,11 @@ def test_queries_of_one_file_are_kept_by_their_boxes(root: Path, tmp_path: Path)
     named = NamedPictures(root / "photos/a", ["0"] * 3, boxes)
     fresh = cached_features([one], Pictured(named, named.digests, "q"), 3)[one.name]
     for _ in range(2):
-        kept = cached_features([one], Pictured(named, named.digests, "q"), 3, Place(kept=tmp_path))[one.name]
+        kept = cached_features([one], Pictured(named, named.digests, "q"), 3, Placement(kept=tmp_path))[one.name]
         np.testing.assert_array_equal(kept, fresh)
     assert len(np.unique(fresh.round(4), axis=0)) == 3
     turned = NamedPictures(root / "photos/a", ["0"] * 3, boxes[::-1])
-    kept = cached_features([one], Pictured(turned, turned.digests, "q"), 3, Place(kept=tmp_path))[one.name]
+    kept = cached_features([one], Pictured(turned, turned.digests, "q"), 3, Placement(kept=tmp_path))[one.name]
     np.testing.assert_array_equal(kept, fresh[::-1])
 
 
@@ -152,7 +152,7 @@ def test_embed_and_the_stage_read_each_others_features(
 ) -> None:
     [own] = contenders(root, "m0", FeatureParams(blocks=2))[2:]
     images, kept = pictured(benchmark(root, [2, 0])), tmp_path / "kept"
-    stage = cached_features([own], images, 2, Place(kept=kept))[own.name]
+    stage = cached_features([own], images, 2, Placement(kept=kept))[own.name]
     passed: list[int] = []
     plain = kept_features.embed
 
@@ -184,7 +184,7 @@ def test_embed_and_the_stage_read_each_others_features(
 
     computed.clear()
     twin = contenders(root, "m0", FeatureParams())[2:]
-    cached_features(twin, pictured(benchmark(root, [3, 2, 1, 0])), 2, Place(kept=kept))
+    cached_features(twin, pictured(benchmark(root, [3, 2, 1, 0])), 2, Placement(kept=kept))
     assert computed == []
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from components.benchmark.features import spread
 from components.benchmark.features.contenders import BaselineParams, Contender, gather
-from components.benchmark.features.spread import HERE, Pictured, Place, features_of
+from components.benchmark.features.spread import HERE, Pictured, Placement, features_of
 from components.benchmark.oxford import NamedPictures
 from components.errors import VitrailError
 from components.evaluation.features.extract import FeatureParams
@@ -69,7 +69,7 @@ def test_a_pool_of_two_gives_the_bytes_of_one_process(
     spans = [Span(together, sum(sizes[:row]), size, files[row].name) for row, size in enumerate(sizes)]
     column = Column(pa.chunked_array([[path.read_bytes() for path in part] for part in (files[:3], files[3:])]), "t")
     named = NamedPictures(files[0].parent, [path.stem for path in files], [None, (2, 3, 30, 33), *[None] * 8])
-    place = Place(ExecutorParams(workers=2), "auto", tmp_path / "work")
+    place = Placement(ExecutorParams(workers=2), "auto", tmp_path / "work")
     with kept_workers(place.executor):
         for images in (Files(files), Spans(spans), column, named):
             here = features_of(contenders, pictured(images), BATCH, HERE)
@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on_with_the_parts_that_lack(
         return mapped
 
     monkeypatch.setattr(spread, "PART", 4)
-    place, network = Place(ExecutorParams(workers=2), "cpu", tmp_path / "work"), contenders[2]
+    place, network = Placement(ExecutorParams(workers=2), "cpu", tmp_path / "work"), contenders[2]
     assert network.kind == "checkpoint"
     monkeypatch.setattr(spread, "map_shards", inline(2))
     with pytest.raises(KeyboardInterrupt):
@@ -143,7 +143,7 @@ def test_weights_that_changed_meanwhile_and_images_that_cannot_travel(
         def rgb(self, row: int) -> Any:
             return Files(files).rgb(row)
 
-    place = Place(ExecutorParams(workers=2), "cpu", tmp_path / "work")
+    place = Placement(ExecutorParams(workers=2), "cpu", tmp_path / "work")
     found = features_of(contenders[:1], pictured(Own()), BATCH, place)
     assert (
         found["raw pixels"].tobytes()

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 from components.benchmark.features.contenders import gather
-from components.benchmark.features.spread import Place
+from components.benchmark.features.spread import Placement
 from components.benchmark.measure import measure_dense
 from components.benchmark.measured import Setup
 from components.benchmark.methods import spread_dense
@@ -145,7 +145,7 @@ def test_workers_that_measure_a_network_each_find_the_same_figures(
     monkeypatch.setattr(spread_dense, "map_shards", travelled)
     params = load_params(workspace / "params/benchmark.yaml", BenchmarkStageParams)
     protocol = load_protocol(workspace / "params", "small100", ["matching=null"])
-    place = Place(ExecutorParams(workers=2), "cpu", tmp_path)
+    place = Placement(ExecutorParams(workers=2), "cpu", tmp_path)
     contenders = gather([workspace / "pretrain"], protocol.params.features, params.baselines, "cpu")
     sets = load_params(workspace / "benchmarks.yaml", BenchmarksFile).dense
     there = measure_dense(contenders, "motorcycle", sets["motorcycle"], Setup(params, protocol, "cpu", place))

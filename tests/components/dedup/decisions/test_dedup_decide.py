@@ -138,7 +138,7 @@ def test_decisions_are_those_of_the_rule(
     over = (0.7, 0.5 if relative else 0.7)
     any_pool: Any = pool
     labels = components(count, edges, 0.7)
-    resolve.settle(params, any_pool, labels, edges, Thresholds(0.7, 0.5, 0.4), files)
+    resolve.resolve_components(params, any_pool, labels, edges, Thresholds(0.7, 0.5, 0.4), files)
     state = pq.read_table(files.state).to_pandas()
     survivors = state[(state.leak < 0) & (state.kept == state.row)].row.to_numpy()
     found = {int(row): int(row) % 3 for row in survivors[::2]} if retrieved else None

@@ -22,7 +22,7 @@ from components.descriptors.kinds import (
     load_descriptor,
     thumbnail_side,
 )
-from components.descriptors.train_params import NetworkParams, TrainingParams
+from components.descriptors.train_params import DescriptorTrainingParams, NetworkParams
 from components.descriptors.views import RGB, Views, squash
 from components.descriptors.whiten import fit_whitening
 from components.errors import VitrailError
@@ -54,7 +54,7 @@ def unit(rows: object) -> np.ndarray:
         TrainedParams(
             kind="trained",
             network=NetworkParams(side=32, width=8, dim=16),
-            training=TrainingParams(steps=3, batch=8),
+            training=DescriptorTrainingParams(steps=3, batch=8),
         ),
     ],
     ids=lambda p: p.kind,

@@ -11,7 +11,7 @@ from components.errors import VitrailError
 from components.evaluation.features.labelled_features import LabelledFeatures
 from components.evaluation.image_level import retrieval
 from components.evaluation.image_level.retrieval import (
-    RetrievalParams,
+    RankingParams,
     average_precision,
     copy_precision,
     figures,
@@ -38,7 +38,7 @@ def test_by_hand() -> None:
     assert found.precision.tolist() == pytest.approx([(1 / 2 + 2 / 3) / 2, 1.0])
     assert found.rank.tolist() == [2, 1]
     assert found.without == 1  # nothing has label 7
-    values = figures(found, RetrievalParams(ranks=[1, 2], samples=100))
+    values = figures(found, RankingParams(ranks=[1, 2], samples=100))
     assert values["recall1"].value == 0.5
     assert values["recall2"].value == 1.0
     assert values["map"].low <= values["map"].value <= values["map"].high
