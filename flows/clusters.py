@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import subprocess
 import time
@@ -137,6 +138,7 @@ class Kubernetes:
     folder: str  # of the kustomization
     preset: str
     nodes: int
+    below: str = "."  # where ``root`` lies below the folder that the pods work in
     _seen: dict[str, str] = field(default_factory=dict)  # time of the last line handed on, by job
 
     def manifests(self) -> list[dict[str, Any]]:
@@ -159,7 +161,11 @@ class Kubernetes:
                 spec["parallelism"] = spec["completions"] = self.nodes
                 pod = spec["template"]["spec"]
                 pod["subdomain"] = name
-                arguments = pod["containers"][0]["args"]
+                [ranks] = pod["containers"]
+                ranks["workingDir"] = posixpath.normpath(
+                    posixpath.join(ranks.get("workingDir", "/vitrail"), self.below)
+                )
+                arguments = ranks["args"]
                 for at, word in enumerate(arguments):
                     if word.startswith("--nnodes="):
                         arguments[at] = f"--nnodes={self.nodes}"

@@ -1,4 +1,4 @@
-"""What the flows share: run stages here, or one preset in its own workspace; faults of input become one line."""
+"""What the flows share: run stages in a checkout of their own, or in this one; faults of input become one line."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from prefect.client.schemas.objects import State
-from prefect.states import Failed
+from prefect.logging import get_run_logger
+from prefect.states import Completed, Failed
 
 from components.errors import VitrailError, nearest
 from components.pipeline import is_watched
+from flows.checkouts import RUNS, alone, tracking_of
 from flows.clusters import Cluster, Kubernetes, Slurm
-from flows.settings import PipelineParams, load_pipeline, load_platform
-from flows.stages import stage_name, stage_names
-from flows.tasks import as_flow_state, check, command, gate, on_cluster, reproduce
-from flows.workspace import place_for, start_of, workspace_for, workspace_to_continue
+from flows.settings import PipelineParams, PlatformParams, load_pipeline, load_platform
+from flows.stages import stage_name
+from flows.tasks import as_flow_state, check, command, gate, make_checkout, on_cluster, reproduce, take_result
+from flows.workspace import Work, place_for, start_of, work_of_continued, work_of_families, work_of_preset
 
 P = ParamSpec("P")
 
@@ -41,24 +43,58 @@ def _explained(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
     return call
 
 
+Step = Callable[[Path], State[Any]]  # given the folder that a run works in
+
+
+def _work(work: Work, root: Path, platform: PlatformParams, do: Step, after: Step | None = None) -> State[Any]:
+    """``do`` the work in a checkout of its own, or in ``root`` where the params say so; if it went well, ``after``.
+
+    Between them, what was made in a checkout of its own is taken into ``root``.
+    """
+    if work.listed and not platform.own_checkout:
+        state = do(root)
+        return after(root) if after and state.is_completed() else state
+    folder = root / RUNS / work.name
+    with alone(folder, platform.busy_retries, platform.busy_delay, get_run_logger().info):
+        ready = _patient(make_checkout, platform)(work, root, platform, return_state=True)
+        if not ready.is_completed():
+            return as_flow_state(ready)
+        state = do(folder)
+        if not state.is_completed():
+            return state
+        taken = _patient(take_result, platform)(work, root, platform, return_state=True)
+        if not taken.is_completed():
+            return as_flow_state(taken)
+        return after(folder) if after else state
+
+
+def _patient(step: Any, platform: PlatformParams) -> Any:
+    return step.with_options(retries=platform.busy_retries, retry_delay_seconds=platform.busy_delay)
+
+
 @_explained
 def run_families(*families: str, anew: Sequence[str] = ()) -> State[Any]:
-    """Run the stages of ``families`` (all, when none is given) in the current directory; ``anew`` in any case."""
+    """Run the stages of ``families`` (all, when none is given); ``anew`` in any case."""
     root = Path.cwd()
-    return reproduce(stage_names(load_pipeline(root), *families), root, load_platform(root), anew)
+    platform = load_platform(root)
+    work = work_of_families(families[-1] if families else "pipeline", families, load_pipeline(root))
+    return _work(work, root, platform, lambda folder: reproduce(work.stages, folder, platform, anew))
 
 
 @_explained
 def run_benchmark(preset: str | None = None) -> State[Any]:
-    """Run the stage benchmark in the current directory, then its gate, for ``preset`` or for all checkpoints."""
+    """Run the stage benchmark, then its gate, for ``preset`` or for all checkpoints."""
     root = Path.cwd()
     pipeline, platform = load_pipeline(root), load_platform(root)
     only = None if preset is None else checkpoint_name(preset, pipeline)
-    state = reproduce(stage_names(pipeline, "benchmark"), root, platform)
-    if not state.is_completed():
-        return state
-    passed = gate(root, platform, only, return_state=True)
-    return state if passed.is_completed() else as_flow_state(passed)
+    work = work_of_families("benchmark", ("benchmark",), pipeline)
+    done = f"up to date: {', '.join(work.stages)}"
+
+    def judge(folder: Path) -> State[Any]:
+        passed = gate(folder, platform, only, return_state=True)
+        return Completed(message=done) if passed.is_completed() else as_flow_state(passed)
+
+    return _work(work, root, platform, lambda folder: reproduce(work.stages, folder, platform), judge)
 
 
 def checkpoint_name(preset: str, pipeline: PipelineParams) -> str:
@@ -82,22 +118,31 @@ def run_on_cluster(preset: str, cluster: str, nodes: int, options: Sequence[str]
     The check of the machine is the job's own: the nodes that train differ from the one that this runs on.
     """
     root = Path.cwd()
-    platform, pipeline = load_platform(root), load_pipeline(root)
+    platform = load_platform(root)
     if not (root / f"params/pretrain/{preset}.yaml").is_file():
         raise VitrailError(f"params/pretrain/{preset}.yaml: no such preset")
     if nodes < 1:
         raise VitrailError(f"nodes: {nodes}; a job needs at least 1")
-    job: Cluster = Kubernetes(root, "infra/kubernetes/training", preset, nodes)
-    if cluster == "slurm":
-        job = Slurm(root, "infra/slurm/pretrain.sbatch", nodes, {"PRESET": preset}, options)
+    work = work_of_preset("pretrain", preset, root)
     stage = stage_name("pretrain", preset)
-    state = on_cluster(stage, job, root, platform, preset in pipeline.pretrain, return_state=True)
-    return as_flow_state(state)
+
+    def train(folder: Path) -> State[Any]:
+        job: Cluster = Kubernetes(folder, "infra/kubernetes/training", preset, nodes, os.path.relpath(folder, root))
+        if cluster == "slurm":
+            job = Slurm(folder, "infra/slurm/pretrain.sbatch", nodes, {"PRESET": preset, **tracking_of(root)}, options)
+        recorded = work.listed or folder != root
+        if folder != root:
+            digests = reproduce((), folder, platform)  # of what the stage's parameters name: dvc commit records them
+            if not digests.is_completed():
+                return digests
+        return as_flow_state(on_cluster(stage, job, folder, platform, recorded, return_state=True))
+
+    return _work(work, root, platform, train) if platform.own_checkout else train(root)
 
 
 @_explained
 def run_preset(family: str, preset: str, teacher: str | None = None) -> State[Any]:
-    """Run ``family@preset``, in the current directory or in a workspace of its own."""
+    """Run ``family@preset``."""
     root = Path.cwd()
     platform = load_platform(root)
     if family == "pretrain":
@@ -105,8 +150,8 @@ def run_preset(family: str, preset: str, teacher: str | None = None) -> State[An
         fits = check(preset, root, platform, return_state=True)
         if not fits.is_completed():
             return as_flow_state(fits)
-    workspace = workspace_for(family, preset, root, teacher)
-    return reproduce([stage_name(family, preset)], workspace, platform)
+    work = work_of_preset(family, preset, root, teacher)
+    return _work(work, root, platform, lambda folder: reproduce(work.stages, folder, platform))
 
 
 @_explained
@@ -119,7 +164,7 @@ def run_command(room: str, arguments: Sequence[str]) -> State[Any]:
 
 @_explained
 def run_continued(preset: str, start: str | None = None) -> State[Any]:
-    """Run ``continue@preset``, then ``gain@preset``, in the current directory or in a workspace of their own.
+    """Run ``continue@preset``, then ``gain@preset``.
 
     A model that a URL or the registry names is imported first.
     """
@@ -135,5 +180,5 @@ def run_continued(preset: str, start: str | None = None) -> State[Any]:
         taken = command("release", "import", [f"--out={start}", "--", named], root, platform, return_state=True)
         if not taken.is_completed():
             return as_flow_state(taken)
-    workspace = workspace_to_continue(preset, root, start)
-    return reproduce([stage_name("continue", preset), stage_name("gain", preset)], workspace, platform)
+    work = work_of_continued(preset, root, start)
+    return _work(work, root, platform, lambda folder: reproduce(work.stages, folder, platform))

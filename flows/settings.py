@@ -38,6 +38,8 @@ class PlatformParams(Strict):
     cluster_poll: float = Field(gt=0, le=1_000_000)  # seconds between two looks at a job of several nodes
     cluster_grace: float = Field(gt=0, le=1_000_000)  # seconds that a cancelled job gets to be gone
     silent_run: float = Field(ge=10, le=1_000_000)  # seconds without a heartbeat after which a run counts as gone
+    own_checkout: bool  # whether each run gets a checkout of its own below runs/
+    checkouts_kept: float = Field(ge=0, le=1_000_000)  # days after the good end of its run that a checkout is deleted
     busy_retries: int = Field(ge=0, le=1_000_000)  # tries when another process holds DVC's lock
     busy_delay: float = Field(gt=0, le=1_000_000)  # seconds between those tries
 

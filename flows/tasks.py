@@ -5,6 +5,7 @@ A task launches a subprocess and says how it went; the work, its caching and its
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import sysconfig
@@ -19,14 +20,17 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
+from components.errors import VitrailError
 from components.json_lines import plain
 from components.loopback import spare_loopback
 from flows.artifacts import ProgressArtifact, publish_outcome, publish_scores, tracking_link
+from flows.checkouts import RUNS, note, remove_old, tracking_of
 from flows.clusters import Cluster, follow
 from flows.limits import held
 from flows.process import run_streaming
-from flows.settings import PlatformParams
+from flows.settings import PIPELINE, PlatformParams
 from flows.stages import report_path
+from flows.workspace import Work, prepare
 
 BENCHMARK, GATE = "data/benchmark", "params/gate.yaml"
 # What DVC prints when another DVC process works on the same workspace or the same outputs.
@@ -45,6 +49,73 @@ def check(preset: str, workspace: Path, platform: PlatformParams, family: str = 
     """Whether this machine can train ``preset``: fails with what is needed, what was found and which preset fits."""
     command = ["-m", "components.pretrain", "check", "--params", f"params/{family}/{preset}.yaml"]
     return _outcome(f"check {preset}", *_run([sys.executable, *command], workspace, platform))
+
+
+@task(
+    name="checkout",
+    task_run_name="checkout {work.name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=1,  # as of a stage
+    retry_condition_fn=is_busy,
+)
+def make_checkout(work: Work, root: Path, platform: PlatformParams) -> State[Any]:
+    """Make the run's own checkout ready: the files as they are now, and the results of the stages before.
+
+    First, checkouts that nobody needs any more are deleted.
+    """
+    logger = get_run_logger()
+    for name in remove_old(root / RUNS, platform.checkouts_kept):
+        logger.info(f"deleted {RUNS / name}: its run ended well more than {platform.checkouts_kept:g} days ago")
+    try:
+        folder, about = prepare(work, root)
+    except VitrailError as fault:
+        return Failed(message=f"error: {fault}")
+    note(folder, done=False)
+    logger.info(about)
+    return Completed(message=about)
+
+
+@task(name="result", cache_policy=NO_CACHE, persist_result=False, retries=1, retry_condition_fn=is_busy)
+def take_result(work: Work, root: Path, platform: PlatformParams) -> State[Any]:
+    """Take what ``work`` made in the run's checkout into ``root``, where the same files would make the same.
+
+    The state's message has a line for each result that stays in the run's checkout: why, and how to have it here.
+    """
+    folder, logger = root / RUNS / work.name, get_run_logger()
+    stages = ["inputs", *(stage for stage in work.stages if stage != "inputs")]
+    if not work.listed:
+        left = [f"list the preset in {PIPELINE}, and dvc repro takes {', '.join(work.stages)} from DVC's cache"]
+    else:
+        words = [sys.executable, "-m", "flows.bring_in", str(folder), *stages]
+        with held("result", root):
+            code, lines = _run(words, root, platform, shown=False)
+        if code != 0:
+            return Failed(message=f"result: {failure_message(lines, code)}")
+        left = [told for line in lines if (told := _left(line, folder.relative_to(root)))]
+    note(folder, done=not left or not work.listed)
+    for line in left:
+        logger.warning(line) if work.listed else logger.info(line)
+    return Completed(message="; ".join(left) or f"taken from {RUNS / work.name}: {', '.join(work.stages)}")
+
+
+def _left(line: str, folder: Path) -> str:
+    """What to say of a result that was not taken; "" if it was, or if the line tells of none."""
+    try:
+        found = json.loads(line)
+        stage, differs, fault = found["stage"], found["differs"], found["fault"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    again = f"dvc repro --single-item {stage}"
+    if fault:
+        return f"{stage}: the result is in {folder}, and not here: {fault}; then: {again}"
+    if not differs:
+        return ""
+    named = ", ".join(differs[:3]) + (f" and {len(differs) - 3} more" if len(differs) > 3 else "")
+    return (
+        f"{stage}: the result is in {folder}, and not here, because {named} changed while the run worked; to have it "
+        f"here, bring the old files back, then: {again} (it takes the result from DVC's cache)"
+    )
 
 
 @task(
@@ -88,8 +159,8 @@ def command(room: str, action: str, arguments: Sequence[str], workspace: Path, p
 
 
 @task(name="cluster", task_run_name="{stage} on a cluster", cache_policy=NO_CACHE, persist_result=False)
-def on_cluster(stage: str, job: Cluster, workspace: Path, platform: PlatformParams, listed: bool) -> State[Any]:
-    """Run ``stage`` as a job of several nodes; where the pipeline lists it, ``dvc commit`` takes the result."""
+def on_cluster(stage: str, job: Cluster, workspace: Path, platform: PlatformParams, recorded: bool) -> State[Any]:
+    """Run ``stage`` as a job of several nodes; if ``recorded``, ``dvc commit`` takes the result into DVC's graph."""
     logger, progress = get_run_logger(), ProgressArtifact(stage)
     lines: list[str] = []
 
@@ -103,7 +174,7 @@ def on_cluster(stage: str, job: Cluster, workspace: Path, platform: PlatformPara
     progress.close(done=not failed)
     if failed:
         return Failed(message=f"{stage}: {failed}; {failure_message(lines, 1)}")
-    if listed:
+    if recorded:
         with held("commit", workspace):
             code, said = _run([sys.executable, "-m", "dvc", "commit", "--force", stage], workspace, platform)
         if code != 0:
@@ -137,6 +208,8 @@ def stage_environment(workspace: Path) -> dict[str, str]:
     env["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), env.get("PATH", os.defpath)])
     env["PYTHONUNBUFFERED"] = "1"
     env["VITRAIL_FLOW_RUN_ID"] = str(flow_run.id or "")
+    if workspace.resolve() != Path.cwd().resolve():  # a flow runs in the checkout whose store counts
+        env |= tracking_of(Path.cwd())
     spare_loopback(env)
     return env
 
@@ -153,9 +226,9 @@ def failure_message(lines: Sequence[str], code: int) -> str:
 
 
 def _run(
-    command: Sequence[str], workspace: Path, platform: PlatformParams, on_line: Any = None
+    command: Sequence[str], workspace: Path, platform: PlatformParams, on_line: Any = None, shown: bool = True
 ) -> tuple[int, list[str]]:
-    """Run ``command`` in ``workspace``; its lines go to the flow run's log, and are returned."""
+    """Run ``command`` in ``workspace``; its lines go to the flow run's log if ``shown``, and are returned."""
     logger = get_run_logger()
     lines: list[str] = []
 
@@ -164,7 +237,7 @@ def _run(
         lines.append(line)
         if on_line is not None:
             on_line(line)
-        if line.strip():
+        if shown and line.strip():
             logger.info(line)
 
     environment = stage_environment(workspace)

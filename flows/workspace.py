@@ -1,80 +1,103 @@
-"""Where a flow works: in this checkout for the presets that params/pipeline.yaml lists, else in a copy of its own.
+"""What a run makes, and where: in a checkout of its own (:mod:`flows.checkouts`), or in the one that the flow runs in.
 
-``prefect deployment run pretrain/vitl`` must not ask anybody to edit a tracked file. So a preset that the checkout
-does not reproduce gets ``runs/<stage>-<preset>/``: the checkout's files, a pipeline.yaml that names this preset, the
-same DVC cache, and the outputs of the stages before it, checked out of that cache. The folder carries the preset's
-name, not the flow run's: a run that was interrupted is carried on by the next one, from its scratch state. The result
-is in the shared run cache, so listing the preset in params/pipeline.yaml later brings it in without training.
+``prefect deployment run pretrain/vitl`` must not ask anybody to edit a tracked file. So a preset that
+params/pipeline.yaml does not list always gets its own checkout, with a pipeline.yaml that names it. Its result is in
+the shared run cache, so listing the preset later brings it in without training.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from components.errors import VitrailError
-from components.git import git
+from components.git import git, words_of
 from components.storage import is_remote
+from flows.checkouts import RUNS, link, locked, renew, run_dvc, share_cache
 from flows.settings import PIPELINE, Continued, PipelineParams, Student, load_pipeline
 from flows.stages import stage_name, stage_names
 
-RUNS = Path("runs")
-# What a run workspace makes itself, and keeps from one run to the next; everything else is renewed.
-_KEPT = {"data", "scratch", "reports", "dvc.lock", ".dvc"}
-_BEFORE = {"pretrain": ("crawl", "curate", "dedup"), "distill": ("crawl", "curate", "dedup", "pretrain")}
-_BEFORE["continue"] = _BEFORE["pretrain"]
+_DATA = ("crawl", "curate", "dedup")
+_BEFORE = {"crawl": (), "dedup": ("crawl", "curate")}  # of the first family that a flow runs; any other: all of _DATA
+_MODELS = ("pretrain", "continue", "gain", "distill")  # families with a folder of several presets below data/
 
 
-def workspace_for(family: str, preset: str, root: Path, teacher: str | None = None) -> Path:
-    """The folder in which to run ``family@preset``: ``root`` itself, or a run workspace made ready below it.
+@dataclass(frozen=True)
+class Work:
+    """Stages to run, and what must be there for them."""
+
+    name: str  # of the checkout below runs/
+    stages: tuple[str, ...]
+    before: tuple[str, ...] = ()  # stages that must have run in the checkout of the flow
+    wanted: tuple[str, ...] = ()  # stages whose results are taken, if they have run there
+    changed: PipelineParams | None = (
+        None  # what takes the place of params/pipeline.yaml, if it does not list the preset
+    )
+    start: str | None = None  # a model to go on from
+
+    @property
+    def listed(self) -> bool:
+        """Whether the checkout of the flow has these stages, too."""
+        return self.changed is None
+
+
+def work_of_families(name: str, families: tuple[str, ...], pipeline: PipelineParams) -> Work:
+    """All stages of ``families``, every family where none is given."""
+    first = families[0] if families else "crawl"
+    models = stage_names(pipeline, "pretrain", "distill") if first == "benchmark" else []
+    before = stage_names(pipeline, *before) if (before := _BEFORE.get(first, _DATA)) else []
+    return Work(name, tuple(stage_names(pipeline, *families)), tuple(before), tuple(models))
+
+
+def work_of_preset(family: str, preset: str, root: Path, teacher: str | None = None) -> Work:
+    """``pretrain@preset`` or ``distill@preset``.
 
     Raises:
-        VitrailError: the preset has no params file, or a stage before it has not run here yet.
+        VitrailError: the preset has no params file.
     """
-    pipeline = load_pipeline(root)
-    if preset in getattr(pipeline, family):
-        return root
-    _preset_file(root, family, preset)
-    if family == "distill":
+    pipeline, changed = load_pipeline(root), None
+    listed = preset in getattr(pipeline, family)
+    if not listed:
+        _preset_file(root, family, preset)
+    if family == "pretrain":
+        changed = None if listed else pipeline.model_copy(update={"pretrain": [preset], "distill": {}})
+        before = stage_names(pipeline, *_DATA)
+    else:
+        teacher = pipeline.distill[preset].teacher if listed else teacher
         if teacher not in pipeline.pretrain:
             trained = ", ".join(pipeline.pretrain)
             raise VitrailError(f"distill {preset}: the teacher must be one of {PIPELINE}'s presets ({trained})")
-        changed = pipeline.model_copy(update={"pretrain": [teacher], "distill": {preset: Student(teacher=teacher)}})
-    else:
-        changed = pipeline.model_copy(update={"pretrain": [preset], "distill": {}})
-    return _prepare(root, root / RUNS / f"{family}-{preset}", family, [stage_name(family, preset)], changed)
+        if not listed:
+            changed = pipeline.model_copy(update={"pretrain": [teacher], "distill": {preset: Student(teacher=teacher)}})
+        before = [*stage_names(pipeline, *_DATA), stage_name("pretrain", teacher)]
+    return Work(f"{family}-{preset}", (stage_name(family, preset),), tuple(before), changed=changed)
 
 
-def workspace_to_continue(preset: str, root: Path, start: str | None = None) -> Path:
-    """The folder in which to train on ``params/continue/PRESET.yaml`` from the model ``start`` (None: its ``init``).
-
-    A run workspace reads the model where it is, in ``root``.
+def work_of_continued(preset: str, root: Path, start: str | None = None) -> Work:
+    """Training on ``params/continue/PRESET.yaml`` from the model ``start`` (None: its ``init``), and its benchmark.
 
     Raises:
-        VitrailError: as :func:`workspace_for`, or there is no such model.
+        VitrailError: there is no such preset, or no such model.
     """
     pipeline = load_pipeline(root)
     listed = pipeline.continued.get(preset)
     if listed is not None and start in (None, listed.start):
-        return root
-    start = start_of(preset, root, start)
-    if not is_remote(start) and not (root / start).exists():
-        raise VitrailError(f"{start}: no such model in {root}; run: vitrail import SOURCE --out {_LOCAL}")
-    changed = pipeline.model_copy(update={"distill": {}, "continued": {preset: Continued(start=start)}})
-    stages = [stage_name("continue", preset), stage_name("gain", preset)]
-    target = _prepare(root, root / RUNS / f"continue-{preset}", "continue", stages, changed)
-    if not is_remote(start):
-        _link(root / start, target / start)
-    return target
+        start, changed = listed.start, None
+    else:
+        start = start_of(preset, root, start)
+        if not is_remote(start) and not (root / start).exists():
+            raise VitrailError(f"{start}: no such model in {root}; run: vitrail import SOURCE --out {_LOCAL}")
+        changed = pipeline.model_copy(update={"distill": {}, "continued": {preset: Continued(start=start)}})
+    stages = (stage_name("continue", preset), stage_name("gain", preset))
+    before = stage_names(pipeline, *_DATA)
+    return Work(f"continue-{preset}", stages, tuple(before), changed=changed, start=None if is_remote(start) else start)
 
 
 _LOCAL = "data/models/NAME"
@@ -111,51 +134,67 @@ def _preset_file(root: Path, family: str, preset: str) -> Path:
     return params
 
 
-def _link(there: Path, here: Path) -> None:
-    """Let ``here`` lead to ``there``, unless both are one, as of an absolute path."""
-    if here == there:
-        return
-    here.parent.mkdir(parents=True, exist_ok=True)
-    if here.is_symlink() or here.is_file():
-        here.unlink()
-    elif here.is_dir():
-        shutil.rmtree(here)
-    here.symlink_to(there.resolve())
+def prepare(work: Work, root: Path) -> tuple[Path, str]:
+    """Make the checkout for ``work`` ready below ``root``: its folder, and a line about what it holds.
 
+    The results of the stages before come from DVC's cache, by the ``dvc.lock`` of ``root``. The last state in
+    ``scratch/`` is kept.
 
-def _prepare(root: Path, target: Path, family: str, made: list[str], pipeline: PipelineParams) -> Path:
-    before = stage_names(pipeline, *_BEFORE[family])
-    lock = _locked(root / "dvc.lock")
-    missing = [name for name in before if name not in lock.get("stages", {})]
+    Raises:
+        VitrailError: a stage before has not run in ``root``, or its result is not in the cache.
+    """
+    lock, target = locked(root / "dvc.lock"), root / RUNS / work.name
+    known = lock.get("stages") or {}
+    missing = [name for name in work.before if name not in known]
     if missing:
-        raise VitrailError(f"{made[0]}: {', '.join(missing)} has not run in {root}; run the stages before it first")
-    _renew_files(root, target)
-    # JSON is YAML 1.2; PyYAML would write 1.1, which leaves out quotes that 1.2 needs ("1e5")
-    (target / PIPELINE).write_text(json.dumps(pipeline.model_dump(), indent=1), encoding="utf-8")
-    own = _locked(target / "dvc.lock").get("stages", {})
-    stages = {name: lock["stages"][name] for name in before}
-    stages |= {stage: own[stage] for stage in made if stage in own}
-    (target / "dvc.lock").write_text(yaml.safe_dump({**lock, "stages": stages}), encoding="utf-8")
-    config = f"[core]\n    no_scm = true\n[cache]\n    dir = {_cache_dir(root)}\n"
-    (target / ".dvc").mkdir(exist_ok=True)
-    shutil.copy2(root / ".dvc/config", target / ".dvc/config")
-    (target / ".dvc/config.local").write_text(config, encoding="utf-8")
-    _dvc(target, "checkout", "--quiet", *before)
-    return target
+        raise VitrailError(
+            f"{work.stages[0]}: {', '.join(missing)} has not run in {root}; run the stages before it first"
+        )
+    made = [*work.before, *(name for name in work.wanted if name in known)]
+    if work.start is not None:  # a model that a stage made is taken as it is now, not as a later run leaves it
+        made += [name for name, stage in known.items() if work.start in [out["path"] for out in stage.get("outs", [])]]
+    commit, edited = renew(root, target)
+    if work.changed is not None:
+        # JSON is YAML 1.2; PyYAML would write 1.1, which leaves out quotes that 1.2 needs ("1e5")
+        (target / PIPELINE).write_text(json.dumps(work.changed.model_dump(), indent=1), encoding="utf-8")
+    own = locked(target / "dvc.lock").get("stages") or {}
+    stages = {name: known[name] for name in made}
+    stages |= {name: found for name in work.stages if (found := own.get(name) or known.get(name))}
+    (target / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", **lock, "stages": stages}), encoding="utf-8")
+    share_cache(root, target)
+    _clear_models(root, target, work, {out["path"] for name in made for out in known[name].get("outs", [])})
+    if made:
+        run_dvc(target, "checkout", "--quiet", "--force", *made)
+    if work.start is not None and not (target / work.start).exists():
+        link(root / work.start, target / work.start)
+    with_edits = f" with {len(edited)} files that are not committed yet ({_some(edited)})" if edited else ""
+    return target, f"works in {RUNS / work.name}: commit {commit[:10]}{with_edits}"
 
 
-def _renew_files(root: Path, target: Path) -> None:
-    """Make ``target`` hold the checkout's files (tracked, and new ones that git does not ignore) as they are now."""
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in target.iterdir():
-        if entry.name not in _KEPT:
-            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    for name in checkout_files(root):
-        if name.split("/", 1)[0] in _KEPT:
-            continue
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, path)
+def _clear_models(root: Path, target: Path, work: Work, made: set[str]) -> None:
+    """Of folders with a model a preset, leave those alone that this run reads or makes; a benchmark takes the rest.
+
+    ``data/pretrain`` may hold models that no stage makes here any more. The stage benchmark compares all of them.
+    """
+    for family in _MODELS:
+        folder = target / "data" / family
+        for path in folder.iterdir() if folder.is_dir() else ():
+            name = f"data/{family}/{path.name}"
+            if name not in made and f"{family}@{path.name}" not in work.stages and not path.name.startswith("."):
+                path.unlink() if path.is_symlink() or path.is_file() else shutil.rmtree(path)
+    if "benchmark" not in work.stages:
+        return
+    known = (locked(root / "dvc.lock").get("stages") or {}).values()
+    outs = {out["path"] for stage in known for out in stage.get("outs", [])}
+    for family in ("pretrain", "distill"):
+        for path in (root / "data" / family).glob("*"):
+            name = f"data/{family}/{path.name}"
+            if name not in outs and f"{family}@{path.name}" not in work.stages and path.is_dir():
+                shutil.copytree(path, target / name, dirs_exist_ok=True)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def checkout_files(root: Path) -> list[str]:
@@ -163,24 +202,5 @@ def checkout_files(root: Path) -> list[str]:
     try:
         listed = git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     except subprocess.CalledProcessError as fault:
-        raise VitrailError(f"{root}: not a git checkout ({' '.join(os.fsdecode(fault.stderr).split())})") from None
+        raise VitrailError(f"{root}: not a git checkout ({words_of(fault)})") from None
     return [name for name in listed.split("\0") if name and (root / name).is_file()]
-
-
-def _cache_dir(root: Path) -> str:
-    return _dvc(root, "cache", "dir").strip().splitlines()[-1]
-
-
-def _dvc(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise VitrailError(f"dvc {' '.join(arguments)} in {folder} failed: {said}")
-    return done.stdout
-
-
-def _locked(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content

@@ -6,12 +6,15 @@ with the machine they were taken on.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
 import platform
+import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -40,6 +43,30 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+@contextlib.contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """However the block ends, by SIGTERM too, servers and runs that it started end with it.
+
+    A measurement starts some in process groups of their own, which no signal to this process reaches.
+    """
+    import psutil
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)  # so that what cleans up behind a measurement runs
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        left = psutil.Process().children(recursive=True)
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    end(process)
+            _, left = psutil.wait_procs(left, timeout=10)
+        signal.signal(signal.SIGTERM, before)
+
+
 def run(names: list[str]) -> int:
     """Run the named measurements, or all."""
     unknown = set(names) - set(measurements())
@@ -51,7 +78,8 @@ def run(names: list[str]) -> int:
     for name in names or measurements():
         print(f"== {name}", flush=True)
         start = time.monotonic()
-        figures = importlib.import_module(f"perf.{name}").main()
+        with leaving_nothing():
+            figures = importlib.import_module(f"perf.{name}").main()
         record = {"measured": figures, "machine": machine(), "seconds": round(time.monotonic() - start, 1)}
         print(json.dumps(record, indent=1))
         (results / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from components.errors import VitrailError
-from components.git import git
+from components.git import take_commit, words_of
 from components.params import load_params
 from components.pipeline import PIPELINE, load_pipeline
 from components.storage import atomic_dir, is_remote
@@ -20,8 +20,6 @@ from components.text import read_text
 from components.tracking import Origin, TrackingParams, fetch_state
 from components.tracking.state import LOCK, RunState
 from components.yaml_core import parse_yaml
-
-_PATIENCE = 600  # seconds for one command of git
 
 
 def reproduce(run: str, out: Path, root: Path, tracking: Path, start: bool = False) -> Origin:
@@ -79,15 +77,10 @@ def told(origin: Origin, out: Path, started: bool) -> str:
 
 
 def _take_commit(root: Path, checkout: Path, state: RunState) -> None:
-    """Check the commit out, of a repository that has its history alone: it is on no branch, perhaps, any more."""
-    _git(checkout, "init", "--quiet")
-    allow = "git -c uploadpack.allowAnySHA1InWant=true upload-pack"
-    top = _git(root, "rev-parse", "--show-toplevel").strip()
     try:
-        _git(checkout, "fetch", "--quiet", "--no-tags", f"--upload-pack={allow}", top, state.commit)
-    except VitrailError as fault:
-        raise VitrailError(f"{root}: has no commit {state.commit}; git fetch it first ({fault})") from None
-    _git(checkout, "checkout", "--quiet", "--detach", state.commit)
+        take_commit(root, checkout, state.commit)
+    except (OSError, subprocess.SubprocessError) as fault:
+        raise VitrailError(f"{root}: has no commit {state.commit}; git fetch it first ({words_of(fault)})") from None
 
 
 def _take_files(origin: Origin, checkout: Path) -> None:
@@ -131,13 +124,6 @@ def _check_out(checkout: Path, state: RunState) -> None:
         raise VitrailError(
             f"{state.stage}: its inputs are not all in DVC's cache; dvc pull them first ({fault})"
         ) from None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        return git(folder, *arguments, seconds=_PATIENCE)
-    except subprocess.CalledProcessError as fault:
-        raise VitrailError(f"git {arguments[0]}: {' '.join(os.fsdecode(fault.stderr).split())[:300]}") from None
 
 
 def _dvc(folder: Path, *arguments: str, shown: bool = False) -> str:

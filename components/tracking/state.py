@@ -21,13 +21,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from components.errors import VitrailError, redacted
-from components.git import git
+from components.git import NEW_FILES, git
 
 FOLDER, TAG = "state", "vitrail.state"  # of the artifacts; of the run's tag, which names the folder below it
 FILE_BYTES, ALL_BYTES = 1_000_000, 20_000_000  # most that one file, and all of them, may hold
 LOCK = "dvc.lock"
-# New files count where code or parameters are; elsewhere they are somebody's pictures, notes, or passwords.
-_NEW = ("params", "components", "flows", "infra", "perf", ":(glob)*.py", ":(glob)*.yaml", ":(glob)*.toml")
 _SECRET = re.compile(r"secret|password|token|access_key|api_key", re.IGNORECASE)  # names of variables
 
 
@@ -79,7 +77,7 @@ def keep_state(here: Path, into: Path) -> RunState | None:
         top = git(here, "rev-parse", "--show-toplevel").strip()
         commit = git(here, "rev-parse", "HEAD").strip()
         listed = git(Path(top), "ls-tree", "-r", "-z", "HEAD")
-        new = git(Path(top), "ls-files", "-z", "--others", "--exclude-standard", "--", *_NEW)
+        new = git(Path(top), "ls-files", "-z", "--others", "--exclude-standard", "--", *NEW_FILES)
     except (OSError, subprocess.SubprocessError):
         return None
     known = {}

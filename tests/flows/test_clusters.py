@@ -113,6 +113,10 @@ def test_a_kubernetes_job_is_of_the_preset_and_nodes_asked_for(cluster: Path, ku
     assert job["spec"]["template"]["spec"]["subdomain"] == service["metadata"]["name"] == "vitrail-vitl-518"
     assert service["spec"]["selector"] == {"job-name": "vitrail-vitl-518"}
     assert "vitg" not in json.dumps([service, job])
+    assert job["spec"]["template"]["spec"]["containers"][0]["workingDir"] == "/vitrail"
+    kubernetes.below = "runs/pretrain-vitl_518"  # the checkout of one run
+    [_, job] = kubernetes.manifests()
+    assert job["spec"]["template"]["spec"]["containers"][0]["workingDir"] == "/vitrail/runs/pretrain-vitl_518"
 
 
 def test_a_kubernetes_job_is_followed_cancelled_and_not_started_twice(cluster: Path, kubernetes: Kubernetes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from prefect.states import Completed
 from components.errors import VitrailError
 from flows import launch
 from flows.settings import load_pipeline
-from flows.workspace import checkout_files, workspace_for, workspace_to_continue
+from flows.workspace import Work, checkout_files, prepare, work_of_continued, work_of_preset
 
 DVC = """
 vars:
@@ -59,9 +60,9 @@ def dvc(folder: Path, *arguments: str) -> str:
     return sh(folder, sys.executable, "-m", "dvc", *arguments)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    root = tmp_path / "checkout"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made") / "checkout"
     (root / "params/pretrain").mkdir(parents=True)
     for preset in ("small", "big"):
         (root / f"params/pretrain/{preset}.yaml").write_text(f"name: {preset}\n")
@@ -72,18 +73,24 @@ def checkout(tmp_path: Path) -> Path:
     dvc(root, "init", "-q")
     sh(root, "git", "add", "-A")
     sh(root, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x")
+    dvc(root, "repro", "-q")
     return root
 
 
-def test_a_listed_preset_runs_in_the_checkout(checkout: Path) -> None:
-    assert workspace_for("pretrain", "small", checkout) == checkout
-    assert not (checkout / "runs").exists()
+@pytest.fixture
+def checkout(made: Path, tmp_path: Path) -> Path:
+    """A copy of a checkout in which the listed stages have run."""
+    shutil.copytree(made, tmp_path / "checkout", symlinks=True)
+    return tmp_path / "checkout"
+
+
+def prepared(checkout: Path, work: Work) -> Path:
+    return prepare(work, checkout)[0]
 
 
 def test_another_preset_gets_its_own_workspace_and_its_result_comes_back_through_the_run_cache(checkout: Path) -> None:
-    dvc(checkout, "repro", "-q")
     clean = sh(checkout, "git", "status", "--porcelain")
-    made = workspace_for("pretrain", "big", checkout)
+    made = prepared(checkout, work_of_preset("pretrain", "big", checkout))
     assert made == checkout / "runs/pretrain-big"
     assert (made / "data/dedup").read_text() == "pictures\n"  # checked out, not made again
     dvc(made, "repro", "--single-item", "pretrain@big")
@@ -99,14 +106,13 @@ def test_another_preset_gets_its_own_workspace_and_its_result_comes_back_through
 
 
 def test_the_next_run_of_a_preset_sees_new_code_and_keeps_its_scratch_state(checkout: Path) -> None:
-    dvc(checkout, "repro", "-q")
-    made = workspace_for("pretrain", "big", checkout)
-    (made / "scratch").mkdir()
+    made = prepared(checkout, work_of_preset("pretrain", "big", checkout))
+    (made / "scratch").mkdir(exist_ok=True)
     (made / "scratch/checkpoint").write_text("step 100")
     (made / "left-over.py").write_text("")
     (checkout / "params/pretrain/big.yaml").write_text("name: bigger\n")
     (checkout / "new.py").write_text("1\n")
-    assert workspace_for("pretrain", "big", checkout) == made
+    assert prepared(checkout, work_of_preset("pretrain", "big", checkout)) == made
     assert (made / "scratch/checkpoint").read_text() == "step 100"
     assert (made / "params/pretrain/big.yaml").read_text() == "name: bigger\n"
     assert (made / "new.py").exists()
@@ -115,46 +121,46 @@ def test_the_next_run_of_a_preset_sees_new_code_and_keeps_its_scratch_state(chec
 
 
 def test_stages_that_have_not_run_yet_are_named(checkout: Path) -> None:
+    (checkout / "dvc.lock").unlink()
     with pytest.raises(VitrailError, match="pretrain@big: crawl, curate, dedup has not run in"):
-        workspace_for("pretrain", "big", checkout)
+        prepared(checkout, work_of_preset("pretrain", "big", checkout))
 
 
 def test_an_unknown_preset_is_answered_with_those_there_are(checkout: Path) -> None:
     with pytest.raises(VitrailError, match=r"huge\.yaml: no such preset; there are: big, small"):
-        workspace_for("pretrain", "huge", checkout)
+        work_of_preset("pretrain", "huge", checkout)
 
 
 def test_a_student_needs_a_teacher_that_is_trained_here(checkout: Path) -> None:
     (checkout / "params/distill").mkdir()
     (checkout / "params/distill/tiny.yaml").write_text("")
     with pytest.raises(VitrailError, match=r"the teacher must be one of .*\(small\)"):
-        workspace_for("distill", "tiny", checkout, teacher="big")
+        work_of_preset("distill", "tiny", checkout, teacher="big")
 
 
 def test_training_goes_on_from_any_model_of_the_checkout_and_sees_it_change(checkout: Path) -> None:
     (checkout / "params/continue").mkdir()
     (checkout / "params/continue/small.yaml").write_text("init: data/models/released\n")
     with pytest.raises(VitrailError, match=r"data/models/released: no such model in .*; run: vitrail import"):
-        workspace_to_continue("small", checkout)
+        work_of_continued("small", checkout)
     for name in ("released", "other"):
         (checkout / "data/models" / name).mkdir(parents=True)
         (checkout / "data/models" / name / "weights").write_text(f"{name}\n")
-    dvc(checkout, "repro", "-q")
-    made = workspace_to_continue("small", checkout)
+    made = prepared(checkout, work_of_continued("small", checkout))
     assert made == checkout / "runs/continue-small"
     for stage in ("continue@small", "gain@small"):
         dvc(made, "repro", "--single-item", stage)
     assert (made / "data/gain/small").read_text() == "released\npictures\nreleased\n"
     (checkout / "data/models/released/weights").write_text("fixed\n")
-    assert workspace_to_continue("small", checkout) == made
+    assert prepared(checkout, work_of_continued("small", checkout)) == made
     dvc(made, "repro", "--single-item", "continue@small")
     assert (made / "data/continue/small").read_text() == "pictures\nfixed\n"
-    workspace_to_continue("small", checkout, "data/models/other")
+    prepared(checkout, work_of_continued("small", checkout, "data/models/other"))
     dvc(made, "repro", "--single-item", "continue@small")
     assert (made / "data/continue/small").read_text() == "pictures\nother\n"
     with pytest.raises(VitrailError, match=r"huge\.yaml: no such preset; there are: small"):
-        workspace_to_continue("huge", checkout)
-    workspace_to_continue("small", checkout, "s3://bucket/models/a")  # DVC watches it there
+        work_of_continued("huge", checkout)
+    prepared(checkout, work_of_continued("small", checkout, "s3://bucket/models/a"))  # DVC watches it there
     assert load_pipeline(made).continued["small"].start == "s3://bucket/models/a"
 
 
@@ -180,7 +186,7 @@ def test_a_model_that_dvc_cannot_watch_is_imported_first(
         return note
 
     monkeypatch.chdir(checkout)
-    for name in ("check", "command", "workspace_to_continue", "reproduce"):
+    for name in ("check", "command", "work_of_continued", "_work"):
         monkeypatch.setattr(launch, name, step(name))
     monkeypatch.setattr(launch, "load_platform", lambda root: None)
     assert launch.run_continued("small", named).is_completed()
@@ -190,12 +196,12 @@ def test_a_model_that_dvc_cannot_watch_is_imported_first(
     assert out == f"--out={start}"
     steps.clear()
     launch.run_continued("small")
-    assert [each[0] for each in steps] == ["check", "workspace_to_continue", "reproduce"]
+    assert [each[0] for each in steps] == ["check", "work_of_continued", "_work"]
 
 
 def test_files_of_a_checkout_are_tracked_and_new_ones_but_not_ignored_ones(checkout: Path) -> None:
     (checkout / "new.py").write_text("")
-    (checkout / "data").mkdir()
+    (checkout / "data").mkdir(exist_ok=True)
     (checkout / "data/ignored").write_text("")
     files = checkout_files(checkout)
     assert {"dvc.yaml", "new.py"} <= set(files)
