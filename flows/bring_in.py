@@ -66,7 +66,8 @@ def _take(repo: Any, name: str, entry: dict[str, Any], run: Path) -> list[str]:
 def _incomplete(what: str) -> Exception:
     from dvc.exceptions import DvcException
 
-    return DvcException(f"not in DVC's cache: {what}")
+    fault: Exception = DvcException(f"not in DVC's cache: {what}")
+    return fault
 
 
 def _differs(here: dict[str, Any], made: dict[str, Any]) -> list[str]:
