@@ -164,6 +164,21 @@ def results(params: Strict) -> dict[str, Any]:
     return found
 
 
+def defaults(params: Strict) -> dict[str, Any]:
+    """What :func:`results` would hold for the parameters of the sections of ``params`` that have a default value."""
+    from pydantic_core import to_jsonable_python
+
+    found: dict[str, Any] = {}
+    for name, field in type(params).model_fields.items():
+        value, effect = getattr(params, name), _effect(type(params), name)
+        if isinstance(value, Strict):
+            found |= {f"{name}.{inner}": v for inner, v in defaults(value).items()}
+        elif not field.is_required():
+            plain = to_jsonable_python(field.get_default(call_default_factory=True))
+            found[name] = effect.part(plain) if effect and effect.part else plain
+    return found
+
+
 def undeclared(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of the parameters below ``model`` that do not say whether they change results."""
     for name, field in model.model_fields.items():

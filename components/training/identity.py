@@ -3,12 +3,15 @@
 Each parameter says beside its model whether it changes results (:class:`components.params.Effect`). Two runs of equal
 identity compute the same numbers, so that one may go on with the other's checkpoints. Images a rank and step are kept
 beside it: another split of the same step into micro-batches or ranks is the same run, another number of images is not.
+
+A newer version of this program may have parameters that an older checkpoint does not name. The default of such a
+parameter is what the older version did, so a run that leaves it there is still the same run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from components.params import fingerprint
@@ -23,6 +26,7 @@ class Identity:
     params: Mapping[str, Any]  # by dotted name
     inputs: Mapping[str, str]  # digests by name: data, teacher, ...
     images: int = 0  # run.batch x engine.accumulation; 0: not known
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # of params, by dotted name; no part of the identity
 
     @property
     def fingerprint(self) -> str:
@@ -31,7 +35,7 @@ class Identity:
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {"params": dict(self.params), "inputs": dict(self.inputs), "images": self.images}
 
 
 Changes = dict[str, tuple[Any, Any]]  # name -> before, now
@@ -44,6 +48,8 @@ def changes(before: Mapping[str, Any] | None, now: Identity) -> Changes:
     found: Changes = {}
     for part in ("params", "inputs"):
         old, new = before[part], getattr(now, part)
+        if part == "params":
+            old = {name: value for name, value in now.defaults.items() if name in new} | old
         for name in sorted(old.keys() | new.keys()):
             if old.get(name) != new.get(name):
                 found[name] = (old.get(name), new.get(name))

@@ -55,7 +55,10 @@ def _verdict(store: Checkpoints, run: RunParams, world: World) -> tuple[str, str
         return "stop", f"{what}; finish with that version, or set run.on_mismatch: fresh to set it aside", [], {}
     lineage = [*manifest.get("lineage", []), manifest["fingerprint"]]
     found = changes(manifest.get("identity"), own) | _images(manifest, own, world)
-    if manifest["fingerprint"] == store.fingerprint and not found:
+    known = (
+        manifest.get("identity") is not None
+    )  # then nothing found is nothing changed, but for parameters added since
+    if not found and (known or manifest["fingerprint"] == store.fingerprint):
         return "same", "", lineage, {}
     minutes = float(manifest["shared"].get("curves", {}).get("seconds", 0.0)) / 60
     what = f"{path} was trained with other params or data ({listed(found) or 'which ones, it does not say'})"

@@ -15,7 +15,7 @@ from components.learning.objective import HeadsParams, ObjectiveParams
 from components.learning.param_groups import ParamGroupParams
 from components.learning.schedules import InitHeadsParams, ScheduleParams, compressed
 from components.learning.vit import ViTConfig
-from components.params import CHANGES, NEUTRAL, Seed, Strict, results
+from components.params import CHANGES, NEUTRAL, Seed, Strict, defaults, results
 from components.training.engine_params import EngineParams
 from components.training.gram_teacher import GramParams
 from components.training.identity import Identity
@@ -153,8 +153,8 @@ class TrainingParams(Strict):
 
     def identity(self, data_digest: str, **inputs: str) -> Identity:
         """What the numbers of a run depend on: parameters that change results, and digests of all that it reads."""
-        own = results(self)
-        return Identity(own, {"data": data_digest, **inputs}, self.run.batch * self.engine.accumulation)
+        images = self.run.batch * self.engine.accumulation
+        return Identity(results(self), {"data": data_digest, **inputs}, images, defaults(self))
 
     def fingerprint(self, data_digest: str, **inputs: str) -> str:
         """Of the identity."""

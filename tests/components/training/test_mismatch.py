@@ -13,6 +13,7 @@ from components.errors import VitrailError
 from components.params import load_params, undeclared
 from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World
+from components.training.identity import Identity
 from components.training.mismatch import settle
 from components.training.params import TrainingParams
 from components.training.session import keep_global_batch
@@ -106,6 +107,24 @@ def test_continuing_is_printed_kept_and_holds_for_later_starts(tmp_path: Path, c
     found = later.load({"w": 4})  # falls back to what was there before the change
     assert found is not None
     assert found.step == 1
+
+
+def test_parameters_added_since_a_checkpoint_count_by_their_defaults(tmp_path: Path) -> None:
+    now = preset().identity("d")
+    added = ("objective.kind", "heads.dino.batch_norm", "vit.stem_extra", "gram")
+    older = {name: value for name, value in now.params.items() if name not in added}
+    assert len(older) == len(now.params) - len(added)
+    made = Checkpoints(tmp_path / "run", Identity(older, now.inputs, now.images), ALONE)
+    made.save(Checkpoint(1, {"master/w": torch.ones(4)}, {"curves": {"seconds": HOURS}, "global_batch": 16}))
+    assert made.fingerprint != now.fingerprint
+    same = store(tmp_path, preset())
+    assert settle(same, preset().run, ALONE) == ""
+    found = same.load({"w": 4})
+    assert found is not None
+    assert found.changes == {}
+    other = preset("vit.stem=convolutional", "vit.stem_extra=1")
+    with pytest.raises(VitrailError, match=r"vit\.stem patch -> convolutional, vit\.stem_extra 0 -> 1"):
+        settle(store(tmp_path, other), other.run, ALONE)
 
 
 def test_other_data_are_named(tmp_path: Path) -> None:
