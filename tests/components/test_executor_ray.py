@@ -19,7 +19,7 @@ from PIL import Image
 from components.benchmark.features import spread
 from components.benchmark.features.contenders import BaselineParams, gather
 from components.curate.examine import ChunkItem, examine
-from components.curate.places import Placement
+from components.curate.places import Place
 from components.errors import VitrailError
 from components.evaluation.features.extract import FeatureParams
 from components.evaluation.sets.labelled_set import Files
@@ -132,7 +132,7 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytes
     for name, data in {"a.png": large, "b.png": small, "c.png": bomb("PNG"), "d.png": small}.items():
         (tmp_path / name).write_bytes(data)
     items = [
-        ChunkItem(open_store(str(tmp_path)), tuple(Placement(n, f"{n}.png", -1, 0) for n in names),
+        ChunkItem(open_store(str(tmp_path)), tuple(Place(n, f"{n}.png", -1, 0) for n in names),
                   tmp_path / f"{names}.parquet", DecodeLimits(), SandboxParams(megabytes=64))
         for names in ("ab", "cd")
     ]  # fmt: skip

@@ -13,6 +13,7 @@ from components.training.signals import Signals
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what it runs in the background without it
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
