@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,10 @@ def test_runs_models_and_deployments_come_back(
         run_id = client.create_run(experiment).info.run_id
         client.log_metric(run_id, "loss", 0.5, step=3)
         client.log_text(run_id, "weights", "model/weights.txt")
+        client.log_text(run_id, "<h1>Copies to review</h1>", "dedup/review.html")
+        page = f"{stack.params.mlflow_url}/get-artifact?path=dedup/review.html&run_uuid={run_id}"
+        with urllib.request.urlopen(page, timeout=PATIENCE) as answer:  # the server's copy is on S3
+            assert answer.read() == b"<h1>Copies to review</h1>"
         client.create_registered_model("teacher")
         client.create_model_version("teacher", f"runs:/{run_id}/model", run_id)
         for process in psutil.process_iter(["cmdline"]):  # nobody reads the password off a process list
