@@ -37,9 +37,7 @@ class Work:
     stages: tuple[str, ...]
     before: tuple[str, ...] = ()  # stages that must have run in the checkout of the flow
     wanted: tuple[str, ...] = ()  # stages whose results are taken, if they have run there
-    changed: PipelineParams | None = (
-        None  # what takes the place of params/pipeline.yaml, if it does not list the preset
-    )
+    changed: PipelineParams | None = None  # in the place of params/pipeline.yaml, if it does not list the preset
     start: str | None = None  # a model to go on from
 
     @property

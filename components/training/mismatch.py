@@ -55,9 +55,8 @@ def _verdict(store: Checkpoints, run: RunParams, world: World) -> tuple[str, str
         return "stop", f"{what}; finish with that version, or set run.on_mismatch: fresh to set it aside", [], {}
     lineage = [*manifest.get("lineage", []), manifest["fingerprint"]]
     found = changes(manifest.get("identity"), own) | _images(manifest, own, world)
-    known = (
-        manifest.get("identity") is not None
-    )  # then nothing found is nothing changed, but for parameters added since
+    # Fingerprints also differ by parameters that were added since; only an identity tells.
+    known = manifest.get("identity") is not None
     if not found and (known or manifest["fingerprint"] == store.fingerprint):
         return "same", "", lineage, {}
     minutes = float(manifest["shared"].get("curves", {}).get("seconds", 0.0)) / 60
