@@ -7,7 +7,6 @@ which teaches nobody, is what is exported.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -17,20 +16,17 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from components.errors import VitrailError
-from components.learning.blocks import Block
 from components.learning.collate import Crops
 from components.learning.export import ModelCard
-from components.learning.heads import ProjectionHead
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, Network, build_network, health, losses
-from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
 from components.params import CHANGES
 from components.release.weights.load import LoadedModel
+from components.training.build import build_engine
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
-from components.training.engine import Engine, Parts
 from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
 
@@ -99,21 +95,8 @@ class Distillation:
     def __init__(self, params: DistillParams, teacher: Network, world: World) -> None:
         self.params, self.world = params, world
         network = build_network(params.vit, params.heads, params.run.seed)
-        network.backbone.checkpoint_blocks = params.run.activation_checkpointing
         self.network = network
-        self.engine = Engine(
-            network,
-            copy.deepcopy(network),
-            param_groups(network, params.groups.layer_decay, params.groups.patch_embed_multiplier),
-            params.engine,
-            world,
-            Parts(
-                params.run.batch,
-                clipped=("backbone", "dino_head", "ibot_head"),
-                whole=(Block, ProjectionHead),
-                heads=("dino_head", "ibot_head"),
-            ),
-        )
+        self.engine = build_engine(network, params, world)
         self._teacher = self.engine.frozen(teacher)
         if params.run.compile:
             compile_blocks(world.device, self.engine.student.module.backbone, self._teacher.module.backbone)

@@ -13,19 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.learning.blocks import Block
 from components.learning.collapse import feature_figures
 from components.learning.collate import Crops
-from components.learning.heads import BatchStandardised, ProjectionHead
+from components.learning.heads import BatchStandardised
 from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, Losses, Network, contrastive_losses, health, losses, total
-from components.learning.param_groups import param_groups
 from components.learning.schedules import StepValues
 from components.pretrain.start import starting_network
+from components.training.build import build_engine
 from components.training.compiled import compile_blocks
 from components.training.distributed import World
-from components.training.engine import Engine, Parts
 from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
 
@@ -44,29 +42,10 @@ class Pretraining:
         """
         self.params, self.world = params, world
         network = starting_network(params) if network is None else network
-        network.backbone.checkpoint_blocks = params.run.activation_checkpointing
         self.network = network
         # Copied before it is partitioned: afterwards no rank has it whole.
         anchor = None if params.gram is None else copy.deepcopy(network.backbone)
-        self.engine = Engine(
-            network,
-            copy.deepcopy(network),
-            param_groups(
-                network,
-                params.groups.layer_decay,
-                params.groups.patch_embed_multiplier,
-                joins=params.init_heads is not None,
-                frozen_blocks=params.groups.frozen_blocks,
-            ),
-            params.engine,
-            world,
-            Parts(
-                params.run.batch,
-                clipped=("backbone", "dino_head", "ibot_head"),
-                whole=(Block, ProjectionHead),
-                heads=("dino_head", "ibot_head"),
-            ),
-        )
+        self.engine = build_engine(network, params, world)
         if params.run.compile:
             compile_blocks(world.device, self.engine.student.module.backbone, self.engine.average.module.backbone)
         self.gram: GramTeacher | None = None
