@@ -33,13 +33,13 @@ from components.yaml_core import parse_yaml
 # Numbers that mean the same in every room
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # what NumPy, torch, FAISS and DuckDB all take
 Share = Annotated[float, Field(ge=0, le=1)]  # a part of a whole, or a probability
-Kept = Annotated[float, Field(gt=0, le=1)]  # a part of a whole that is not nothing
+PositiveShare = Annotated[float, Field(gt=0, le=1)]  # a part of a whole that is not nothing
 Cosine = Annotated[float, Field(ge=-1, le=1)]
 Factor = Annotated[float, Field(gt=0, le=1000)]
 Cost = Annotated[float, Field(gt=0, le=1e9)]  # inverse strength of an L2 penalty
 # Of a benchmark or a mask set: a part of metrics' names in MLflow, and of files' names
 Name = Annotated[str, Field(pattern=r"^\w[\w .-]*$", max_length=60)]
-Quality = Annotated[int, Field(ge=0, le=100)]  # of a JPEG
+JpegQuality = Annotated[int, Field(ge=0, le=100)]  # of a JPEG
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import State
 from flows.launch import run_command
 
 Feature = Literal["cls", "mean", "patches"]
-Layout = Literal["safetensors", "huggingface", "official", "onnx", "torch-export"]
+ExportLayout = Literal["safetensors", "huggingface", "official", "onnx", "torch-export"]
 
 
 @flow(name="release")
@@ -35,7 +35,7 @@ def embed(
 
 
 @flow(name="release")
-def export(model: str, out: str, layout: Layout = "safetensors", licence: str = "") -> State[Any]:
+def export(model: str, out: str, layout: ExportLayout = "safetensors", licence: str = "") -> State[Any]:
     """Write ``model`` in another layout to ``out``."""
     return run_command("release", export_arguments(model, out, layout, licence))
 

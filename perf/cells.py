@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from components.dedup.copy_graph.calibrate import CalibrationParams, calibrate, nearest_differing
 from components.dedup.copy_graph.copies import EDITS, planted
-from components.descriptors.views import RGB, Views
+from components.descriptors.views import Views
 from components.evaluation.sets.benchmarks import Benchmark, ElpvParams, load_benchmark
+from components.images.samples import RGB
 from perf.copies import Describe, descriptors
 
 CELLS, COPIES = 1000, 300

@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from components.descriptors.views import RGB, Views, reduce
+from components.descriptors.views import Views, reduce
+from components.images.samples import RGB
 from perf import attacks
 from perf.copies import ROOT, SEED, SHARED, halves
 

@@ -31,7 +31,7 @@ from components.dedup import checks, resolve
 from components.dedup.copy_graph.edges import EdgeParts, Edges, part_path, write_part
 from components.dedup.copy_graph.graph import component_counts, components
 from components.dedup.decisions import decide
-from components.dedup.decisions.files import JoinFiles, RowWriter, fresh_folder
+from components.dedup.decisions.files import ColumnWriter, JoinFiles, fresh_folder
 from components.dedup.outputs import groups_of
 from components.dedup.pages.sweep import sweep
 from components.dedup.params import DedupParams
@@ -106,19 +106,19 @@ def make_edges(folder: Path, rows: int, a_part: int = 1 << 20) -> EdgeParts:
 
 def made_before(files: JoinFiles, rows: int) -> None:
     """One row in fifty leaks; of the rows that survive those of even numbers were found."""
-    with RowWriter(files.leaks, ("row", "reference", "similarity", "view", "match_view", "identical")) as writer:
+    with ColumnWriter(files.leaks, ("row", "reference", "similarity", "view", "match_view", "identical")) as writer:
         leaks = np.arange(0, rows, 50)
         same = np.zeros(len(leaks), bool)
         cosine = np.full(len(leaks), 0.9, np.float32)
         writer.write(
             row=leaks, reference=leaks % 1000, similarity=cosine, view=0 * leaks, match_view=0 * leaks, identical=same
         )
-    with RowWriter(files.found, ("row", "times", "query", "similarity")) as writer:
+    with ColumnWriter(files.found, ("row", "times", "query", "similarity")) as writer:
         for start in range(0, rows, BLOCK):
             found = np.arange(start, min(start + BLOCK, rows), 2)
             cosine = np.full(len(found), 0.7, np.float32)
             writer.write(row=found, times=np.ones(len(found), np.int64), query=found % 1000, similarity=cosine)
-    with RowWriter(files.brought, ("row", "name", "place")) as writer:
+    with ColumnWriter(files.brought, ("row", "name", "place")) as writer:
         for start in range(0, rows, BLOCK):
             found = np.arange(start, min(start + BLOCK, rows), 2)
             writer.write(row=found, name=np.full(len(found), "set"), place=0 * found)
@@ -154,7 +154,7 @@ def walk(folder: Path, rows: int, memory: int) -> Iterator[str]:
         for table in (files.decisions, files.manifest):
             table.rename(out / table.name)
         checks.check_edges(edges, rows, 0.5, params.checks, folder / "gx")
-        held_out = checks.HeldOut(np.empty((0, 1, 4), np.float16), [], AT)
+        held_out = checks.HeldOutDescriptors(np.empty((0, 1, 4), np.float16), [], AT)
         given = params.checks, folder / "gx"
         checks.check_manifest(connection, out, pool, np.empty((0, 1, 4)), held_out, given)
         groups_of(connection, files.state, 12, 8)

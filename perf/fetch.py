@@ -131,7 +131,7 @@ def _ours(table: Path, port: int, out: Path) -> int:
     params = load_params(ROOT / "params/curate.yaml", CurateParams, ["nsfw.enabled=false", "faces.enabled=false"])
     sources, storage, work = Sources.load(out / "crawl"), StorageParams(root="data"), out / "work"
     work.mkdir()
-    run = passes.Run(params, sources.store(out / "crawl", storage), work, open_store(str(out / "shards")))
+    run = passes.PassContext(params, sources.store(out / "crawl", storage), work, open_store(str(out / "shards")))
     with _quiet(), kept_workers(params.executor):
         met = gather(sources, stage.gathering(run, out / "crawl"))
         judged = list(map_shards(judge, items(met, params.policy, work, params.chunk), params.executor))

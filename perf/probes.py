@@ -17,7 +17,7 @@ def main() -> dict[str, Any]:
     import sklearn.linear_model  # noqa: F401 - its import is not the probe's time
     import torch
 
-    from components.evaluation.probing.probes import Found, Prober
+    from components.evaluation.probing.probes import ProbeFeatures, Prober
     from components.evaluation.probing.sample import draw
     from components.evaluation.sets.benchmarks import load_named
     from components.learning.vit import VisionTransformer
@@ -43,9 +43,9 @@ def main() -> dict[str, Any]:
     since = time.perf_counter()
     found = prober.features(model, torch.float32)
     lap("forward passes")
-    prober.scores(Found(found.cls, None, None))
+    prober.scores(ProbeFeatures(found.cls, None, None))
     lap("kNN and linear probe")
-    prober.scores(Found(None, found.fitted, found.held_out))
+    prober.scores(ProbeFeatures(None, found.fitted, found.held_out))
     lap("dense probe")
     forward = seconds["forward passes"]
     fits = seconds["kNN and linear probe"] + seconds["dense probe"]

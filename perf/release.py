@@ -21,12 +21,12 @@ import pyarrow as pa
 import torch
 
 from components.evaluation.features.extract import FeatureParams, extract, network, square
-from components.evaluation.sets.labelled_set import Column
+from components.evaluation.sets.labelled_set import ImageColumn
 from components.images.decode import encode_jpeg
 from components.learning.collate import normalize
 from components.learning.export import ModelCard
 from components.learning.vit import VisionTransformer, vit_config
-from components.release.use.features import FeatureSpec, Row, embed, pixels
+from components.release.use.features import FeatureSpec, ImageFeatures, embed, pixels
 from components.release.weights.export import save_model
 from components.release.weights.graphs import export_onnx
 from components.release.weights.load import EVALUATED_AT, MEAN, STD, LoadedModel
@@ -78,7 +78,7 @@ def embedding(model: LoadedModel, rounds: int) -> dict[str, float]:
     seen = torch.zeros(BATCH, model.card.image_size, model.card.image_size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
     images = normalize(seen, MEAN, STD, "cpu")
     pairs = [(str(number), data) for number, data in enumerate(files)]
-    column, side = Column(pa.chunked_array([files]), "perf"), model.card.image_size
+    column, side = ImageColumn(pa.chunked_array([files]), "perf"), model.card.image_size
     extractor = network(model.backbone, MEAN, STD, side, FeatureParams())
     spent = in_turn(
         rounds,
@@ -143,9 +143,9 @@ def write_rows(folder: str, form: Literal["parquet", "npy"]) -> None:
 
     block = np.random.default_rng(0).standard_normal((1024, 384)).astype(np.float32)
 
-    def drawn(model: LoadedModel, images: Iterable[tuple[str, Any]], spec: FeatureSpec) -> Iterator[Row]:
+    def drawn(model: LoadedModel, images: Iterable[tuple[str, Any]], spec: FeatureSpec) -> Iterator[ImageFeatures]:
         for number, (key, _) in enumerate(images):
-            yield Row(key, "", 256, 256, (16, 16), cls=block[number % len(block)])
+            yield ImageFeatures(key, "", 256, 256, (16, 16), cls=block[number % len(block)])
 
     module.embed = drawn  # type: ignore[assignment]
     module.embed_all(

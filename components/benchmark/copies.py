@@ -11,15 +11,15 @@ from components.benchmark.measured import Measured, Setup
 from components.benchmark.methods.figure import Figure
 from components.evaluation.image_level.retrieval import copy_precision, unit
 from components.evaluation.sets.copies_set import CopiesSet
-from components.evaluation.sets.labelled_set import Files
+from components.evaluation.sets.labelled_set import ImageFiles
 
 
 def measure_copies(contenders: Sequence[Contender], copies: CopiesSet, setup: Setup) -> Measured:
     """micro-AP of all contenders on a set of queries and references."""
     batch, found, sides = setup.protocol.params.features.batch_size, [], []
     for pictured in (
-        Pictured(Files(copies.queries), copies.query_digests, f"{copies.name} queries"),
-        Pictured(Files(copies.references), copies.reference_digests, f"{copies.name} references"),
+        Pictured(ImageFiles(copies.queries), copies.query_digests, f"{copies.name} queries"),
+        Pictured(ImageFiles(copies.references), copies.reference_digests, f"{copies.name} references"),
     ):
         sides.append(cached_features(contenders, pictured, batch, setup.place))
     for one in contenders:

@@ -21,7 +21,7 @@ from components.images.decode import RGB
 from components.learning.export import weights_digest
 
 
-class Facts(NamedTuple):
+class ScoreSupplement(NamedTuple):
     """What is written beside the scores."""
 
     protocol: Protocol
@@ -34,7 +34,7 @@ def write(
     measured: Sequence[Measured],
     majorities: Mapping[str, Mapping[str, float]],
     table: str,
-    facts: Facts,
+    facts: ScoreSupplement,
 ) -> None:
     """The tables in ``folder``."""
     import pyarrow.parquet as pq

@@ -20,7 +20,7 @@ from components.benchmark.methods.figure import Figure
 from components.benchmark.methods.protocol import Protocol
 from components.errors import VitrailError
 from components.evaluation.image_level.retrieval import unit
-from components.evaluation.image_level.revisited import LEVELS, RANKS, Level, score
+from components.evaluation.image_level.revisited import LEVELS, RANKS, DifficultyScores, score
 from components.evaluation.sets.benchmarks import RevisitedParams, load_benchmark
 from components.evaluation.sets.labelled_set import named_picture
 from components.evaluation.sets.revisited_set import GroundTruth, load_ground_truth
@@ -85,7 +85,7 @@ class NamedPictures:
 
 def revisited(
     contenders: Sequence[Contender], truth: GroundTruth, folder: Path, batch_size: int, place: Placement = HERE
-) -> dict[str, dict[str, Level]]:
+) -> dict[str, dict[str, DifficultyScores]]:
     """Contender -> level -> figures."""
     sides = {
         "database": NamedPictures(folder, truth.database),
@@ -121,7 +121,7 @@ def measure_revisited(
     return Measured(load_benchmark(name, params), list(contenders), [], ranked=found, own_digest=digest)
 
 
-def table(found: dict[str, dict[str, Level]], label: str) -> str:
+def table(found: dict[str, dict[str, DifficultyScores]], label: str) -> str:
     """In Markdown, percent."""
     heads = ["model", *[f"{level}, {what}" for level in LEVELS for what in ("mAP", *[f"mP@{k}" for k in RANKS])]]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]

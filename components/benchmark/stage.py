@@ -26,7 +26,7 @@ from components.benchmark.methods.label_efficiency import few_shot_table
 from components.benchmark.methods.protocol import Protocol, refuse_changed
 from components.benchmark.methods.ranking import ranking_table
 from components.benchmark.methods.scoring import majority
-from components.benchmark.outputs import Facts, Shown, draw_pictures, earlier, record, write
+from components.benchmark.outputs import ScoreSupplement, Shown, draw_pictures, earlier, record, write
 from components.benchmark.oxford import measure_revisited
 from components.benchmark.pages.published import Published, published_table
 from components.benchmark.pages.tables import markdown, nested
@@ -104,7 +104,7 @@ def run(params: BenchmarkStageParams, inputs: BenchmarkInputs, outputs: Path, co
         if not measured:
             table = f"{NO_SCORES}\n\n{table}"
         with atomic_dir(outputs) as folder:
-            write(folder, measured, majorities, table, Facts(protocol, spread, curves))
+            write(folder, measured, majorities, table, ScoreSupplement(protocol, spread, curves))
             shown = Shown([one.benchmark for one in measured], _some(pictures, params.pca.own))
             draw_pictures(folder / "pca", contenders, shown, params.pca, device, run)
             run.log_artifacts(folder, "benchmark")

@@ -34,7 +34,7 @@ LEAST_STEPS = 20
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InitRequest:
     """What the user gave."""
 
     source: str
@@ -45,7 +45,7 @@ class Wanted:
 
 app = application("init", "Set up this checkout for your own folder of images.", "components.cli.init")
 main = commands_of(app)
-Machine = Literal["cpu", "gpu"]
+Processor = Literal["cpu", "gpu"]
 
 
 @app.default
@@ -53,7 +53,7 @@ def init(
     folder: str | None = None,
     /,
     *,
-    machine: Machine | None = None,
+    machine: Processor | None = None,
     minutes: float | None = None,
     benchmark: Path | None = None,
 ) -> None:
@@ -69,7 +69,7 @@ def init(
         print(line)
 
 
-def write(wanted: Wanted) -> list[str]:
+def write(wanted: InitRequest) -> list[str]:
     """Change the parameters of the checkout in the current folder; returns what to tell the user, a line each.
 
     Raises:
@@ -106,7 +106,7 @@ def write(wanted: Wanted) -> list[str]:
 
 def _asked(
     folder: str | None, machine: str | None, minutes: float | None, benchmark: Path | None, terminal: bool
-) -> Wanted:
+) -> InitRequest:
     """What was given, with answers for what is missing; without a terminal, defaults."""
     here = "gpu" if shutil.which("nvidia-smi") else "cpu"
     whole = folder is not None  # a folder on the command line: nothing is asked
@@ -124,7 +124,7 @@ def _asked(
             minutes = float(answer) if answer else None
         except ValueError:
             raise VitrailError(f"minutes {answer!r}: expected a number") from None
-    return Wanted(folder, machine, minutes, benchmark)
+    return InitRequest(folder, machine, minutes, benchmark)
 
 
 def _source(folder: str) -> tuple[str, str]:

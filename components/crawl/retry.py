@@ -30,7 +30,7 @@ from components.crawl.fetch_images import (
     shuffle_of,
     write_outcomes,
 )
-from components.crawl.spider import Again, CrawlParams, crawl_again
+from components.crawl.spider import CrawlParams, Recrawl, crawl_again
 from components.crawl.stage import WebSite, hosts_of, site_of
 from components.errors import VitrailError
 from components.executor import kept_workers, map_shards
@@ -136,7 +136,7 @@ def _sites(this: _Round, params: CrawlParams, source: str) -> tuple[list[Path], 
     if not isinstance(site, WebSite):
         raise VitrailError(f"{source}: not the description of a crawl of sites (kind: web), as {this.out} is; "
                            "name that with --source")  # fmt: skip
-    again = Again(
+    again = Recrawl(
         (str(row["url"]) for row in this.rows() if row["kind"] == "page"),
         (str(row["url"]) for row in this.rows() if row["kind"] == "image"),
         (str(row["url"]) for row in outcome_rows(this.outcomes)),

@@ -26,7 +26,7 @@ main = commands_of(app)
 
 
 @as_options
-class CrawlOptions(ParamsOptions):
+class CrawlRunOptions(ParamsOptions):
     """Options of both commands."""
 
     out: Path
@@ -48,7 +48,7 @@ class CrawlOptions(ParamsOptions):
 
 
 @app.command
-def run(*, options: Options[CrawlOptions]) -> None:
+def run(*, options: Options[CrawlRunOptions]) -> None:
     """Crawl a site, or register WARC files or images that are there."""
     from components.crawl import stage
     from components.web.sources.listing import shown
@@ -59,7 +59,7 @@ def run(*, options: Options[CrawlOptions]) -> None:
 
 
 @app.command
-def retry(*, reasons: str = "timed-out,unreachable", options: Options[CrawlOptions]) -> None:
+def retry(*, reasons: str = "timed-out,unreachable", options: Options[CrawlRunOptions]) -> None:
     """Ask again only for what a finished crawl could not get.
 
     Args:

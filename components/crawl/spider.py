@@ -62,11 +62,11 @@ async def crawl(
     ``out`` and removed, when None) holds already is not asked for again. How each address ended goes to
     the table ``outcomes`` beside ``out``.
     """
-    return await _crawl(Again(tuple(seeds)), hosts, params, out, date, journal)
+    return await _crawl(Recrawl(tuple(seeds)), hosts, params, out, date, journal)
 
 
 @dataclass(frozen=True)
-class Again:
+class Recrawl:
     """What a crawl asks for, and what it leaves alone since an earlier one asked for it; each is read once."""
 
     pages: Iterable[str]
@@ -75,14 +75,14 @@ class Again:
 
 
 async def crawl_again(
-    again: Again, hosts: frozenset[str], params: CrawlParams, out: Path, journal: Path
+    again: Recrawl, hosts: frozenset[str], params: CrawlParams, out: Path, journal: Path
 ) -> dict[str, int]:
     """Ask for ``again``'s pages and images, and for what these pages name and nobody has asked for, into ``out``."""
     return await _crawl(again, hosts, params, out, None, journal)
 
 
 async def _crawl(
-    again: Again, hosts: frozenset[str], params: CrawlParams, out: Path, date: str | None, journal: Path | None
+    again: Recrawl, hosts: frozenset[str], params: CrawlParams, out: Path, date: str | None, journal: Path | None
 ) -> dict[str, int]:
     kept = journal or out.with_name(f".{out.name}.journal")
     with Journal(kept) as answers:
@@ -101,7 +101,7 @@ class _Crawl:
     """One crawl: what was found, in order, and how it ended."""
 
     def __init__(
-        self, params: CrawlParams, hosts: frozenset[str], answers: Journal, fetcher: Fetcher, again: Again
+        self, params: CrawlParams, hosts: frozenset[str], answers: Journal, fetcher: Fetcher, again: Recrawl
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.progress = Progress("crawl", None, unit="responses")

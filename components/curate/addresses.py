@@ -18,7 +18,7 @@ from components.images.sandbox import SandboxParams
 from components.storage import Store
 from components.tables.database import MemoryParams
 from components.web.rules.policy import PolicyParams
-from components.web.sources.kinds import Kind
+from components.web.sources.kinds import SourceKind
 from components.web.sources.listing import shown
 from components.web.sources.scan import ScanResult
 
@@ -55,7 +55,7 @@ class Met:
     """What the sources hold: parts of addresses, what was found about them, and counts for the report."""
 
     parts: Sequence[Path]  # of :data:`ADDRESSES`; once numbered, all but the last have PART_ROWS rows
-    kind: Kind = "images"  # that is gathered, while there is one
+    kind: SourceKind = "images"  # that is gathered, while there is one
     answers: Path | None = None  # by row and hop: the response to an address, and to what it redirects to
     robots: Path | None = None  # by part: robots.txt of the origins that are in it
     outcomes: Path | None = None  # by row: how a fetch ended

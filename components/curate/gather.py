@@ -23,7 +23,7 @@ from components.progress import track
 from components.tables.database import database, stream, write_file
 from components.tables.parts import PART_ROWS, PartWriter, opened, parts
 from components.tables.schemas import LINKS, NAMED_LINKS
-from components.web.sources.kinds import Kind
+from components.web.sources.kinds import SourceKind
 from components.web.sources.link_table import link_batches
 from components.web.sources.outcomes import outcome_files
 from components.web.sources.scan import ScanItem, ScanResult, scan_file
@@ -35,7 +35,7 @@ _LINK_TABLE = 1 << 22  # files of a crawl count from here, behind those of a tab
 _ORIGIN = r"regexp_extract(lower({url}), '^[a-z]+://[^/?#]*')"  # as components.web.rules.policy.origin
 
 # Numbers of a kind's addresses, from 0, become those of all kinds: WARC files' own reach to 2^63, other files' to 2^62.
-_SHIFT: dict[Kind, int] = {"warc": -(1 << 63), "tars": 0, "images": 1 << 62}
+_SHIFT: dict[SourceKind, int] = {"warc": -(1 << 63), "tars": 0, "images": 1 << 62}
 # Of one kind, then over kinds: the first row of an address stays.
 _FIRST = """
     SELECT address.* FROM read_parquet($tables) AS address
@@ -82,7 +82,11 @@ def gather(sources: Sources, how: Gathering) -> Met:
     Raises:
         VitrailError: nothing in the sources that can be read, or no image.
     """
-    of_kind: dict[Kind, Callable[[Sources, Gathering], Met]] = {"warc": of_warc, "tars": of_tars, "images": of_images}
+    of_kind: dict[SourceKind, Callable[[Sources, Gathering], Met]] = {
+        "warc": of_warc,
+        "tars": of_tars,
+        "images": of_images,
+    }
     found, faults, counts = list[Met](), list[NothingFound](), Counter[str]()
     for kind, gathered in of_kind.items():
         if sources.of(kind):

@@ -25,7 +25,7 @@ from components.tables.parts import PART_ROWS
 
 
 @dataclass(frozen=True)
-class Run:
+class PassContext:
     """What all passes share."""
 
     params: CurateParams
@@ -38,12 +38,12 @@ class Run:
         return ChunkItem(self.store, places, out, self.params.decode, self.params.sandbox)
 
 
-Files = list[Path]
+PartFiles = list[Path]
 
 
-def decode(run: Run, judged: Sequence[Judged]) -> list[tuple[Path, ...]]:
+def decode(run: PassContext, judged: Sequence[Judged]) -> list[tuple[Path, ...]]:
     """Decode everything that policy let through; the results (EXAMINED) of each part."""
-    found: list[Files] = [[] for _ in judged]
+    found: list[PartFiles] = [[] for _ in judged]
 
     def items() -> Iterator[ChunkItem]:
         number = 0
@@ -60,7 +60,7 @@ def decode(run: Run, judged: Sequence[Judged]) -> list[tuple[Path, ...]]:
     return [tuple(files) for files in found]
 
 
-def facts(run: Run, judged: Sequence[Judged], examined: Sequence[tuple[Path, ...]]) -> Files:
+def facts(run: PassContext, judged: Sequence[Judged], examined: Sequence[tuple[Path, ...]]) -> PartFiles:
     """What is known of every row (FACTS), part by part."""
     items = (
         FactsItem(one.path, files, run.params.policy.forgotten, run.work / f"facts-{part:06d}.parquet")
@@ -69,7 +69,7 @@ def facts(run: Run, judged: Sequence[Judged], examined: Sequence[tuple[Path, ...
     return list(map_shards(collect, items, run.params.executor))
 
 
-def exact(run: Run, known: Sequence[Path]) -> tuple[Path, int]:
+def exact(run: PassContext, known: Sequence[Path]) -> tuple[Path, int]:
     """(row, original) of every image whose bytes an earlier one has, and how many there are."""
     out = run.work / "exact.parquet"
     with database(run.params.memory, run.work) as connection:
@@ -77,8 +77,8 @@ def exact(run: Run, known: Sequence[Path]) -> tuple[Path, int]:
 
 
 def hashes(
-    run: Run, known: Sequence[Path], copies: Path, examined: Sequence[tuple[Path, ...]]
-) -> tuple[pca_hash.PcaHash | None, Files]:
+    run: PassContext, known: Sequence[Path], copies: Path, examined: Sequence[tuple[Path, ...]]
+) -> tuple[pca_hash.PcaHash | None, PartFiles]:
     """The PCA hash of the pool, and the hashes (HASHED) of each part; None (a line says why) where there is none."""
     hashing_, artifact = _fitted(run, known, copies, examined)
     if hashing_ is None:
@@ -91,7 +91,7 @@ def hashes(
 
 
 def _fitted(
-    run: Run, known: Sequence[Path], copies: Path, examined: Sequence[tuple[Path, ...]]
+    run: PassContext, known: Sequence[Path], copies: Path, examined: Sequence[tuple[Path, ...]]
 ) -> tuple[pca_hash.PcaHash | None, Path]:
     how, artifact = run.params.pca_hash, run.work / "pca_hash.npz"
     if how.artifact is not None:
@@ -122,7 +122,7 @@ def _fitted(
     return None, artifact
 
 
-def _left(run: Run, known: Sequence[Path], copies: Path) -> list[int]:
+def _left(run: PassContext, known: Sequence[Path], copies: Path) -> list[int]:
     """How many images of each part nothing has dropped yet."""
     counts = [0] * len(known)
     with database(run.params.memory, run.work) as connection:
@@ -136,7 +136,7 @@ def _left(run: Run, known: Sequence[Path], copies: Path) -> list[int]:
     return counts
 
 
-def near_copies(run: Run, hashed: Sequence[Path]) -> Path | None:
+def near_copies(run: PassContext, hashed: Sequence[Path]) -> Path | None:
     """(row, original) of every near copy; None where nothing was hashed."""
     if not hashed:
         return None
@@ -148,7 +148,7 @@ def near_copies(run: Run, hashed: Sequence[Path]) -> Path | None:
 
 
 def store(
-    run: Run, judged: Sequence[Judged], known: Sequence[Path], copies: tuple[Path, ...]
+    run: PassContext, judged: Sequence[Judged], known: Sequence[Path], copies: tuple[Path, ...]
 ) -> tuple[list[tuple[Path, ...]], dict[str, dict[str, object]]]:
     """Score, blur and store the survivors; the results (STORED) of each part, and the shards."""
     wanted = (
@@ -156,7 +156,7 @@ def store(
         for part, (one, fact) in enumerate(zip(judged, known, strict=True))
     )
     left = list(map_shards(survivors, wanted, run.params.executor))
-    found: list[Files] = [[] for _ in left]
+    found: list[PartFiles] = [[] for _ in left]
 
     def items() -> Iterator[StoreItem]:
         number, params, filters = 0, run.params, tuple(run.params.filters)
@@ -179,18 +179,18 @@ def store(
 
 
 @dataclass(frozen=True)
-class Results:
+class PassFiles:
     """The files of all passes, part by part."""
 
     judged: Sequence[Judged]
-    facts: Files
+    facts: PartFiles
     exact: Path
     near: Path | None
-    hashed: Files
+    hashed: PartFiles
     stored: Sequence[tuple[Path, ...]]
 
 
-def index(run: Run, results: Results) -> list[assemble.Tally]:
+def index(run: PassContext, results: PassFiles) -> list[assemble.Tally]:
     """Index and audit, part by part."""
     settled = run.work / "settled.parquet"
     near_file = results.near or _nothing(run.work / "near.parquet", results.exact)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.storage import atomic_file
-from components.web.sources.kinds import Kind
+from components.web.sources.kinds import SourceKind
 
 PLACES = pa.schema(
     [("key", pa.string()), ("file", pa.binary()), ("offset", pa.int64()), ("length", pa.int64()),
@@ -29,7 +29,7 @@ class Place:
     file: str
     offset: int
     length: int
-    kind: Kind = "images"
+    kind: SourceKind = "images"
     format: str = ""  # known once it was decoded, as the next
     sha256: str = ""
     row: int = -1  # of the index

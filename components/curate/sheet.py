@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureReader:
     """Where pictures are read from."""
 
     crawled: Store
@@ -46,7 +46,7 @@ class Pictures:
             return None
 
 
-def draw(tallies: Sequence[Tally], places: Sequence[Path], part_rows: int, pictures: Pictures) -> RGB:
+def draw(tallies: Sequence[Tally], places: Sequence[Path], part_rows: int, pictures: PictureReader) -> RGB:
     """The sheet of the index whose parts have these ``tallies`` and ``places`` of crawled bytes."""
     counts: Counter[str] = Counter()
     for tally in tallies:

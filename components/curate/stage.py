@@ -26,7 +26,7 @@ from components.curate.judge import judge
 from components.curate.params import CurateParams
 from components.curate.reasons import LINK_REASONS
 from components.curate.report import listed, median_face, save_picture, summary
-from components.curate.sheet import Pictures, draw
+from components.curate.sheet import PictureReader, draw
 from components.errors import VitrailError
 from components.executor import kept_workers, map_shards
 from components.images.decode import DECODE_REASONS
@@ -81,7 +81,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
         (work / "shards").mkdir(exist_ok=True)
         local = inside_outputs(storage)
         shards_at = open_store(str(work / "shards")) if local else open_store(storage, "curate", digest)
-        shared = passes.Run(params, store, work, shards_at)
+        shared = passes.PassContext(params, store, work, shards_at)
         met = gather(sources, gathering(shared, crawl))
         judged = list(map_shards(judge, judge_items(met, params.policy, work, params.chunk), params.executor))
         examined = passes.decode(shared, judged)
@@ -90,7 +90,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
         hashing, hashed = passes.hashes(shared, facts, exact, examined)
         near = passes.near_copies(shared, hashed)
         stored, shards = passes.store(shared, judged, facts, (exact, near) if near else (exact,))
-        tallies = passes.index(shared, passes.Results(judged, facts, exact, near, hashed, stored))
+        tallies = passes.index(shared, passes.PassFiles(judged, facts, exact, near, hashed, stored))
         report = summary(tallies, met.counts, copies, shards, hashing is not None)
         said = too_little(
             "curate", report["kept"], report["reasons"], params.least_kept, params.blamed(), "params/curate.yaml"
@@ -99,7 +99,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
             raise VitrailError(f"{crawl}: nothing is left; {said or listed(report['reasons'])}")
         if said:
             print(f"warning: {said}", file=sys.stderr, flush=True)
-        pictures = Pictures(shared.store, shards_at, params.decode, params.sandbox)
+        pictures = PictureReader(shared.store, shards_at, params.decode, params.sandbox)
         sheet = draw(tallies, [one.places for one in judged], PART_ROWS, pictures)
         docs = (report_path or out).parent / "gx/curate"
         report["face-median-side"] = _validate(shared, tallies, facts, met, docs)
@@ -128,7 +128,7 @@ def run(params: CurateParams, inputs: CurateInputs, outputs: Path, context: Stag
     return report
 
 
-def gathering(run: passes.Run, crawl: Path) -> Gathering:
+def gathering(run: passes.PassContext, crawl: Path) -> Gathering:
     """How a run reads the sources that are named in the folder ``crawl``."""
     params = run.params
     return Gathering(
@@ -136,7 +136,7 @@ def gathering(run: passes.Run, crawl: Path) -> Gathering:
     )
 
 
-def _validate(run: passes.Run, tallies: Sequence[Tally], facts: Sequence[Path], met: Met, docs: Path) -> float:
+def _validate(run: passes.PassContext, tallies: Sequence[Tally], facts: Sequence[Path], met: Met, docs: Path) -> float:
     """Check index, links and what decoding found; returns the median face's longer side in pixels."""
     from components.quality import validate_files
     from components.quality.suites import images_suite, index_suite, links_suite

@@ -51,7 +51,7 @@ class CheckParams(Strict):
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutDescriptors:
     """The images that must not be trained on, M of them, which may be 0."""
 
     rows: NDArray[Any]  # [M, R, d]
@@ -166,7 +166,12 @@ def _keys_at(
 
 
 def check_manifest(
-    connection: Any, folder: Path, pool: Pool, rows: NDArray[Any], held_out: HeldOut, checks: tuple[CheckParams, Path]
+    connection: Any,
+    folder: Path,
+    pool: Pool,
+    rows: NDArray[Any],
+    held_out: HeldOutDescriptors,
+    checks: tuple[CheckParams, Path],
 ) -> None:
     """The suites over manifest and decisions as written to ``folder``, counted over all rows; pages go to the path.
 

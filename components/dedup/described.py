@@ -24,7 +24,7 @@ from components.descriptors.kinds import (
     learn,
     load_descriptor,
 )
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.descriptors.views import WHOLE, Views
 from components.evaluation.sets.benchmarks import Benchmark
 from components.evaluation.sets.labelled_set import Divisible, Images
@@ -41,7 +41,7 @@ class Described:
     descriptor: Descriptor
     how: Describing  # by which a worker loads the descriptor again
     storage: StorageParams
-    rows: Rows  # [N, R, dim]
+    rows: DescriptorRows  # [N, R, dim]
 
 
 def describe_pool(

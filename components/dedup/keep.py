@@ -13,14 +13,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.dedup.copy_graph.graph import Keep
-from components.dedup.decisions.files import JoinFiles, RowWriter, firsts, rows_between
+from components.dedup.decisions.files import ColumnWriter, JoinFiles, firsts, rows_between
 from components.dedup.params import DedupParams
 from components.dedup.pool import quality
 from components.dedup.pool.extract import decode_picture
 from components.dedup.pool.images import PLACE, Pool
-from components.dedup.pool.quality import Quality, ranks
-from components.descriptors.views import RGB, reduce
+from components.dedup.pool.quality import PictureQuality, ranks
+from components.descriptors.views import reduce
 from components.executor import map_shards
+from components.images.samples import RGB
 from components.progress import track
 from components.tables.database import stream
 
@@ -35,7 +36,9 @@ def measure(params: DedupParams, pool: Pool, files: JoinFiles) -> None:
     count = pq.read_metadata(files.members).num_rows
     jobs = -(-count // params.chunk)
     done = map_shards(partial(_measured, keep), _jobs(pool, files.members, params.chunk, jobs), params.executor)
-    with RowWriter(files.measured, ("row", "component", *(_field(n) for n in range(len(Quality._fields))))) as writer:
+    with ColumnWriter(
+        files.measured, ("row", "component", *(_field(n) for n in range(len(PictureQuality._fields))))
+    ) as writer:
         for rows, groups, values in track(done, f"{keep} of duplicates", jobs, unit="chunks"):
             fields = {_field(number): column for number, column in enumerate(values.T)}
             writer.write(row=rows, component=groups, **fields)
@@ -84,7 +87,7 @@ def _best_quality(connection: Any, files: JoinFiles) -> Iterator[tuple[NDArray[n
 
 
 def _best_of(table: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    measured = np.stack([table[_field(n)].to_numpy() for n in range(len(Quality._fields))], 1)
+    measured = np.stack([table[_field(n)].to_numpy() for n in range(len(PictureQuality._fields))], 1)
     components, groups = np.unique(table["component"].to_numpy(), return_inverse=True)
     score = ranks(measured, groups)
     order = np.lexsort((-score, groups))
@@ -104,17 +107,17 @@ def sharpness(rgb: RGB) -> float:
     return float(cv2.Laplacian(gray, cv2.CV_32F).var())
 
 
-Job = tuple[Pool, NDArray[np.int64], NDArray[np.int64]]  # rows [n] and components [n]
+PictureChunk = tuple[Pool, NDArray[np.int64], NDArray[np.int64]]  # rows [n] and components [n]
 
 
-def _jobs(pool: Pool, members: Path, chunk: int, count: int) -> Iterator[Job]:
+def _jobs(pool: Pool, members: Path, chunk: int, count: int) -> Iterator[PictureChunk]:
     for number in range(count):
         table = rows_between(members, number * chunk, (number + 1) * chunk)
         rows = table["row"].to_numpy()
         yield pool.narrowed(int(rows[0]), int(rows[-1]) + 1), rows, table["component"].to_numpy()
 
 
-def _measured(keep: Keep, job: Job) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+def _measured(keep: Keep, job: PictureChunk) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Rows, components and what ``keep`` asks to know [n, fields] of a job's images."""
     pool, rows, components = job
     store, found = pool.store(), []

@@ -25,8 +25,8 @@ from components.dedup.pool.images import Pool
 from components.dedup.resolve import CopyGraph
 from components.dedup.thresholds import Thresholds
 from components.descriptors.limits import seldom_found
-from components.descriptors.views import RGB
 from components.evaluation.sets.benchmarks import Benchmark
+from components.images.samples import RGB
 from components.storage import atomic_file
 from components.tables.parts import PartWriter
 from components.tables.schemas import KEYS

@@ -20,7 +20,7 @@ from components.dedup.copy_graph.edges import EdgeParts
 from components.dedup.copy_graph.giants import Cut, cut_giants
 from components.dedup.copy_graph.graph import STRIDE, component_counts, components
 from components.dedup.copy_graph.search import GraphSearch, search_edges
-from components.dedup.decisions.files import JoinFiles, RowWriter, batches
+from components.dedup.decisions.files import ColumnWriter, JoinFiles, batches
 from components.dedup.decisions.reference import HeldOutImages, LeakSearch, find_leaks
 from components.dedup.described import Described
 from components.dedup.params import DedupParams
@@ -28,7 +28,7 @@ from components.dedup.pool.images import Pool, ranges
 from components.dedup.thresholds import Thresholds
 from components.tables.database import database
 
-Labels = NDArray[np.integer[Any]]
+ComponentLabels = NDArray[np.integer[Any]]
 TIES = ("row", "other", "similarity", "view", "match_view", "straight")
 
 
@@ -36,7 +36,7 @@ TIES = ("row", "other", "similarity", "view", "match_view", "straight")
 class CopyGraph:
     """What is known of copies in the pool, beside the files."""
 
-    labels: Labels  # [N] component: its smallest row
+    labels: ComponentLabels  # [N] component: its smallest row
     edges: EdgeParts
     cuts: list[Cut]  # of giant components
 
@@ -56,8 +56,8 @@ def copy_graph(
 
 
 def resolve_components(
-    params: DedupParams, pool: Pool, labels: Labels, edges: EdgeParts, at: Thresholds, files: JoinFiles
-) -> Labels:
+    params: DedupParams, pool: Pool, labels: ComponentLabels, edges: EdgeParts, at: Thresholds, files: JoinFiles
+) -> ComponentLabels:
     """Write ``files.state`` and ``files.deciding`` from the components ``labels`` [N], the leaks and the edges.
 
     Returns:
@@ -65,7 +65,7 @@ def resolve_components(
         leak goes for all of a component as it was before.
     """
     relative = params.relative.within == "relative"
-    tied: Labels = labels
+    tied: ComponentLabels = labels
     if relative:
         on_disk = len(pool) >= params.graph.labels_on_disk_from
         tied = components(len(pool), edges, at.relative, files.folder / "relative.bin" if on_disk else None)
@@ -74,12 +74,12 @@ def resolve_components(
     while len(small) and (parts := split(labels, kept, edges, at.within, small)) is not None:
         labels, kept = parts, _kept(params, pool, parts, files)
     leak = spread_leaks(labels, tied, files.leaks)
-    with RowWriter(files.state) as writer:
+    with ColumnWriter(files.state) as writer:
         for start in range(0, len(labels), STRIDE):
             rows = np.arange(start, min(start + STRIDE, len(labels)))
             own = labels[rows]
             writer.write(row=rows, component=own, kept=kept[own], leak=signed(leak[rows]))
-    with RowWriter(files.ties, TIES) as writer:
+    with ColumnWriter(files.ties, TIES) as writer:
         for block in ties(labels, tied, leak, kept, edges, (at.within, at.relative if relative else at.within)):
             writer.write(**block)
     with database(params.memory, files.folder) as connection:
@@ -87,17 +87,17 @@ def resolve_components(
     return labels
 
 
-def none(array: Labels) -> int:
+def none(array: ComponentLabels) -> int:
     """The number that stands for no row in an array of rows like this one."""
     return int(np.iinfo(array.dtype).max)
 
 
-def signed(rows: Labels) -> NDArray[np.int64]:
+def signed(rows: ComponentLabels) -> NDArray[np.int64]:
     """``rows`` with -1 for none."""
     return np.where(rows == none(rows), -1, rows.astype(np.int64))
 
 
-def spread_leaks(labels: Labels, tied: Labels, leaks: Path) -> Labels:
+def spread_leaks(labels: ComponentLabels, tied: ComponentLabels, leaks: Path) -> ComponentLabels:
     """For every row [N] the row whose leak it goes for; :func:`none` where it goes for none.
 
     A leak goes for all rows of its component of ``tied`` [N], by the first of that component's leaks; and a row of them
@@ -125,7 +125,12 @@ def spread_leaks(labels: Labels, tied: Labels, leaks: Path) -> Labels:
 
 
 def ties(
-    labels: Labels, tied: Labels, leak: Labels, kept: Labels, edges: EdgeParts, over: tuple[float, float]
+    labels: ComponentLabels,
+    tied: ComponentLabels,
+    leak: ComponentLabels,
+    kept: ComponentLabels,
+    edges: EdgeParts,
+    over: tuple[float, float],
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """Blocks of the edges' ends that tie a row that goes, with the columns of ``files.ties``.
 
@@ -152,24 +157,26 @@ def ties(
             }
 
 
-def _kept(params: DedupParams, pool: Pool, labels: Labels, files: JoinFiles) -> Labels:
+def _kept(params: DedupParams, pool: Pool, labels: ComponentLabels, files: JoinFiles) -> ComponentLabels:
     """The kept row of every component, at the number of its smallest row [N]."""
     counts = component_counts(labels)
-    with RowWriter(files.members, ("row", "component")) as writer:
+    with ColumnWriter(files.members, ("row", "component")) as writer:
         for start in range(0, len(labels), STRIDE):
             own = labels[start : start + STRIDE]
             rows = np.flatnonzero(counts[own] > 1)
             writer.write(row=start + rows, component=own[rows])
     del counts
     keep.measure(params, pool, files)
-    kept: Labels = np.arange(len(labels), dtype=labels.dtype)
+    kept: ComponentLabels = np.arange(len(labels), dtype=labels.dtype)
     with database(params.memory, files.folder) as connection:
         for component, row in keep.best(params.graph.keep, connection, files):
             kept[component] = row
     return kept
 
 
-def _labels(params: DedupParams, count: int, edges: EdgeParts, at: Thresholds, work: Path) -> tuple[Labels, list[Cut]]:
+def _labels(
+    params: DedupParams, count: int, edges: EdgeParts, at: Thresholds, work: Path
+) -> tuple[ComponentLabels, list[Cut]]:
     """The component of every row, giants cut."""
     graph = params.graph
     on_disk = count >= graph.labels_on_disk_from

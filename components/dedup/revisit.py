@@ -26,7 +26,7 @@ from components.tables.schemas import DECISIONS
 
 
 @dataclass(frozen=True)
-class Again:
+class ReviewPage:
     """What is written once more."""
 
     out: Path  # the page; the sweep is beside it, as .csv
@@ -34,7 +34,7 @@ class Again:
     limit: int  # groups shown
 
 
-def revisit(curated: Path, dedup: Path, benchmarks: BenchmarksFile, storage: StorageParams, again: Again) -> str:
+def revisit(curated: Path, dedup: Path, benchmarks: BenchmarksFile, storage: StorageParams, again: ReviewPage) -> str:
     """Write the page and the sweep; returns the sweep as a table.
 
     Raises:

@@ -136,11 +136,11 @@ _REVIEW = ReviewOptions()
 @app.command
 def review(*, options: Options[ReviewOptions] = _REVIEW) -> None:
     """Show what each threshold would drop, with pictures, as one HTML file."""
-    from components.dedup.revisit import Again, revisit
+    from components.dedup.revisit import ReviewPage, revisit
     from components.evaluation.sets.benchmarks import BenchmarksFile
 
     sweep = None if options.threshold_sweep is None else list(options.threshold_sweep)
-    again = Again(options.out, sweep, options.groups)
+    again = ReviewPage(options.out, sweep, options.groups)
     benchmarks = load_params(options.benchmarks, BenchmarksFile)
     print(revisit(options.curated, options.dedup, benchmarks, options.store(), again))
 
@@ -190,13 +190,13 @@ class WhitenOptions(StoreOptions, ParamsOptions):
 def whiten(*, options: Options[WhitenOptions]) -> None:
     """Fit a PCA whitening, for descriptor.whitening of a published network."""
     from components.dedup.params import DedupParams
-    from components.dedup.pool.fit import Whitening
+    from components.dedup.pool.fit import WhiteningChoice
     from components.dedup.pool.fit import whiten as fit_background
     from components.descriptors.sscd import SscdParams
 
     network = load_params(options.params, DedupParams, options.set).descriptor
     if not isinstance(network, SscdParams):
         raise VitrailError(f"{options.params}: descriptor.kind is {network.kind}; whitening is for sscd")
-    how = Whitening(options.dim, options.images, options.floor)
+    how = WhiteningChoice(options.dim, options.images, options.floor)
     digest = fit_background(network, options.curated, options.out, options.store(), how)
     print(f"descriptor.whitening: {{path: {options.out}, sha256: {digest}}}")

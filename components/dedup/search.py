@@ -14,7 +14,7 @@ from components.dedup.pool.extract import check_described, describe_pictures
 from components.dedup.pool.images import Pool
 from components.dedup.revisit import check_same_pool
 from components.descriptors.kinds import load_descriptor
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.errors import VitrailError
 from components.images.decode import DecodeError, DecodeLimits, decode
 from components.neighbours import IndexFolder, NeighbourParams
@@ -51,7 +51,7 @@ def search(image: Path, curated: Path, dedup: Path, k: int, storage: StoragePara
     descriptor = load_descriptor(params.descriptor, dedup / "descriptor.safetensors", storage)
     query = describe_pictures(descriptor, [picture], params.described_views())
     check_described(query, lambda _: str(image))
-    rows = Rows(dedup / "descriptors.npy").open()
+    rows = DescriptorRows(dedup / "descriptors.npy").open()
     if len(rows) != len(pool) or rows.shape[1:] != query.shape[1:]:
         raise VitrailError(
             f"{dedup}: descriptors {list(rows.shape)} do not match {len(pool)} images of {list(query.shape[1:])}; run "

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from components.dedup.decisions.balance import balance
 from components.dedup.decisions.decide import BALANCED, Selection
-from components.dedup.decisions.files import JoinFiles, RowWriter, batches
+from components.dedup.decisions.files import ColumnWriter, JoinFiles, batches
 from components.dedup.decisions.retrieve import QuerySetSummary, retrieve
 from components.dedup.described import describe_pool, describe_set
 from components.dedup.params import DedupParams
 from components.dedup.pool.extract import gathered
 from components.dedup.pool.images import Pool
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import Benchmark
 
@@ -24,7 +24,7 @@ Sets = Mapping[str, tuple[Benchmark, NDArray[np.float16]]]
 
 
 def select(
-    params: DedupParams, pool: Pool, rows: Rows, sets: Sets, files: JoinFiles
+    params: DedupParams, pool: Pool, rows: DescriptorRows, sets: Sets, files: JoinFiles
 ) -> tuple[Selection, list[QuerySetSummary]]:
     """Choose among the rows that survive, into ``files.found``; and what each set of queries brought.
 
@@ -38,7 +38,7 @@ def select(
     if params.balance is not None:
         points = gathered(rows.open()[:, 0], survivors, files.folder / "survivors.npy")
         chosen = balance(points, params.balance, params.neighbours.device)
-        with RowWriter(files.found) as writer:
+        with ColumnWriter(files.found) as writer:
             writer.write(row=survivors[chosen])
         return Selection(BALANCED), []
     return _by_queries(params, pool, survivors, rows, sets, files)
@@ -56,7 +56,7 @@ def survivors_of(files: JoinFiles) -> NDArray[np.int64]:
 
 
 def _by_queries(
-    params: DedupParams, pool: Pool, survivors: NDArray[np.int64], rows: Rows, sets: Sets, files: JoinFiles
+    params: DedupParams, pool: Pool, survivors: NDArray[np.int64], rows: DescriptorRows, sets: Sets, files: JoinFiles
 ) -> tuple[Selection, list[QuerySetSummary]]:
     how = params.retrieval
     assert how is not None
@@ -74,7 +74,7 @@ def _by_queries(
     keys = [sets[name][0].keys[i] for name, chosen in training.items() for i in chosen]
     reasons = [f"retrieved:{name}" for name, chosen in training.items() for _ in chosen]
     as_is = {name: _starting(name, prefix, pool, survivors) for name, prefix in how.as_is.items()}
-    with RowWriter(files.found, ("row", "times", "query", "similarity")) as writer:
+    with ColumnWriter(files.found, ("row", "times", "query", "similarity")) as writer:
         brought = np.flatnonzero(found.times)
         writer.write(
             row=survivors[brought],
@@ -96,7 +96,7 @@ def _by_queries(
             keys.append("")
             reasons.append(f"as-is:{name}")
             summaries.append(QuerySetSummary(f"{name} as is", 0, len(places), len(places)))
-    with RowWriter(files.brought, ("row", "name", "place")) as writer:
+    with ColumnWriter(files.brought, ("row", "name", "place")) as writer:
         for number, name in enumerate(dict.fromkeys([*found.sources, *as_is])):
             places = np.union1d(found.sources.get(name, survivors[:0]), as_is.get(name, survivors[:0])).astype(np.int64)
             writer.write(row=survivors[places], name=np.full(len(places), name), place=np.full(len(places), number))

@@ -17,7 +17,7 @@ import numpy as np
 
 from components.context import StageContext
 from components.dedup import outputs as made
-from components.dedup.checks import HeldOut, check_components, check_descriptors, check_edges, check_manifest
+from components.dedup.checks import HeldOutDescriptors, check_components, check_descriptors, check_edges, check_manifest
 from components.dedup.copy_graph.graph import component_counts
 from components.dedup.copy_graph.recall import measure_recall
 from components.dedup.decisions.decide import REASONS, decide
@@ -117,7 +117,7 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
         )
         with atomic_dir(outputs) as folder, database(params.memory, work) as connection:
             made.take_files(folder, described, files, graph.edges)
-            kept_out = HeldOut(held_out.rows, held_out.digests, at.relative)
+            kept_out = HeldOutDescriptors(held_out.rows, held_out.digests, at.relative)
             check_manifest(connection, folder, pool, rows, kept_out, (params.checks, docs))
             made.save_json(folder / "params.json", params.model_dump(mode="json"))
             made.save_json(folder / "calibration.json", report["calibration"])

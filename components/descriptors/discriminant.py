@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.descriptors.views import RGB, ViewParams, random_view, squash
+from components.descriptors.views import ViewParams, random_view, squash
 from components.descriptors.whiten import Whitening
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.params import Strict
 from components.progress import track
 
 
-class FeatureParams(Strict):
+class HandcraftedFeatureParams(Strict):
     """What is measured on a picture."""
 
     side: int = Field(64, ge=16, le=8192)  # pixels of the squashed input
@@ -39,13 +40,13 @@ class DiscriminantParams(Strict):
     floor: float = Field(0.003, gt=0, le=1000.0)  # added to the within-class variances, relative to their mean
 
 
-def features(pictures: Iterable[RGB], params: FeatureParams) -> NDArray[np.float32]:
+def features(pictures: Iterable[RGB], params: HandcraftedFeatureParams) -> NDArray[np.float32]:
     """[N, thumbnail^2 + orientations x grid^2] fp32 of pictures [side, side, 3] uint8."""
     return np.stack([_features(picture, params) for picture in pictures])
 
 
 def fit_discriminant(
-    thumbnails: RGB, measured: FeatureParams, edits: ViewParams, params: DiscriminantParams, seed: int
+    thumbnails: RGB, measured: HandcraftedFeatureParams, edits: ViewParams, params: DiscriminantParams, seed: int
 ) -> Whitening:
     """The projection learned from ``thumbnails`` [N, s, s, 3] uint8 of the pool, s at least ``measured.side``.
 
@@ -87,7 +88,7 @@ def fit_discriminant(
     return Whitening(centre.astype(np.float32), projection.astype(np.float32))
 
 
-def _features(picture: RGB, params: FeatureParams) -> NDArray[np.float32]:
+def _features(picture: RGB, params: HandcraftedFeatureParams) -> NDArray[np.float32]:
     import cv2
 
     gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from components.descriptors.overlays import overlay
 from components.descriptors.train_params import EditParams, MixParams
-from components.descriptors.views import RGB, jpeg, squash
+from components.descriptors.views import jpeg, squash
+from components.images.samples import RGB
 from components.learning import color
 
 BLUR_SIDE = 224  # the side at which EditParams.blur_sigma is in pixels

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.descriptors.discriminant import DiscriminantParams, FeatureParams, features, fit_discriminant
+from components.descriptors.discriminant import DiscriminantParams, HandcraftedFeatureParams, features, fit_discriminant
 from components.descriptors.sscd import SscdParams, load_sscd
 from components.descriptors.train_params import DescriptorTrainingParams, EditParams, NetworkParams
-from components.descriptors.views import RGB, ViewParams, squash
+from components.descriptors.views import ViewParams, squash
 from components.descriptors.whiten import Whitening, fit_whitening
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.input_paths import InputPath, PluginName
 from components.params import Seed, Strict
 from components.plugins import load_plugin
@@ -52,7 +53,7 @@ class DiscriminantDescriptorParams(Strict):
     """Oriented gradients projected by discriminant analysis on the pool; no network, closed form."""
 
     kind: Literal["discriminant"]
-    features: FeatureParams = FeatureParams()
+    features: HandcraftedFeatureParams = HandcraftedFeatureParams()
     views: ViewParams = ViewParams(aspect=1.1, copy_crop=0.5)
     learning: DiscriminantParams = DiscriminantParams()
     seed: Seed = 0
@@ -101,7 +102,7 @@ class Thumbnail:
 class Discriminant:
     """See :class:`DiscriminantDescriptorParams`."""
 
-    def __init__(self, measured: FeatureParams, whitening: Whitening) -> None:
+    def __init__(self, measured: HandcraftedFeatureParams, whitening: Whitening) -> None:
         self._measured, self._whitening = measured, whitening
         self.side = measured.side
         self.dim = whitening.projection.shape[1]

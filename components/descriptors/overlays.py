@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.descriptors.train_params import OverlayParams
-from components.descriptors.views import RGB
+from components.images.samples import RGB
 
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSansMono")
 # Latin, Greek and Cyrillic letters, digits and marks: what the fonts draw and captions are made of

@@ -13,7 +13,7 @@ from components.errors import VitrailError
 
 
 @dataclass(frozen=True)
-class Rows:
+class DescriptorRows:
     """Descriptors [N, R, d] in an ``.npy`` file, memory-mapped: what travels to workers is its path."""
 
     path: Path

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from components.descriptors.views import RGB
 from components.descriptors.weights import read_weights
 from components.descriptors.whiten import Whitening, normalise
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.input_paths import InputPath
 from components.params import Strict
 from components.storage import StorageParams

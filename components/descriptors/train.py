@@ -23,8 +23,8 @@ from components.descriptors.edits import edited, mix
 from components.descriptors.lars import Lars, groups
 from components.descriptors.network import CopyNet
 from components.descriptors.train_params import DescriptorTrainingParams, EditParams, NetworkParams, OptimizerParams
-from components.descriptors.views import RGB
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.params import fingerprint
 from components.progress import Progress
 from components.storage import atomic_file

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from components.params import Factor, Quality, Share, Strict
+from components.params import Factor, JpegQuality, Share, Strict
 
 Arch = Literal["resnet10", "resnet18", "resnet50", "resnext101_32x4d", "resnext101_32x8d"]
 
@@ -55,7 +55,7 @@ class EditParams(Strict):
     blur: float = Field(0.5, ge=0, le=1)  # probability of a Gaussian blur
     blur_sigma: tuple[Factor, Factor] = (1.0, 5.0)  # pixels at side 224; scaled to the network's side
     jpeg: float = Field(0.2, ge=0, le=1)  # probability of JPEG artefacts
-    jpeg_quality: tuple[Quality, Quality] = (0, 100)
+    jpeg_quality: tuple[JpegQuality, JpegQuality] = (0, 100)
 
     @model_validator(mode="after")
     def _ordered(self) -> EditParams:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
 
+from components.images.samples import RGB
 from components.params import Strict
-
-RGB = npt.NDArray[np.uint8]
 
 
 class ViewParams(Strict):

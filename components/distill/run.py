@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from components.command_line import Options, application, as_options, commands_of, words
 from components.pipeline import with_stage
-from components.training.command import TrainOptions
+from components.training.command import TrainingRunOptions
 
 app = application("distill", "Train a smaller student from a frozen teacher.", "components.distill")
 main = commands_of(app, with_stage)
 
 
 @as_options
-class RunOptions(TrainOptions):
+class RunOptions(TrainingRunOptions):
     """Options of ``run``."""
 
     teacher: str

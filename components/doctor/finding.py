@@ -11,7 +11,7 @@ Level = Literal["ok", "note", "bad"]  # note: worth knowing, nothing is broken
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of the doctor."""
 
     level: Level
@@ -24,4 +24,4 @@ class Finding:
         return f"{mark}  {self.what}: {self.found}" + (f"\n      -> {self.do}" if self.do else "")
 
 
-Check = Callable[[Path], Iterator[Finding]]  # of the checkout's root
+Check = Callable[[Path], Iterator[CheckResult]]  # of the checkout's root

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.command_line import application, commands_of
 from components.doctor import machine, workspace
-from components.doctor.finding import Check, Finding
+from components.doctor.finding import Check, CheckResult
 
 CHECKS: tuple[Check, ...] = (
     machine.python,
@@ -42,7 +42,7 @@ def doctor() -> int:
     return 1 if bad else 0
 
 
-def examine(root: Path) -> Iterator[Finding]:
+def examine(root: Path) -> Iterator[CheckResult]:
     """What each check found, in order."""
     for check in CHECKS:
         yield from check(root)

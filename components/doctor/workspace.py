@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.doctor.finding import Finding
+from components.doctor.finding import CheckResult
 from components.errors import VitrailError
 from components.loopback import spare_loopback
 from components.params import load_params
@@ -26,17 +26,17 @@ _PATIENCE = 4.0  # seconds for an answer of a server
 _DVC_PATIENCE = 120.0  # seconds for `dvc status`, which may hash a changed source
 
 
-def parameters(root: Path) -> Iterator[Finding]:
+def parameters(root: Path) -> Iterator[CheckResult]:
     """``params/pipeline.yaml``, the presets it names, and where the images are."""
     try:
         pipeline = load_pipeline(root)
     except VitrailError as fault:
-        yield Finding("bad", "parameters", str(fault), f"correct {PIPELINE}")
+        yield CheckResult("bad", "parameters", str(fault), f"correct {PIPELINE}")
         return
     files = [f"pretrain/{name}" for name in pipeline.pretrain] + [f"distill/{name}" for name in pipeline.distill]
     for name in files:
         if not (root / f"params/{name}.yaml").is_file():
-            yield Finding(
+            yield CheckResult(
                 "bad",
                 "parameters",
                 f"{PIPELINE} names {name}, and there is no params/{name}.yaml",
@@ -44,7 +44,7 @@ def parameters(root: Path) -> Iterator[Finding]:
             )
     for name, student in pipeline.distill.items():
         if student.teacher not in pipeline.pretrain:
-            yield Finding(
+            yield CheckResult(
                 "bad",
                 "parameters",
                 f"the teacher {student.teacher} of {name} is not under `pretrain`",
@@ -52,36 +52,36 @@ def parameters(root: Path) -> Iterator[Finding]:
             )
     source = pipeline.source
     if is_remote(source):
-        yield Finding("ok", "source", source)
+        yield CheckResult("ok", "source", source)
     elif (root / source).exists():
         readable = os.access(root / source, os.R_OK)
-        yield Finding("ok" if readable else "bad", "source", source, "" if readable else "change its owner or mode")
+        yield CheckResult("ok" if readable else "bad", "source", source, "" if readable else "change its owner or mode")
     else:
-        yield Finding("bad", "source", f"{source}: no such file or folder", "vitrail init FOLDER")
+        yield CheckResult("bad", "source", f"{source}: no such file or folder", "vitrail init FOLDER")
 
 
-def store(root: Path) -> Iterator[Finding]:
+def store(root: Path) -> Iterator[CheckResult]:
     """The store of ``params/storage.yaml``: reached, and listed."""
     try:
         params = load_params(root / "params/storage.yaml", StorageParams)
     except VitrailError as fault:
-        yield Finding("bad", "storage", str(fault), "correct params/storage.yaml")
+        yield CheckResult("bad", "storage", str(fault), "correct params/storage.yaml")
         return
     if not is_remote(params.root):
-        yield Finding("ok", "storage", f"local: {params.root}")
+        yield CheckResult("ok", "storage", f"local: {params.root}")
         return
     place = open_store(params.model_copy(update={"max_attempts": 1}))
     try:
         place.exists("vitrail-doctor")
         safe = not isinstance(place, S3Store) or place.conditional()
     except VitrailError as fault:
-        yield Finding(
+        yield CheckResult(
             "bad", "storage", str(fault), "check root and endpoint_url in params/storage.yaml, and the AWS_* variables"
         )
         return
-    yield Finding("ok", "storage", f"S3 answers: {params.root}")
+    yield CheckResult("ok", "storage", f"S3 answers: {params.root}")
     if not safe:
-        yield Finding(
+        yield CheckResult(
             "note",
             "storage",
             "the server has no conditional writes (If-None-Match)",
@@ -89,7 +89,7 @@ def store(root: Path) -> Iterator[Finding]:
         )
 
 
-def servers(root: Path) -> Iterator[Finding]:
+def servers(root: Path) -> Iterator[CheckResult]:
     """Prefect and MLflow at the addresses of ``params/platform.yaml``, and records that wait for MLflow."""
     path = root / "params/platform.yaml"
     try:
@@ -99,7 +99,7 @@ def servers(root: Path) -> Iterator[Finding]:
             "MLflow": f"http://{platform['host']}:{platform['mlflow_port']}/health",
         }
     except (VitrailError, KeyError, TypeError) as fault:
-        yield Finding("bad", "servers", f"{path}: {fault}", "correct the file")
+        yield CheckResult("bad", "servers", f"{path}: {fault}", "correct the file")
         return
     if os.environ.get("MLFLOW_TRACKING_URI", "").startswith("http"):
         places["MLflow"] = os.environ["MLFLOW_TRACKING_URI"].rstrip("/") + "/health"
@@ -108,15 +108,15 @@ def servers(root: Path) -> Iterator[Finding]:
         yield _server(name, url)
     waiting = [folder for folder in (root / "scratch/tracking").glob("*") if folder.is_dir()]
     if waiting:
-        yield Finding("note", "MLflow", f"records of {len(waiting)} runs wait in scratch/tracking", "vitrail sync")
+        yield CheckResult("note", "MLflow", f"records of {len(waiting)} runs wait in scratch/tracking", "vitrail sync")
 
 
-def _server(name: str, url: str) -> Finding:
+def _server(name: str, url: str) -> CheckResult:
     where = url.rsplit("/health", 1)[0].removesuffix("/api")
     try:
         urllib.request.urlopen(url, timeout=_PATIENCE).close()
     except urllib.error.HTTPError as fault:
-        return Finding(
+        return CheckResult(
             "bad",
             name,
             f"{where} answers with {fault.code}: another program?",
@@ -125,32 +125,32 @@ def _server(name: str, url: str) -> Finding:
     except (OSError, ValueError) as fault:
         reason = getattr(fault, "reason", fault)
         if isinstance(reason, ConnectionRefusedError):
-            return Finding(
+            return CheckResult(
                 "note", name, f"not running at {where}", "make platform, if you want it: nothing else needs it"
             )
-        return Finding("bad", name, f"{where} does not answer ({reason})", "make down; make platform")
-    return Finding("ok", name, f"runs at {where}")
+        return CheckResult("bad", name, f"{where} does not answer ({reason})", "make down; make platform")
+    return CheckResult("ok", name, f"runs at {where}")
 
 
-def dvc(root: Path) -> Iterator[Finding]:
+def dvc(root: Path) -> Iterator[CheckResult]:
     """Git and DVC, and which stages are not up to date."""
     if shutil.which("git") is None:
-        yield Finding("bad", "git", "not installed", "install git: DVC versions data beside a git checkout")
+        yield CheckResult("bad", "git", "not installed", "install git: DVC versions data beside a git checkout")
     if not (root / ".dvc/config").is_file():
-        yield Finding("bad", "DVC", "no .dvc here", "run this in the folder that `git clone` made")
+        yield CheckResult("bad", "DVC", "no .dvc here", "run this in the folder that `git clone` made")
         return
     command = [sys.executable, "-m", "dvc", "status", "--json"]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=_DVC_PATIENCE)
     except subprocess.TimeoutExpired:
-        yield Finding(
+        yield CheckResult(
             "note", "DVC", f"`dvc status` took over {_DVC_PATIENCE:.0f} s: is a stage running?", "vitrail status"
         )
         return
     yield dvc_finding(done.returncode, done.stdout, done.stderr)
 
 
-def dvc_finding(code: int, out: str, err: str) -> Finding:
+def dvc_finding(code: int, out: str, err: str) -> CheckResult:
     """What ``dvc status --json`` said, in a line."""
     try:
         changed = json.loads(out) if code == 0 else None
@@ -160,7 +160,7 @@ def dvc_finding(code: int, out: str, err: str) -> Finding:
         lines = [line for line in err.splitlines() if line.strip()]
         said = next((line for line in lines if line.startswith("ERROR")), lines[-1] if lines else f"code {code}")
         busy = "lock" in said.lower()
-        return Finding(
+        return CheckResult(
             "note" if busy else "bad",
             "DVC",
             said,
@@ -168,19 +168,19 @@ def dvc_finding(code: int, out: str, err: str) -> Finding:
         )
     stale = [name for name in changed if name != "inputs"]  # `inputs` always runs
     if not stale:
-        return Finding("ok", "DVC", "every stage is up to date")
-    return Finding("note", "DVC", f"not up to date: {', '.join(stale)}", "vitrail run")
+        return CheckResult("ok", "DVC", "every stage is up to date")
+    return CheckResult("note", "DVC", f"not up to date: {', '.join(stale)}", "vitrail run")
 
 
-def locks(root: Path) -> Iterator[Finding]:
+def locks(root: Path) -> Iterator[CheckResult]:
     """Runs at work here, and what killed ones left."""
     held = held_folders(root)
     for one in held:
         if one.alive:
-            yield Finding(
+            yield CheckResult(
                 "note", "running", f"{one.folder} is in use by {one.holder}", "vitrail status shows how far it is"
             )
     dead = [one for one in held if not one.alive]
     if dead:
         names = ", ".join(str(one.folder) for one in dead)
-        yield Finding("ok", "locks", f"left by runs that were killed, and taken over by the next: {names}")
+        yield CheckResult("ok", "locks", f"left by runs that were killed, and taken over by the next: {names}")

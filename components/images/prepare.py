@@ -14,7 +14,7 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.images.dataset import Address, ManifestDataset
 from components.images.decode import DecodeError, DecodeLimits, decode
-from components.images.quarantine import Entry, Quarantine
+from components.images.quarantine import Quarantine, QuarantineEntry
 from components.images.sampler import BLOCK, replacements, sample_generator
 from components.params import CHANGES, NEUTRAL, Strict
 
@@ -95,7 +95,7 @@ class Preparer:
                 return address.key, self._transform(source, sample_generator(self._seed, task.epoch, task.position))
             except DecodeError as fault:
                 reason = str(fault)
-                self._quarantine.add(Entry(*address, reason))
+                self._quarantine.add(QuarantineEntry(*address, reason))
             if others is None:
                 others = replacements(len(self._dataset), self._seed, task.epoch, task.position)
             address = self._dataset.addresses([next(others)])[0]

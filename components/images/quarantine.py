@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Entry(NamedTuple):
+class QuarantineEntry(NamedTuple):
     """One unreadable image."""
 
     key: str
@@ -26,7 +26,7 @@ class Quarantine:
         self.folder = folder
         self._seen: set[str] = set()
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: QuarantineEntry) -> None:
         """Append ``entry`` unless this process has reported its key."""
         if entry.key in self._seen:
             return
@@ -44,11 +44,11 @@ class Quarantine:
             os.close(handle)
 
 
-def read_quarantine(folder: Path) -> list[Entry]:
+def read_quarantine(folder: Path) -> list[QuarantineEntry]:
     """Every image reported below ``folder`` by any process, once, by key."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, QuarantineEntry] = {}
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text().splitlines():
-            entry = Entry(**json.loads(line))
+            entry = QuarantineEntry(**json.loads(line))
             entries.setdefault(entry.key, entry)
     return [entries[key] for key in sorted(entries)]

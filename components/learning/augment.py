@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from components.images.decode import DecodeLimits, decode
 from components.images.jpeg import plain_header
 from components.learning import color
-from components.learning.crops import Box, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
+from components.learning.crops import CropBox, Draws, Image, reduction, resize, resize_opencv, sample_box, shrink_box
 from components.params import CHANGES, Factor, Share, Strict
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class AugmentParams(Strict):
         return self
 
 
-class Recipe(NamedTuple):
+class ViewDraw(NamedTuple):
     """All that chance decides about one view after its crop: drawn first, then applied in a worker or on the device."""
 
     quarter_turn: int = 0  # -1 clockwise, 1 counter-clockwise
@@ -115,7 +115,7 @@ class Sample(NamedTuple):
 
     globals: npt.NDArray[np.uint8]  # [2, C, G, G]
     locals: npt.NDArray[np.uint8]  # [L, C, l, l]
-    colors: npt.NDArray[np.float32] | None = None  # [2 + L, 8]: Recipe.color() where it is left to the device
+    colors: npt.NDArray[np.float32] | None = None  # [2 + L, 8]: ViewDraw.color() where it is left to the device
     anchors: npt.NDArray[np.uint8] | None = None  # [2, C, S, S]: what the global crops show, larger and uncoloured
 
 
@@ -162,19 +162,19 @@ class MultiCrop:
         colors: list[tuple[float, ...]] = []
         for i, box in enumerate(boxes):
             crop = image[box.top : box.top + box.height, box.left : box.left + box.width]
-            recipe = draw_recipe(min(i, 2), params, draws)
-            view = turn(self._resize(crop, params.global_size if i < 2 else params.local_size), recipe)
+            drawn = draw_view(min(i, 2), params, draws)
+            view = turn(self._resize(crop, params.global_size if i < 2 else params.local_size), drawn)
             if not self.defer_color:
-                view = recolor(view, recipe, params)
-            colors.append(recipe.color())
+                view = recolor(view, drawn, params)
+            colors.append(drawn.color())
             _planar(view, sample.globals[i] if i < 2 else sample.locals[i - 2])
             if sample.anchors is not None and self.anchors and i < 2:
-                _planar(turn(self._resize(crop, self.anchors), recipe), sample.anchors[i])
+                _planar(turn(self._resize(crop, self.anchors), drawn), sample.anchors[i])
         return sample._replace(colors=np.array(colors, np.float32)) if self.defer_color else sample
 
     def _decode(
         self, data: bytes, sides: list[int], scales: list[tuple[float, float]], draws: Draws
-    ) -> tuple[Image, list[Box]]:
+    ) -> tuple[Image, list[CropBox]]:
         """Pixels, perhaps shrunk, and the boxes on them."""
         header = plain_header(data, self.limits)
         if header is not None:
@@ -204,7 +204,7 @@ def colors_on_device(params: AugmentParams, device: torch.device) -> bool:
     return params.color_on == "device" or (params.color_on == "auto" and device.type != "cpu")
 
 
-def draw_recipe(kind: int, params: AugmentParams, draws: Draws) -> Recipe:
+def draw_view(kind: int, params: AugmentParams, draws: Draws) -> ViewDraw:
     """Everything random after the crop, for a view of ``kind`` 0 (first global), 1 (second global) or 2 (local)."""
     quarter_turn = (1 if draws.chance(0.5) else -1) if draws.chance(params.rot90) else 0
     horizontal, vertical = draws.chance(params.hflip), draws.chance(params.vflip)
@@ -216,34 +216,36 @@ def draw_recipe(kind: int, params: AugmentParams, draws: Draws) -> Recipe:
         order = draws.below(len(ORDERS))
     gray = draws.chance(params.grayscale)
     sigma = draws.uniform(*params.blur_sigma) if draws.chance(params.blur[kind]) else 0.0
-    return Recipe(quarter_turn, horizontal, vertical, order, factors, gray, sigma, draws.chance(params.solarize[kind]))
+    return ViewDraw(
+        quarter_turn, horizontal, vertical, order, factors, gray, sigma, draws.chance(params.solarize[kind])
+    )
 
 
-def turn(view: Image, recipe: Recipe) -> Image:
+def turn(view: Image, drawn: ViewDraw) -> Image:
     """Quarter turn and flips."""
     import cv2
 
-    if recipe.quarter_turn:
-        way = cv2.ROTATE_90_COUNTERCLOCKWISE if recipe.quarter_turn > 0 else cv2.ROTATE_90_CLOCKWISE
+    if drawn.quarter_turn:
+        way = cv2.ROTATE_90_COUNTERCLOCKWISE if drawn.quarter_turn > 0 else cv2.ROTATE_90_CLOCKWISE
         view = cv2.rotate(view, way)  # type: ignore[assignment]
-    if recipe.horizontal or recipe.vertical:
-        code = -1 if recipe.horizontal and recipe.vertical else 1 if recipe.horizontal else 0
+    if drawn.horizontal or drawn.vertical:
+        code = -1 if drawn.horizontal and drawn.vertical else 1 if drawn.horizontal else 0
         view = cv2.flip(view, code)  # type: ignore[assignment]
     return view
 
 
-def recolor(view: Image, recipe: Recipe, params: AugmentParams) -> Image:
+def recolor(view: Image, drawn: ViewDraw, params: AugmentParams) -> Image:
     """Jitter (those of no strength are left out), grayscale, blur, solarize."""
-    if recipe.order >= 0:
+    if drawn.order >= 0:
         jitter = params.jitter
         strengths = (jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue)
-        order = [which for which in ORDERS[recipe.order] if strengths[which] > 0]
-        view = color.jitter(view, order, list(recipe.factors))
-    if recipe.gray:
+        order = [which for which in ORDERS[drawn.order] if strengths[which] > 0]
+        view = color.jitter(view, order, list(drawn.factors))
+    if drawn.gray:
         view = color.grayscale(view)
-    if recipe.sigma:
-        view = color.blur(view, params.blur_kernel, recipe.sigma)
-    if recipe.solarize:
+    if drawn.sigma:
+        view = color.blur(view, params.blur_kernel, drawn.sigma)
+    if drawn.solarize:
         view = color.solarize(view, params.solarize_threshold)
     return view
 

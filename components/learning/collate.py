@@ -16,11 +16,11 @@ CHUNK = 1 << 18  # numbers normalised at a time: 1 MiB of floats stays in a core
 
 
 class Uncolored(NamedTuple):
-    """A batch whose colour operations are left to the device: uint8 crops and their recipes, in the same order."""
+    """A batch whose colour operations are left to the device: uint8 crops, and what was drawn for each in order."""
 
     globals: Tensor  # uint8 [2B, C, G, G]
     locals: Tensor  # uint8 [L*B, C, l, l]
-    global_colors: Tensor  # float32 [2B, 8], rows of Recipe.color()
+    global_colors: Tensor  # float32 [2B, 8], rows of ViewDraw.color()
     local_colors: Tensor  # float32 [L*B, 8]
     anchors: Tensor | None = None  # uint8 [2B, C, S, S]
 
@@ -64,10 +64,10 @@ def collate_bytes(samples: Sequence[Sample]) -> Crops | Uncolored:
     return Uncolored(large, small, by_view[:2].flatten(0, 1), by_view[2:].flatten(0, 1), anchors)
 
 
-Views = list[npt.NDArray[np.uint8]]
+ViewArrays = list[npt.NDArray[np.uint8]]
 
 
-def _groups(samples: Sequence[Sample]) -> tuple[Views, Views, Views]:
+def _groups(samples: Sequence[Sample]) -> tuple[ViewArrays, ViewArrays, ViewArrays]:
     """Global crops, local crops and anchors (none, perhaps) of all samples."""
     anchors = [s.anchors for s in samples if s.anchors is not None]
     return [s.globals for s in samples], [s.locals for s in samples], anchors

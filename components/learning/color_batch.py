@@ -22,9 +22,9 @@ def apply_colors(images: Tensor, colors: Tensor, params: AugmentParams, device: 
 
     Args:
         images: uint8 ``[N, C, H, W]``, C 3 or 1 (gray: hue and saturation change nothing).
-        colors: float32 ``[N, 8]`` on the CPU, rows of ``Recipe.color()``; which views an operation is for is looked up
-            there, so that the device is never waited for.
-        params: those the recipes were drawn with.
+        colors: float32 ``[N, 8]`` on the CPU, rows of ``ViewDraw.color()``; which views an operation is for is
+            looked up there, so that the device is never waited for.
+        params: those the views were drawn with.
         device: where to work.
 
     Returns:

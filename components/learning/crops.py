@@ -18,7 +18,7 @@ Image = npt.NDArray[np.uint8]  # [H, W] or [H, W, 3]
 TRIES = 10
 
 
-class Box(NamedTuple):
+class CropBox(NamedTuple):
     """A rectangle of whole pixels."""
 
     left: int
@@ -58,7 +58,9 @@ class Draws:
         return probability >= 1.0 or self.unit() < probability
 
 
-def sample_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws) -> Box:
+def sample_box(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], draws: Draws
+) -> CropBox:
     """A random-resized-crop box in an image of ``width`` x ``height`` pixels."""
     low, span = math.log(ratio[0]), math.log(ratio[1] / ratio[0])
     least, extent = width * height * scale[0], width * height * (scale[1] - scale[0])
@@ -69,21 +71,21 @@ def sample_box(width: int, height: int, scale: tuple[float, float], ratio: tuple
         if 0 < w <= width and 0 < h <= height:
             top = draws.below(height - h + 1)
             left = draws.below(width - w + 1)
-            return Box(left, top, w, h)
+            return CropBox(left, top, w, h)
     return central_box(width, height, ratio)
 
 
-def central_box(width: int, height: int, ratio: tuple[float, float]) -> Box:
+def central_box(width: int, height: int, ratio: tuple[float, float]) -> CropBox:
     """The largest centred box whose aspect (width over height) lies in ``ratio``."""
     w, h = width, height
     if width / height < ratio[0]:
         h = max(1, round(width / ratio[0]))
     elif width / height > ratio[1]:
         w = max(1, round(height * ratio[1]))
-    return Box((width - w) // 2, (height - h) // 2, w, h)
+    return CropBox((width - w) // 2, (height - h) // 2, w, h)
 
 
-def reduction(boxes: list[tuple[Box, int]]) -> int:
+def reduction(boxes: list[tuple[CropBox, int]]) -> int:
     """The largest of 8, 4, 2, 1 by which the JPEG may be shrunk while decoding, given ``(box, output side)`` pairs.
 
     A box still holds at least as many pixels as its output in both directions, so what the final resize averages over
@@ -93,14 +95,14 @@ def reduction(boxes: list[tuple[Box, int]]) -> int:
     return 8 if room >= 8 else 4 if room >= 4 else 2 if room >= 2 else 1
 
 
-def shrink_box(box: Box, width: int, height: int, full_width: int, full_height: int) -> Box:
+def shrink_box(box: CropBox, width: int, height: int, full_width: int, full_height: int) -> CropBox:
     """``box`` of the full image on a decoded image of ``width`` x ``height``, to the nearest whole pixel."""
     if (width, height) == (full_width, full_height):
         return box
     fx, fy = width / full_width, height / full_height
     left, top = round(box.left * fx), round(box.top * fy)
     right, bottom = round((box.left + box.width) * fx), round((box.top + box.height) * fy)
-    return Box(left, top, max(1, min(right, width) - left), max(1, min(bottom, height) - top))
+    return CropBox(left, top, max(1, min(right, width) - left), max(1, min(bottom, height) - top))
 
 
 def resize_opencv(image: Image, side: int) -> Image:

@@ -34,16 +34,16 @@ def iterations_of(length: int | float, total: int) -> int:
     return min(round(length * total) if isinstance(length, float) else length, total)
 
 
-Level = Annotated[float, Field(ge=0, le=10)]  # of a rate, a decay, a momentum or a temperature
+ScheduleValue = Annotated[float, Field(ge=0, le=10)]  # of a rate, a decay, a momentum or a temperature
 
 
 class Schedule(Strict):
     """A linear warm-up from ``start`` to ``peak``, then a half cosine to ``end``, or ``peak`` to the end."""
 
     effect: ClassVar = CHANGES
-    peak: Level
-    end: Level | None = None  # of the cosine; unused by "constant"
-    start: Level = 0.0  # of the warm-up
+    peak: ScheduleValue
+    end: ScheduleValue | None = None  # of the cosine; unused by "constant"
+    start: ScheduleValue = 0.0  # of the warm-up
     warmup: Length = 0
     shape: Literal["cosine", "constant"] = "cosine"
 
@@ -61,7 +61,7 @@ class Schedule(Strict):
         return cosine_schedule(self.peak, self.end, total, warmup, self.start)
 
 
-def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start: Level = 0.0) -> np.ndarray:
+def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start: ScheduleValue = 0.0) -> np.ndarray:
     """``end + (peak - end) (1 + cos(pi i / n)) / 2`` for i in [0, n), after a linear warm-up to ``peak``.
 
     ``n = total - warmup``: the last value lies one step above ``end``, as in DINO's schedule.
@@ -71,7 +71,7 @@ def cosine_schedule(peak: float, end: float, total: int, warmup: int = 0, start:
     return np.concatenate([np.linspace(start, peak, warmup), falling])
 
 
-def constant_schedule(value: float, total: int, warmup: int = 0, start: Level = 0.0) -> np.ndarray:
+def constant_schedule(value: float, total: int, warmup: int = 0, start: ScheduleValue = 0.0) -> np.ndarray:
     """``value`` after a linear warm-up from ``start`` that includes both ends."""
     return np.concatenate([np.linspace(start, value, warmup), np.full(total - warmup, value)])
 

@@ -31,7 +31,7 @@ CPU_FLOPS = 3.8e10  # a second of two cores: the demo's vitt, 54 steps a minute
 
 
 @dataclass(frozen=True)
-class Facts:
+class DataAndMachine:
     """What is known before the run."""
 
     images: int
@@ -42,7 +42,7 @@ class Facts:
     gpu: bool
 
 
-def advise(facts: Facts) -> tuple[str, list[str]]:
+def advise(facts: DataAndMachine) -> tuple[str, list[str]]:
     """The preset as YAML text, and what to tell beside it, a line each.
 
     Raises:
@@ -73,7 +73,7 @@ def advise(facts: Facts) -> tuple[str, list[str]]:
     return "\n".join([*head, *_lines(content, reasons)]) + "\n", told
 
 
-def _base(facts: Facts) -> tuple[str, TrainingParams]:
+def _base(facts: DataAndMachine) -> tuple[str, TrainingParams]:
     """The largest network that the budget trains long enough, or the smallest of the machine's."""
     found = [(name, _params(name, {})) for name in (ONE_GPU if facts.gpu else CPU)]
     fitting = [one for one in found if _steps_in(facts, one[1]) >= ENOUGH_STEPS]
@@ -86,12 +86,12 @@ def _base(facts: Facts) -> tuple[str, TrainingParams]:
     return name, params
 
 
-def _steps_in(facts: Facts, params: TrainingParams) -> int:
+def _steps_in(facts: DataAndMachine, params: TrainingParams) -> int:
     step = sum(flops_per_step(params, 1).values()) * params.engine.accumulation
     return int(facts.minutes * 60 * facts.flops / step)
 
 
-def _changes(facts: Facts, name: str, base: TrainingParams) -> dict[str, tuple[Any, str]]:
+def _changes(facts: DataAndMachine, name: str, base: TrainingParams) -> dict[str, tuple[Any, str]]:
     """New values by dotted key, each with its reason."""
     found: dict[str, tuple[Any, str]] = {}
     patch = base.vit.patch_size

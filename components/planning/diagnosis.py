@@ -64,7 +64,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One known cause: whether the record shows it, by what, and the value to change."""
 
     cause: str
@@ -84,7 +84,7 @@ def falls(record: Record) -> str:
     return f"{said}; it {'has not begun to fall' if values[-1] >= FLAT else 'falls'}"
 
 
-def diagnose(record: Record) -> list[Finding]:
+def diagnose(record: Record) -> list[Diagnosis]:
     """A finding for every known cause; those that fit come first."""
     rules = CONTRASTIVE_RULES if record.contrastive else RULES
     return sorted((rule(record) for rule in rules), key=lambda finding: not finding.fits)
@@ -95,9 +95,9 @@ def _flat(record: Record) -> bool:
     return bool(values) and values[-1] >= FLAT
 
 
-def _too_early(record: Record) -> Finding:
+def _too_early(record: Record) -> Diagnosis:
     warmup = iterations_of(record.params.schedule.learning_rate.warmup, record.params.run.iterations)
-    return Finding(
+    return Diagnosis(
         "the run is too young",
         _flat(record) and record.step <= 2 * warmup,
         f"step {record.step}; the learning rate rises until step {warmup}",
@@ -105,10 +105,10 @@ def _too_early(record: Record) -> Finding:
     )
 
 
-def _frozen(record: Record) -> Finding:
+def _frozen(record: Record) -> Diagnosis:
     total = record.params.run.iterations
     frozen = iterations_of(record.params.schedule.freeze_last_layer, total)
-    return Finding(
+    return Diagnosis(
         "the last layer is frozen",
         record.step <= frozen or frozen > FROZEN * total,
         f"frozen until step {frozen} of {total}; the run is at step {record.step}",
@@ -116,10 +116,10 @@ def _frozen(record: Record) -> Finding:
     )
 
 
-def _uniform_targets(record: Record) -> Finding:
+def _uniform_targets(record: Record) -> Diagnosis:
     entropy = record.last("target_entropy")
     peak = record.params.schedule.teacher_temperature.peak
-    return Finding(
+    return Diagnosis(
         "the teacher's temperature is too high",
         entropy >= UNIFORM,
         f"a target's entropy is {entropy:.3f} of ln K; teacher_temperature.peak is {peak:g}",
@@ -127,10 +127,10 @@ def _uniform_targets(record: Record) -> Finding:
     )
 
 
-def _prototypes(record: Record) -> Finding:
+def _prototypes(record: Record) -> Diagnosis:
     heads, total = record.params.heads, record.params.run.iterations
     count = heads.dino.prototypes
-    return Finding(
+    return Diagnosis(
         "there are too many prototypes for so few steps",
         _flat(record) and count > total,
         f"{count:,} prototypes, {total:,} steps of {record.batch:,} images",
@@ -139,11 +139,11 @@ def _prototypes(record: Record) -> Finding:
     )
 
 
-def _slow_teacher(record: Record) -> Finding:
+def _slow_teacher(record: Record) -> Diagnosis:
     schedules, total = record.schedules(), record.params.run.iterations
     moved = float((1 - schedules.momentum[total // 2 :]).sum())
     end = float(schedules.momentum[-1])
-    return Finding(
+    return Diagnosis(
         "the teacher's momentum ends at 1 too soon",
         moved < MOVED,
         f"the momentum ends at {end:.4f}; in the second half of {total:,} steps the teacher goes "
@@ -152,9 +152,9 @@ def _slow_teacher(record: Record) -> Finding:
     )
 
 
-def _features(record: Record) -> Finding:
+def _features(record: Record) -> Diagnosis:
     rank, spread = record.last("feature_rank"), record.last("feature_std")
-    return Finding(
+    return Diagnosis(
         "features collapse: all images get one vector",
         rank <= RANK or spread <= SPREAD,
         f"effective rank {rank:.1f}, spread {spread:.3f}",
@@ -164,9 +164,9 @@ def _features(record: Record) -> Finding:
     )
 
 
-def _usage(record: Record) -> Finding:
+def _usage(record: Record) -> Diagnosis:
     usage = record.last("prototype_usage")
-    return Finding(
+    return Diagnosis(
         "prototypes collapse: all images get one target",
         usage <= USAGE,
         f"the mean target uses {usage:.3f} of ln K",
@@ -174,12 +174,12 @@ def _usage(record: Record) -> Finding:
     )
 
 
-def _repeats(record: Record) -> Finding:
+def _repeats(record: Record) -> Diagnosis:
     if record.rows is None:
-        return Finding("images repeat too often", False, "not known; give --manifest", "")
+        return Diagnosis("images repeat too often", False, "not known; give --manifest", "")
     shown = record.curves.images
     passes = shown / record.rows
-    return Finding(
+    return Diagnosis(
         "images repeat too often",
         passes > PASSES or record.rows < 2 * record.batch,
         f"{shown:,} images shown of {record.rows:,}: {passes:.1f} passes, in batches of {record.batch:,}",
@@ -187,12 +187,12 @@ def _repeats(record: Record) -> Finding:
     )
 
 
-def _rate_too_high(record: Record) -> Finding:
+def _rate_too_high(record: Record) -> Diagnosis:
     values = record.all("cross_entropy")
     rise = values[-1] - min(values) if values else 0.0
     peak = float(record.schedules().learning_rate.max())
     broken = [point["step"] for point in record.curves.points if not math.isfinite(point.get("loss", 0.0))]
-    return Finding(
+    return Diagnosis(
         "the learning rate is too high",
         bool(broken) or rise > RISE,
         f"effective peak {peak:.2g}; cross-entropy is {rise:.3f} above its lowest; "
@@ -201,12 +201,12 @@ def _rate_too_high(record: Record) -> Finding:
     )
 
 
-def _rate_too_low(record: Record) -> Finding:
+def _rate_too_low(record: Record) -> Diagnosis:
     schedule = record.params.schedule
     peak = float(record.schedules().learning_rate.max())
     given = f"{schedule.learning_rate.peak:g} for {schedule.reference_batch:,}"
     rule = schedule.learning_rate_rule
-    return Finding(
+    return Diagnosis(
         "the learning rate is too low",
         _flat(record) and peak < SMALL_RATE,
         f"effective peak {peak:.2g} for {record.batch:,} images a step (rule: {rule}"
@@ -215,12 +215,12 @@ def _rate_too_low(record: Record) -> Finding:
     )
 
 
-def _fp16(record: Record) -> Finding:
+def _fp16(record: Record) -> Diagnosis:
     scales = record.all("loss_scale")
     scaled = bool(scales) and max(scales) > 1  # 1 throughout: bf16 or fp32
     share = record.curves.skipped / max(record.step, 1)
     lowest = min(scales) if scales else math.nan
-    return Finding(
+    return Diagnosis(
         "fp16's range is too small for the losses or gradients",
         scaled and (lowest < LOW_SCALE or share > SKIPPED),
         f"loss scale {scales[-1]:g} (lowest {lowest:g}); {record.curves.skipped:,} of {record.step:,} steps skipped"
@@ -230,7 +230,7 @@ def _fp16(record: Record) -> Finding:
     )
 
 
-RULES: tuple[Callable[[Record], Finding], ...] = (
+RULES: tuple[Callable[[Record], Diagnosis], ...] = (
     _too_early,
     _frozen,
     _uniform_targets,
@@ -245,9 +245,9 @@ RULES: tuple[Callable[[Record], Finding], ...] = (
 )
 
 
-def _few_negatives(record: Record) -> Finding:
+def _few_negatives(record: Record) -> Diagnosis:
     images = record.batch // record.params.engine.accumulation
-    return Finding(
+    return Diagnosis(
         "too few other images in a batch",
         _flat(record) and images < FEW,
         f"an image is told apart from {images - 1} others",
@@ -255,8 +255,8 @@ def _few_negatives(record: Record) -> Finding:
     )
 
 
-def _no_batch_norm(record: Record) -> Finding:
-    return Finding(
+def _no_batch_norm(record: Record) -> Diagnosis:
+    return Diagnosis(
         "the head has no batch norm",
         _flat(record) and not record.params.heads.dino.batch_norm,
         f"heads.dino.batch_norm is {str(record.params.heads.dino.batch_norm).lower()}",
@@ -265,7 +265,7 @@ def _no_batch_norm(record: Record) -> Finding:
 
 
 # Without prototypes, a teacher's targets and their last layer, these causes remain.
-CONTRASTIVE_RULES: tuple[Callable[[Record], Finding], ...] = (
+CONTRASTIVE_RULES: tuple[Callable[[Record], Diagnosis], ...] = (
     _too_early,
     _few_negatives,
     _no_batch_norm,

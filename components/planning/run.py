@@ -17,7 +17,7 @@ from components.command_line import Options, Overrides, ParamsOptions, applicati
 from components.params import load_params
 
 if TYPE_CHECKING:
-    from components.planning.training import Cluster
+    from components.planning.training import GpuCluster
 
 app = application("plan", "Say what a stage needs (hosts, hours, bytes, memory) before it runs.", "components.planning")
 main = commands_of(app)
@@ -148,9 +148,9 @@ def distill(*, teacher: Path, options: Options[TrainingOptions]) -> None:
     print(plan(options.params, params, on, teacher=load_params(teacher, TrainingParams)))
 
 
-def _cluster(options: TrainingOptions) -> Cluster:
+def _cluster(options: TrainingOptions) -> GpuCluster:
     from components.errors import VitrailError
-    from components.planning.training import Cluster
+    from components.planning.training import GpuCluster
     from components.planning.training_rates import TrainingRates, pick_gpu, positive
 
     if options.gpus < 1:
@@ -159,7 +159,7 @@ def _cluster(options: TrainingOptions) -> Cluster:
     rates = load_params(options.rates, TrainingRates)
     figures = {"memory": options.memory, "tflops": options.tflops, "bandwidth": options.bandwidth}
     kind, gpu = pick_gpu(rates, options.gpu, figures, options.utilisation)
-    return Cluster(options.gpus, kind, gpu, rates.gpus_per_machine, rate, price)
+    return GpuCluster(options.gpus, kind, gpu, rates.gpus_per_machine, rate, price)
 
 
 @app.command
@@ -199,7 +199,7 @@ class AdviseOptions:
 def advise(*, options: Options[AdviseOptions]) -> None:
     """Write a preset for your images, machine and minutes, with a reason for each value."""
     from components.errors import VitrailError
-    from components.planning.advice import Facts
+    from components.planning.advice import DataAndMachine
     from components.planning.advice import advise as advice
     from components.planning.facts import images_of, rate_of_cpu, rate_of_run
     from components.planning.training_rates import TrainingRates, pick_gpu
@@ -217,7 +217,7 @@ def advise(*, options: Options[AdviseOptions]) -> None:
         flops, measured = 1e12 * gpu.teraflops * gpu.utilisation, f"one {kind} by {options.rates}"
     else:
         flops, measured = rate_of_cpu()
-    text, told = advice(Facts(images, side, options.minutes, flops, measured, options.gpu is not None))
+    text, told = advice(DataAndMachine(images, side, options.minutes, flops, measured, options.gpu is not None))
     if out is None:
         print(text + "\n".join(f"# {line}" for line in told))
         return

@@ -24,7 +24,7 @@ CLUSTERS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)  # numb
 
 
 @dataclass(frozen=True)
-class Cluster:
+class GpuCluster:
     """What is planned for."""
 
     gpus: int
@@ -40,7 +40,9 @@ class Cluster:
         return 1e9 * (self.gpu.link if self.gpus <= self.per_machine else self.gpu.network)
 
 
-def plan(path: Path, params: TrainingParams, on: Cluster, first: int = 0, teacher: TrainingParams | None = None) -> str:
+def plan(
+    path: Path, params: TrainingParams, on: GpuCluster, first: int = 0, teacher: TrainingParams | None = None
+) -> str:
     """The plan, to read.
 
     Args:
@@ -94,11 +96,11 @@ def _memory(params: TrainingParams, gpus: int, half: bool, teacher: TrainingPara
     return memory_per_rank(params, gpus, half, frozen, gpu=True)
 
 
-def _fits(need: float, on: Cluster) -> bool:
+def _fits(need: float, on: GpuCluster) -> bool:
     return need <= ROOM * on.gpu.gigabytes * GB
 
 
-def _cost(hours: float, on: Cluster) -> str:
+def _cost(hours: float, on: GpuCluster) -> str:
     if on.price is None:
         return f"{hours:,.0f} GPU-hours; --price of a GPU-hour gives the cost"
     return f"{hours:,.0f} GPU-hours, {hours * on.price:,.0f} at {on.price:g} a GPU-hour"
@@ -144,7 +146,7 @@ def _with_split(params: TrainingParams, batch: int, micro: int) -> TrainingParam
 
 
 def _split(
-    params: TrainingParams, gpus: int, on: Cluster, half: bool, teacher: TrainingParams | None
+    params: TrainingParams, gpus: int, on: GpuCluster, half: bool, teacher: TrainingParams | None
 ) -> tuple[int, int] | None:
     """``run.batch`` and accumulation that make the recipe's batch on ``gpus``: the fewest micro-batches that fit.
 
@@ -160,7 +162,7 @@ def _split(
     return None
 
 
-def _other_batch(params: TrainingParams, on: Cluster, half: bool, teacher: TrainingParams | None) -> list[str]:
+def _other_batch(params: TrainingParams, on: GpuCluster, half: bool, teacher: TrainingParams | None) -> list[str]:
     """A line where the planned batch is not the recipe's."""
     wanted, each = params.run.recipe_batch, params.run.batch * params.engine.accumulation
     if wanted is None or each * on.gpus == wanted:
@@ -173,7 +175,7 @@ def _other_batch(params: TrainingParams, on: Cluster, half: bool, teacher: Train
     return [f"  NOT THE RECIPE'S {wanted:,}, which its rates and length are for: {advice}"]
 
 
-def _smallest(params: TrainingParams, on: Cluster, half: bool, teacher: TrainingParams | None) -> str:
+def _smallest(params: TrainingParams, on: GpuCluster, half: bool, teacher: TrainingParams | None) -> str:
     """The fewest GPUs that hold the run, at the recipe's batch where there is one."""
     start = f"smallest number of {on.kind} whose memory holds it"
     for gpus in CLUSTERS:

@@ -15,28 +15,28 @@ from cyclopts import Parameter
 
 from components.command_line import Options, ParamsOptions, application, commands_of, words
 from components.pipeline import with_stage
-from components.training.command import TrainOptions
+from components.training.command import TrainingRunOptions
 
 app = application("pretrain", "Train a vision transformer with DINO, iBOT and KoLeo.", "components.pretrain")
 main = commands_of(app, with_stage)
 
 
 @app.command
-def run(*, options: Options[TrainOptions]) -> None:
+def run(*, options: Options[TrainingRunOptions]) -> None:
     """Train and export.
 
     `--stage pretrain@vitt` gives --params, --out and --report of that stage in params/pipeline.yaml.
     """
     from components.params import load_params
     from components.training.capability import require, this_machine
-    from components.training.distributed import place
+    from components.training.distributed import launched_rank
     from components.training.launch import launched, processes, start_ranks
     from components.training.params import TrainingParams
 
     params = load_params(options.params, TrainingParams, options.set)
     count = None if launched() else processes(params, this_machine())
     for phase in params.phases():  # before the imports and the data: seconds, not minutes
-        require(options.params, phase.params, count or place().size, here=count)
+        require(options.params, phase.params, count or launched_rank().size, here=count)
     start_ranks("components.pretrain", ["run", *words(options)], params)
     from components.pretrain import stage
 

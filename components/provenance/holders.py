@@ -39,7 +39,7 @@ class Holding:
 
 
 @dataclass
-class Version:
+class OutputVersion:
     """One version of a stage's output that DVC has recorded or cached."""
 
     out: str  # such as data/dedup; "?" where no lock names it
@@ -76,13 +76,13 @@ def _table_of(name: str) -> str:
     return name.rpartition("/")[0] if "-of-" in name else name
 
 
-def versions(root: Path, outs: Sequence[str], keys: Iterable[str]) -> list[Version]:
+def versions(root: Path, outs: Sequence[str], keys: Iterable[str]) -> list[OutputVersion]:
     """Every version of the outputs ``outs`` (paths in dvc.lock) of the checkout ``root``; ``held`` counts ``keys``."""
-    known: dict[str, Version] = {}
+    known: dict[str, OutputVersion] = {}
     for commit, text in _locks(root):
         for out, digest in _outs(text):
             if out in outs:
-                version = known.setdefault(digest, Version(out, digest))
+                version = known.setdefault(digest, OutputVersion(out, digest))
                 if commit not in version.commits:
                     version.commits.append(commit)
     cache = _cache(root)
@@ -92,7 +92,7 @@ def versions(root: Path, outs: Sequence[str], keys: Iterable[str]) -> list[Versi
         if digest in known:
             known[digest].files = files
         elif _parts(files, INDEX_PARTS) or _parts(files, MANIFEST_PARTS):
-            known[digest] = Version("?", digest, files=files)
+            known[digest] = OutputVersion("?", digest, files=files)
     wanted = pa.array(sorted(keys), pa.string())
     for version in known.values():
         files = version.files or {}
@@ -102,7 +102,7 @@ def versions(root: Path, outs: Sequence[str], keys: Iterable[str]) -> list[Versi
     return list(known.values())
 
 
-def training_sets(known: Sequence[Version]) -> Iterator[str]:
+def training_sets(known: Sequence[OutputVersion]) -> Iterator[str]:
     """Digests of the training sets that the manifests with a wanted image make, with any version of the shards."""
     shards = {}
     for version in known:

@@ -17,12 +17,12 @@ from components.params import load_params
 from components.pipeline import PIPELINE, load_pipeline
 from components.storage import atomic_dir, is_remote
 from components.text import read_text
-from components.tracking import Origin, TrackingParams, fetch_state
+from components.tracking import RecordedRun, TrackingParams, fetch_state
 from components.tracking.state import LOCK, RunState
 from components.yaml_core import parse_yaml
 
 
-def reproduce(run: str, out: Path, root: Path, tracking: Path, start: bool = False) -> Origin:
+def reproduce(run: str, out: Path, root: Path, tracking: Path, start: bool = False) -> RecordedRun:
     """Make the folder ``out`` what the checkout was when ``run`` began; with ``start``, run its stage there.
 
     The commit comes from the repository of the checkout ``root``, the changed files from MLflow, and the inputs of the
@@ -53,7 +53,7 @@ def reproduce(run: str, out: Path, root: Path, tracking: Path, start: bool = Fal
     return origin
 
 
-def told(origin: Origin, out: Path, started: bool) -> str:
+def told(origin: RecordedRun, out: Path, started: bool) -> str:
     """What :func:`reproduce` did, and what to do next."""
     state = origin.state
     changed = sorted(name for name in state.files if name != LOCK)
@@ -83,7 +83,7 @@ def _take_commit(root: Path, checkout: Path, state: RunState) -> None:
         raise VitrailError(f"{root}: has no commit {state.commit}; git fetch it first ({words_of(fault)})") from None
 
 
-def _take_files(origin: Origin, checkout: Path) -> None:
+def _take_files(origin: RecordedRun, checkout: Path) -> None:
     for name in origin.state.files:
         path = checkout / name
         path.parent.mkdir(parents=True, exist_ok=True)

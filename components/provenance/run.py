@@ -93,7 +93,7 @@ def forget(*, options: Options[ForgetOptions] = _FORGET) -> None:
     from components.tracking import TrackingParams
 
     storage = load_params(options.storage, StorageParams)
-    wanted = take_down.Wanted(options.domain, options.url, options.key)
+    wanted = take_down.TakeDownRequest(options.domain, options.url, options.key)
     outputs = take_down.Outputs(options.curated, options.dedup, options.look, options.block)
     tracking = load_params(options.tracking, TrackingParams)
     receipt = take_down.forget(wanted, outputs, options.copies, storage, tracking, options.dry_run)

@@ -50,7 +50,7 @@ BLOCK = 65_536  # rows copied at a time
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TakeDownRequest:
     """What is to be taken down: one of the three."""
 
     domain: str = ""
@@ -70,7 +70,12 @@ class Outputs:
 
 
 def forget(
-    wanted: Wanted, outputs: Outputs, copies: Copies, storage: StorageParams, tracking: TrackingParams, dry: bool
+    wanted: TakeDownRequest,
+    outputs: Outputs,
+    copies: Copies,
+    storage: StorageParams,
+    tracking: TrackingParams,
+    dry: bool,
 ) -> Receipt:
     """Take down what ``wanted`` names, with its ``copies`` (none; curation's duplicates; or dedup's component, too).
 
@@ -84,7 +89,12 @@ def forget(
 
 
 def _forget(
-    wanted: Wanted, outputs: Outputs, copies: Copies, storage: StorageParams, tracking: TrackingParams, dry: bool
+    wanted: TakeDownRequest,
+    outputs: Outputs,
+    copies: Copies,
+    storage: StorageParams,
+    tracking: TrackingParams,
+    dry: bool,
 ) -> Receipt:
     _declared(outputs)
     with tempfile.TemporaryDirectory(prefix="vitrail-forget-") as aside, database(MemoryParams(), Path(aside)) as open_:
@@ -123,7 +133,9 @@ def _rows_of(keys: set[str], curated: Path) -> pa.Table:
     return read_table(curated / "index", INDEX, pc.field("key").isin(pa.array(sorted(keys), pa.string())))
 
 
-def _named(wanted: Wanted, open_: Any, index: list[str], curated: Path) -> tuple[set[str], list[tuple[str, str]]]:
+def _named(
+    wanted: TakeDownRequest, open_: Any, index: list[str], curated: Path
+) -> tuple[set[str], list[tuple[str, str]]]:
     """Keys of the rows that ``wanted`` names itself, and what to block whether or not there are any."""
     if wanted.key:
         return set(_rows_of({wanted.key}, curated)["key"].to_pylist()), [("key", wanted.key)]

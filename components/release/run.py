@@ -16,7 +16,7 @@ from components.command_line import Many, Options, application, as_options, comm
 from components.errors import VitrailError
 from components.release.serve import commands as serve_commands
 from components.release.use import commands
-from components.release.use.options import NAMED, EmbedOptions, Model
+from components.release.use.options import NAMED, EmbedOptions, ModelOption
 
 app = application("release", "Models in and out, and their use.", "components.release")
 main = commands_of(app)
@@ -47,7 +47,7 @@ def import_(
 class ExportOptions:
     """Options of ``export``."""
 
-    model: Model
+    model: ModelOption
     to: Literal["safetensors", "huggingface", "official", "onnx", "torch-export"]
     """Layout."""
     out: Path

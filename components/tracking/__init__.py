@@ -8,8 +8,8 @@ the digest of the data set they were measured on.
 """
 
 from components.tracking.interface import Run, null_run
-from components.tracking.lineage import Origin, Trained, fetch_state, trained_on
+from components.tracking.lineage import RecordedRun, Trained, fetch_state, trained_on
 from components.tracking.params import TrackingParams
 from components.tracking.session import run
 
-__all__ = ["Origin", "Run", "TrackingParams", "Trained", "fetch_state", "null_run", "run", "trained_on"]
+__all__ = ["RecordedRun", "Run", "TrackingParams", "Trained", "fetch_state", "null_run", "run", "trained_on"]

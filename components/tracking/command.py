@@ -10,7 +10,7 @@ from pathlib import Path
 
 from components.command_line import application, commands_of
 from components.params import load_params
-from components.tracking.delivery import Store
+from components.tracking.delivery import MlflowStore
 from components.tracking.params import TrackingParams
 from components.tracking.sender import catch_up
 from components.tracking.spool import left_behind
@@ -32,7 +32,7 @@ def sync(*, tracking: Path = Path("params/tracking.yaml")) -> None:
     sent = others = 0
     if left_behind(params.spool):
         probe(uri)
-        sent, others = catch_up(params.spool, Store(uri, params.experiment), print)
+        sent, others = catch_up(params.spool, MlflowStore(uri, params.experiment), print)
     rest = len(left_behind(params.spool)) - others
     more = f"; {rest} are being recorded now" if rest else ""
     more += f"; {others} wait for another store than {uri}" if others else ""

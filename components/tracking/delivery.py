@@ -21,7 +21,7 @@ FACTS = "vitrail.facts"
 SUPERSEDES, SUPERSEDED = "vitrail.supersedes", "vitrail.superseded_by"  # tags of models measured anew
 
 
-class Store:
+class MlflowStore:
     """The store at ``uri``, opened at the first use."""
 
     def __init__(self, uri: str, experiment: str) -> None:
@@ -41,7 +41,7 @@ class Store:
         return self._opened
 
 
-def deliver(spool: Spool, store: Store, tell: Tell, progress: Callable[[], object] = lambda: None) -> int:
+def deliver(spool: Spool, store: MlflowStore, tell: Tell, progress: Callable[[], object] = lambda: None) -> int:
     """Send what waits in ``spool``; how many records were dealt with.
 
     A record that the store does not take is dropped, counted, and told of through ``tell``. ``progress`` is called
@@ -76,7 +76,7 @@ def give_up(spool: Spool, record: Mapping[str, Any], fault: Exception, tell: Tel
     tell(f"{described({str(record['kind']): 1})} could not be logged: {fault}")
 
 
-def skip_first(spool: Spool, store: Store, fault: Exception, tell: Tell) -> bool:
+def skip_first(spool: Spool, store: MlflowStore, fault: Exception, tell: Tell) -> bool:
     """Give up the first record that waits, if the store answers another request; whether it was given up."""
     client, experiment = store.open()
     with explained(store.uri):
@@ -112,7 +112,7 @@ def _files(records: list[dict[str, Any]]) -> list[str]:
 class _Hand:
     """Carries out records of one run."""
 
-    def __init__(self, spool: Spool, store: Store) -> None:
+    def __init__(self, spool: Spool, store: MlflowStore) -> None:
         self._spool, self._state = spool, spool.state
         self._uri = store.uri
         self._client, self._experiment = store.open()

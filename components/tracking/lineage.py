@@ -81,7 +81,7 @@ def _waiting(params: TrackingParams, digests: list[str], known: set[str]) -> lis
 
 
 @dataclass(frozen=True)
-class Origin:
+class RecordedRun:
     """What a run came from, and what the store calls it."""
 
     run_id: str
@@ -91,7 +91,7 @@ class Origin:
     states: int  # how many the run has: one more for each time that it went on with other code or parameters
 
 
-def fetch_state(params: TrackingParams, run: str, into: Path) -> Origin:
+def fetch_state(params: TrackingParams, run: str, into: Path) -> RecordedRun:
     """Bring the state that ``run`` (an id, a key, or the id of a model that it made) kept to the folder ``into``.
 
     Raises:
@@ -118,7 +118,7 @@ def fetch_state(params: TrackingParams, run: str, into: Path) -> Origin:
         into.mkdir(parents=True, exist_ok=True)
         folder = Path(client.download_artifacts(found.info.run_id, f"{FOLDER}/{digest}", str(into)))
         states = len(client.list_artifacts(found.info.run_id, FOLDER))
-    return Origin(found.info.run_id, str(found.info.run_name), folder, read_state(folder), states)
+    return RecordedRun(found.info.run_id, str(found.info.run_name), folder, read_state(folder), states)
 
 
 def _run_of(client: Any, experiment: str, run: str) -> Any:

@@ -17,7 +17,7 @@ Answer = Callable[[Any, Mapping[str, Any]], Any]  # a pandas DataFrame and the r
 Opener = Callable[[Path, Mapping[str, Any]], Answer]  # the model's folder and the model config
 
 
-class Column(NamedTuple):
+class SignatureColumn(NamedTuple):
     """Of a request or an answer."""
 
     name: str
@@ -28,8 +28,8 @@ class Column(NamedTuple):
 class Interface(NamedTuple):
     """The signature of a served model."""
 
-    inputs: Sequence[Column]
-    outputs: Sequence[Column]
+    inputs: Sequence[SignatureColumn]
+    outputs: Sequence[SignatureColumn]
     params: Mapping[str, str]  # names with their defaults, text
 
 
@@ -99,7 +99,7 @@ def _signature(interface: Interface) -> Any:
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
     from mlflow.types.schema import AnyType, Array
 
-    def schema(columns: Sequence[Column]) -> Any:
+    def schema(columns: Sequence[SignatureColumn]) -> Any:
         kinds: dict[str, Any] = {"floats": Array(DataType.double), "any": AnyType()}
         return Schema([
             ColSpec(kinds.get(one.kind) or DataType[one.kind], one.name, required=one.required) for one in columns

@@ -31,7 +31,7 @@ _NAMED = re.compile(r"^models:/+(?P<name>[^/@]+)(?:@(?P<alias>[\w.-]+)|/(?P<vers
 
 
 @dataclass(frozen=True)
-class Version:
+class ModelVersion:
     """One version of a registered model."""
 
     name: str
@@ -77,7 +77,7 @@ class Registry:
                 self._opened = open_client(self.uri)
         return self._opened
 
-    def version(self, source: str) -> Version:
+    def version(self, source: str) -> ModelVersion:
         """The version that ``source`` names now.
 
         Raises:
@@ -100,7 +100,7 @@ class Registry:
         """``source`` as a name that always means the version it means now."""
         return self.version(source).source
 
-    def register(self, folder: Path, name: str, tags: Mapping[str, str]) -> Version:
+    def register(self, folder: Path, name: str, tags: Mapping[str, str]) -> ModelVersion:
         """Put the files of ``folder`` into the store as a new version of ``name``; no alias moves.
 
         Raises:
@@ -124,9 +124,9 @@ class Registry:
                 status = "FINISHED"
             finally:
                 client.set_terminated(run.info.run_id, status)
-        return Version(name, int(made.version), dict(tags))
+        return ModelVersion(name, int(made.version), dict(tags))
 
-    def point(self, alias: str, version: Version, tags: Mapping[str, str] | None = None) -> None:
+    def point(self, alias: str, version: ModelVersion, tags: Mapping[str, str] | None = None) -> None:
         """Let ``alias`` mean ``version``, and set ``tags`` of it."""
         client = self.client()
         with explained(self.uri):
@@ -142,14 +142,14 @@ class Registry:
         except (ValueError, TypeError):
             raise VitrailError(f"{PREFIX}{name}: its tag {HISTORY} is no list of versions; remove the tag") from None
 
-    def crown(self, version: Version, history: list[int], tags: Mapping[str, str] | None = None) -> None:
+    def crown(self, version: ModelVersion, history: list[int], tags: Mapping[str, str] | None = None) -> None:
         """Make ``version`` the champion, and keep ``history`` as :meth:`champions`."""
         self.point(CHAMPION, version, tags)
         with explained(self.uri):
             self.client().set_registered_model_tag(version.name, HISTORY, json.dumps(history[-_KEPT:]))
 
     @contextlib.contextmanager
-    def files(self, version: Version, below: str = "") -> Iterator[Path]:
+    def files(self, version: ModelVersion, below: str = "") -> Iterator[Path]:
         """The files of ``version``, or its folder ``below``, as a local folder that lasts for the block."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow.artifacts import download_artifacts
@@ -181,7 +181,7 @@ class Registry:
             f"{PREFIX}{name}: no such model in the registry at {self.uri}{nearest(name, known)}; `register` makes one"
         )
 
-    def _version(self, name: str, number: int, source: str) -> Version:
+    def _version(self, name: str, number: int, source: str) -> ModelVersion:
         from mlflow.exceptions import MlflowException
 
         with explained(self.uri):
@@ -191,4 +191,4 @@ class Registry:
                 if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 raise VitrailError(f"{source}: the registry at {self.uri} has no version {number} of it") from None
-        return Version(name, number, dict(found.tags))
+        return ModelVersion(name, number, dict(found.tags))

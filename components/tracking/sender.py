@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from components.errors import VitrailError
-from components.tracking.delivery import Store, Tell, deliver, described, skip_first
+from components.tracking.delivery import MlflowStore, Tell, deliver, described, skip_first
 from components.tracking.spool import Spool, begun, hold, left_behind
 from components.tracking.store import probe
 
@@ -21,7 +21,7 @@ PATIENCE = 5  # tries of a record, over at least a minute, that a store takes wh
 class Sender(threading.Thread):
     """Sends what is in ``spool`` until :meth:`close`. A daemon: a store that hangs does not keep the process alive."""
 
-    def __init__(self, spool: Spool, store: Store, folder: Path) -> None:
+    def __init__(self, spool: Spool, store: MlflowStore, folder: Path) -> None:
         super().__init__(name="mlflow-sender", daemon=True)
         self.away: VitrailError | None = None  # why the store cannot be reached now
         self._spool, self._store, self._folder = spool, store, folder
@@ -125,7 +125,7 @@ class Sender(threading.Thread):
             self._wake.wait(seconds)
 
 
-def catch_up(folder: Path, store: Store, say: Tell) -> tuple[int, int]:
+def catch_up(folder: Path, store: MlflowStore, say: Tell) -> tuple[int, int]:
     """Send what runs that have ended left in ``folder`` for this store; records sent, and runs of other stores.
 
     A run whose process was killed is closed as KILLED.
@@ -147,7 +147,7 @@ def catch_up(folder: Path, store: Store, say: Tell) -> tuple[int, int]:
             spool = Spool(one, sys.maxsize)
             if not spool.ended():
                 spool.append("end", at=int(time.time() * 1000), status="KILLED", reason="its process was killed")
-            own = Store(store.uri, begun(one)["experiment"])
+            own = MlflowStore(store.uri, begun(one)["experiment"])
             count = 0
             while taken := deliver(spool, own, say):
                 count += taken

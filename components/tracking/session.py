@@ -20,7 +20,7 @@ from components.errors import VitrailError
 from components.git import git
 from components.params import Strict
 from components.storage import atomic_file
-from components.tracking.delivery import Store
+from components.tracking.delivery import MlflowStore
 from components.tracking.interface import Run, null_run
 from components.tracking.pages import note
 from components.tracking.params import TrackingParams
@@ -63,7 +63,7 @@ def run(
     uri = resolve(os.environ.get("MLFLOW_TRACKING_URI") or params.uri)
     with contextlib.ExitStack() as stack:
         spool, key = _open_spool(stack, params, run_id)
-        store = Store(uri, params.experiment)
+        store = MlflowStore(uri, params.experiment)
         sender = Sender(spool, store, params.spool)
         recording = MlflowRun(key, uri, spool, sender)
         kept = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vitrail-state-")))

@@ -26,7 +26,7 @@ _HELD: set[Path] = set()  # by this process: its locks do not shut out itself
 
 
 @dataclass
-class State:
+class DeliveryState:
     """What the store has, and what it calls things."""
 
     segment: int = 1  # file of the first record that was not sent
@@ -182,11 +182,11 @@ class Spool:
     def _segment(self, number: int) -> Path:
         return self.folder / f"records-{number:06d}.jsonl"
 
-    def _load(self) -> State:
+    def _load(self) -> DeliveryState:
         try:
-            return State(**json.loads((self.folder / "state.json").read_text()))
+            return DeliveryState(**json.loads((self.folder / "state.json").read_text()))
         except (FileNotFoundError, ValueError, TypeError):
-            return State()
+            return DeliveryState()
 
     def save(self) -> None:
         """Write down what the store has; a full disk loses only that, and records are then sent twice."""

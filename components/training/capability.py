@@ -13,7 +13,7 @@ from components.learning.blocks import swiglu_hidden
 from components.learning.heads import HeadConfig
 from components.learning.vit import ViTConfig
 from components.params import load_params
-from components.training.distributed import place
+from components.training.distributed import launched_rank
 from components.training.memory import embedding_layers, memory_per_rank, states_per_rank, tokens_per_rank
 from components.training.params import TrainingParams
 
@@ -136,7 +136,7 @@ def require(path: Path, params: TrainingParams, ranks: int = 1, teacher: int = 0
         VitrailError: they cannot; the line says what is needed, what was found and which presets beside ``path`` fit.
     """
     machine = this_machine()
-    fault = misfit(params, machine, ranks, teacher, here or min(ranks, place().local_size))
+    fault = misfit(params, machine, ranks, teacher, here or min(ranks, launched_rank().local_size))
     if fault:
         presets = {p.stem: load_params(p, type(params)) for p in sorted(path.parent.glob("*.yaml"))}
         fits = ", ".join(fitting(presets, machine, ranks)) or "none"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @as_options
-class TrainOptions(ParamsOptions):
+class TrainingRunOptions(ParamsOptions):
     """Options of ``run`` that both stages have. ``--stage pretrain@vitt`` is an abbreviation of some of them."""
 
     curated: Path

@@ -35,17 +35,17 @@ class World:
         return self.rank == 0
 
 
-class Place(NamedTuple):
+class LaunchedRank(NamedTuple):
     """Where a launcher put this process."""
 
     rank: int
     size: int
     local_rank: int
     local_size: int  # ranks on this machine
-    meeting: tuple[str, int] | None = None  # host of rank 0 and port, where the launcher does not name them itself
+    rendezvous: tuple[str, int] | None = None  # host of rank 0 and port, where the launcher does not name them itself
 
 
-def place(env: Mapping[str, str] = os.environ) -> Place:
+def launched_rank(env: Mapping[str, str] = os.environ) -> LaunchedRank:
     """What torchrun's variables say, or those of a Slurm step; alone without either.
 
     Raises:
@@ -53,10 +53,10 @@ def place(env: Mapping[str, str] = os.environ) -> Place:
     """
     if "WORLD_SIZE" in env:
         rank, size, local = (int(env.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-        return Place(rank, size, local, int(env.get("LOCAL_WORLD_SIZE", size)))
+        return LaunchedRank(rank, size, local, int(env.get("LOCAL_WORLD_SIZE", size)))
     tasks = int(env.get("SLURM_STEP_NUM_TASKS", env.get("SLURM_NTASKS", "1")))
     if tasks == 1 or "SLURM_PROCID" not in env:  # a shell that salloc opened is no task
-        return Place(0, 1, 0, 1)
+        return LaunchedRank(0, 1, 0, 1)
     if "SLURM_STEP_NUM_TASKS" not in env or "SLURM_STEP_NODELIST" not in env:
         raise VitrailError(
             f"Slurm: the job has {tasks} tasks, but this process was not started as one of them; begin the command "
@@ -65,8 +65,8 @@ def place(env: Mapping[str, str] = os.environ) -> Place:
     here = [int(count) for count in re.findall(r"(?:^|,)(\d+)", env.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)))]
     # below the ports that systems hand out by themselves; other steps of the machine meet elsewhere
     port = 10_000 + (int(env.get("SLURM_JOB_ID", "0")) + int(env.get("SLURM_STEP_ID", "0"))) % 20_000
-    meeting = (first_host(env["SLURM_STEP_NODELIST"]), port)
-    return Place(int(env["SLURM_PROCID"]), tasks, int(env.get("SLURM_LOCALID", "0")), max(here), meeting)
+    rendezvous = (first_host(env["SLURM_STEP_NODELIST"]), port)
+    return LaunchedRank(int(env["SLURM_PROCID"]), tasks, int(env.get("SLURM_LOCALID", "0")), max(here), rendezvous)
 
 
 def first_host(nodes: str) -> str:
@@ -94,7 +94,7 @@ def join(device: torch.device, timeout_minutes: float = 30.0) -> World:
     Raises:
         VitrailError: the other ranks did not come, or there are more ranks on this machine than GPUs.
     """
-    rank, size, local_rank, _, meeting = place()
+    rank, size, local_rank, _, rendezvous = launched_rank()
     if device.type == "cuda":
         if local_rank >= torch.cuda.device_count():
             raise VitrailError(
@@ -106,8 +106,8 @@ def join(device: torch.device, timeout_minutes: float = 30.0) -> World:
     if not dist.is_initialized():
         # torch and DeepSpeed read these; a lone process gets them so that nothing goes looking for an MPI.
         found: dict[str, object] = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank}
-        if meeting is not None:
-            found |= {"MASTER_ADDR": meeting[0], "MASTER_PORT": meeting[1]}
+        if rendezvous is not None:
+            found |= {"MASTER_ADDR": rendezvous[0], "MASTER_PORT": rendezvous[1]}
         for name, value in found.items():
             os.environ.setdefault(name, str(value))
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from components.training.capability import Machine, on_gpu, this_machine
-from components.training.distributed import place
+from components.training.distributed import launched_rank
 from components.training.params import TrainingParams
 
 SHUTDOWN = 240  # seconds that ranks get to write a checkpoint after SIGTERM; torchrun's own default is 30
@@ -28,9 +28,9 @@ def launched() -> bool:
     """Whether a launcher started this process as one of its ranks (of which there may be one).
 
     Raises:
-        VitrailError: see :func:`components.training.distributed.place`.
+        VitrailError: see :func:`components.training.distributed.launched_rank`.
     """
-    return place().size > 1 or "WORLD_SIZE" in os.environ
+    return launched_rank().size > 1 or "WORLD_SIZE" in os.environ
 
 
 def start_ranks(module: str, argv: Sequence[str], params: TrainingParams) -> None:

@@ -26,7 +26,7 @@ FIRST = "steps before this phase"
 NO_SHAPE = (".drop_path", ".interpolation", ".init_std")  # of the network's parameters
 
 
-def settle(store: Checkpoints, run: RunParams, world: World) -> str:
+def resolve_mismatch(store: Checkpoints, run: RunParams, world: World) -> str:
     """Decide what becomes of the checkpoints in ``store``; returns a line to print, "" when there is nothing to say.
 
     Raises:

@@ -32,7 +32,7 @@ from components.training.engine import Engine
 from components.training.identity import Identity
 from components.training.inputs import TrainingInputs
 from components.training.loop import Curves
-from components.training.mismatch import settle
+from components.training.mismatch import resolve_mismatch
 from components.training.params import TrainingParams
 
 Params = TypeVar("Params", bound=TrainingParams)
@@ -145,7 +145,7 @@ def open_checkpoints(
     params or data is :mod:`~components.training.mismatch`."""
     checkpoints = Checkpoints(folder, identity, world, params.run.keep, params.run.keep_every, store=store)
     checkpoints.fetch()
-    message = settle(checkpoints, params.run, world)
+    message = resolve_mismatch(checkpoints, params.run, world)
     if message and world.main:
         print(message, flush=True)
     return checkpoints

@@ -46,7 +46,7 @@ _NONE = object()
 
 
 @dataclass(frozen=True)
-class Row:
+class ParameterRow:
     """One parameter."""
 
     key: str  # dotted
@@ -87,7 +87,7 @@ def markdown(root: Path) -> str:
     return "\n".join(parts)
 
 
-def rows(root: Path, name: str, where: str) -> list[Row]:
+def rows(root: Path, name: str, where: str) -> list[ParameterRow]:
     """The parameters of the file ``params/NAME``; ``where`` is ``module:class`` of its model."""
     module, _, cls = where.partition(":")
     path = root / "params" / name
@@ -99,7 +99,7 @@ def rows(root: Path, name: str, where: str) -> list[Row]:
     return list(_rows(getattr(importlib.import_module(module), cls), place, content or {}))
 
 
-def _rows(model: type[Strict], place: _Place, content: Any) -> Iterator[Row]:
+def _rows(model: type[Strict], place: _Place, content: Any) -> Iterator[ParameterRow]:
     beside = comments.of_model(model)
     for name, field in model.model_fields.items():
         key = f"{place.key}{field.alias or name}"
@@ -109,14 +109,14 @@ def _rows(model: type[Strict], place: _Place, content: Any) -> Iterator[Row]:
         default = _NONE if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
         inner = tuple(_models(field.annotation))
         if not inner:
-            yield Row(shown, _kind(field.annotation, field.metadata), default, value, words)
+            yield ParameterRow(shown, _kind(field.annotation, field.metadata), default, value, words)
             continue
         if len(inner) > 1 and (first := place.unions.setdefault(inner, shown)) != shown:
-            yield Row(shown, f"as `{first}`", default, None if value is None else _NONE, words)
+            yield ParameterRow(shown, f"as `{first}`", default, None if value is None else _NONE, words)
             continue
         if default is None or value is None or words:
             plain = None if default is None else _NONE
-            yield Row(shown, "section", plain, None if value is None else _NONE, words)
+            yield ParameterRow(shown, "section", plain, None if value is None else _NONE, words)
         for one in inner:
             many = f" ({_literal(one)})" if len(inner) > 1 and "kind" in one.model_fields else ""
             yield from _rows(one, place._replace(key=f"{key}.", shown=f"{shown}{many}."), value)

@@ -30,7 +30,7 @@ ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 
 
 @dataclass(frozen=True)
-class State:
+class ServerState:
     """Where the servers of one platform keep what they know."""
 
     prefect: Database
@@ -38,7 +38,7 @@ class State:
     artifacts: Store
 
 
-def state_of(root: Path, env: Mapping[str, str]) -> State:
+def state_of(root: Path, env: Mapping[str, str]) -> ServerState:
     """Of the checkout ``root``: SQLite files and ``mlartifacts/``, unless the servers' own variables say otherwise."""
     prefect = env.get(PREFECT_URL) or f"sqlite:///{root / '.prefect/prefect.db'}"
     mlflow = env.get(MLFLOW_URL) or f"sqlite:///{root / 'mlflow.db'}"
@@ -47,10 +47,10 @@ def state_of(root: Path, env: Mapping[str, str]) -> State:
     if is_remote(place) and env.get("MLFLOW_S3_ENDPOINT_URL"):
         params = params.model_copy(update={"endpoint_url": env["MLFLOW_S3_ENDPOINT_URL"]})
     artifacts = open_store(params.model_copy(update={"root": place.removeprefix("file://")}))
-    return State(database_at(prefect, PREFECT_URL), database_at(mlflow, MLFLOW_URL), artifacts)
+    return ServerState(database_at(prefect, PREFECT_URL), database_at(mlflow, MLFLOW_URL), artifacts)
 
 
-def back_up(state: State, folder: Path, with_artifacts: bool = True) -> dict[str, Any]:
+def back_up(state: ServerState, folder: Path, with_artifacts: bool = True) -> dict[str, Any]:
     """Write ``folder`` whole, or not at all; returns its manifest.
 
     The databases come first: every artifact that they name is there when artifacts are copied.
@@ -86,7 +86,7 @@ def back_up(state: State, folder: Path, with_artifacts: bool = True) -> dict[str
     return manifest
 
 
-def restore(state: State, folder: Path, replace: bool = False) -> dict[str, Any]:
+def restore(state: ServerState, folder: Path, replace: bool = False) -> dict[str, Any]:
     """Put the backup ``folder`` in place; returns its manifest. No server may run.
 
     Raises:

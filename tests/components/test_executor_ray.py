@@ -22,7 +22,7 @@ from components.curate.examine import ChunkItem, examine
 from components.curate.places import Place
 from components.errors import VitrailError
 from components.evaluation.features.extract import FeatureParams
-from components.evaluation.sets.labelled_set import Files
+from components.evaluation.sets.labelled_set import ImageFiles
 from components.executor import ExecutorParams, map_shards
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
@@ -145,7 +145,7 @@ def test_a_cluster_of_two_nodes(cluster: Any, tmp_path: Path, monkeypatch: pytes
     files = [tmp_path / f"{number}.png" for number in range(4)]
     for number, file in enumerate(files):
         file.write_bytes(saved(noise(seed=number), "PNG"))
-    pictures = spread.Pictured(Files(files), lambda: ["digests"], "features")
+    pictures = spread.Pictured(ImageFiles(files), lambda: ["digests"], "features")
     place = spread.Placement(params, "cpu", tmp_path / "features")
     monkeypatch.setattr(spread, "PART", 1)
     found, here = (spread.features_of(contenders, pictures, 1, where) for where in (place, spread.HERE))

@@ -17,7 +17,7 @@ from components.descriptors.kinds import OwnDescriptorParams, ReadyParams, load_
 from components.descriptors.views import WHOLE, squash
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import BenchmarksFile, OwnBenchmarkParams, load_benchmark
-from components.evaluation.sets.labelled_set import Benchmark, Files
+from components.evaluation.sets.labelled_set import Benchmark, ImageFiles
 from components.input_paths import input_paths
 from components.learning.objective import ObjectiveParams, Output, Targets, losses
 from components.params import parse_params
@@ -46,7 +46,9 @@ def two_classes(name: str, params: OwnBenchmarkParams) -> Benchmark:
     files = [Path(each) for each in params.settings["files"]]
     labels = {"kind": np.array([0, 1, 0, 1], np.int64)}
     held_out = np.array([False, False, True, True])
-    return Benchmark(name, [f"{name}/{at}" for at in range(4)], Files(files), labels, {"kind": ["a", "b"]}, held_out)
+    return Benchmark(
+        name, [f"{name}/{at}" for at in range(4)], ImageFiles(files), labels, {"kind": ["a", "b"]}, held_out
+    )
 
 
 def spread(student: Output, targets: Targets) -> torch.Tensor:

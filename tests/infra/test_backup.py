@@ -14,7 +14,7 @@ import pytest
 
 from components.errors import VitrailError
 from infra.local.databases import Postgres, Sqlite, database_at
-from infra.local.state import State, back_up, remove, restore, state_of
+from infra.local.state import ServerState, back_up, remove, restore, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,7 +44,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def state(checkout: Path) -> State:
+def state(checkout: Path) -> ServerState:
     return state_of(checkout, {})
 
 

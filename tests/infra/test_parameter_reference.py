@@ -15,17 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, list[parameters.Row]]:
+def rows() -> dict[str, list[parameters.ParameterRow]]:
     return {name: parameters.rows(ROOT, name, model) for name, model in parameters.FILES}
 
 
-def test_every_parameter_says_what_it_is(rows: dict[str, list[parameters.Row]]) -> None:
+def test_every_parameter_says_what_it_is(rows: dict[str, list[parameters.ParameterRow]]) -> None:
     silent = [f"params/{name}: {row.key}" for name, found in rows.items() for row in found if not row.words]
     assert silent == [], "write a comment in the file or beside the field: unit, meaning, source"
     assert sum(map(len, rows.values())) > 500
 
 
-def test_no_words_are_left_over(rows: dict[str, list[parameters.Row]]) -> None:
+def test_no_words_are_left_over(rows: dict[str, list[parameters.ParameterRow]]) -> None:
     used = {row.words for found in rows.values() for row in found}
     assert sorted(key for key, words in WORDS.items() if words not in used) == []
 
@@ -39,7 +39,7 @@ def test_every_file_that_a_stage_reads_is_in_the_reference() -> None:
     assert missing == set()
 
 
-def test_values_ranges_and_comments_are_those_of_file_and_model(rows: dict[str, list[parameters.Row]]) -> None:
+def test_values_ranges_and_comments_are_those_of_file_and_model(rows: dict[str, list[parameters.ParameterRow]]) -> None:
     by_key = {row.key: row for row in rows["crawl.yaml"]}
     delay = by_key["fetch.delay"].cells()
     assert delay[:4] == ["`fetch.delay`", "number, 0 to 1e+06", "`0.0`", "`1.0`"]
@@ -50,13 +50,13 @@ def test_values_ranges_and_comments_are_those_of_file_and_model(rows: dict[str, 
     assert "PydanticUndefined" not in parameters.markdown(ROOT)
 
 
-def test_values_and_lists_in_comments_read_well(rows: dict[str, list[parameters.Row]]) -> None:
+def test_values_and_lists_in_comments_read_well(rows: dict[str, list[parameters.ParameterRow]]) -> None:
     by_key = {row.key: row.cells() for row in rows["pipeline.yaml"]}
     assert by_key["distill"][3] == "`{vitxt: {teacher: vitt}}`"
     assert "s3:// addresses; s3://bucket/prefix: the same" in by_key["source"][4]
 
 
-def test_the_page_is_made_of_whole_tables(rows: dict[str, list[parameters.Row]]) -> None:
+def test_the_page_is_made_of_whole_tables(rows: dict[str, list[parameters.ParameterRow]]) -> None:
     lines = [line for line in parameters.markdown(ROOT).splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {6}
 

@@ -29,7 +29,7 @@ class BaselineParams(Strict):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class ExtractorRecipe:
     """What another process makes a network's extractor from; small, for it travels."""
 
     source: str  # model by value
@@ -84,7 +84,7 @@ class Contender:
     baselines: tuple[str, ...] = field(default=())  # names of the contenders it is compared with
     source: str | None = None  # what names a checkpoint
     patches: PatchExtractor | None = None  # None: it has no tokens of patches, and no dense method
-    recipe: Recipe | None = None  # of the extractor; None: the extractor travels itself
+    recipe: ExtractorRecipe | None = None  # of the extractor; None: the extractor travels itself
 
 
 def find_checkpoints(sources: Sequence[str | Path]) -> list[str | Path]:
@@ -126,7 +126,7 @@ def gather(
         loaded = load_model(path, device, with_heads=False)
         model, card = loaded.backbone, loaded.card
         # Depth dropped in training and the table's interpolation at its own size change no untrained weight.
-        recipe = Recipe(str(path), None, card.mean, card.std, card.image_size, features)
+        recipe = ExtractorRecipe(str(path), None, card.mean, card.std, card.image_size, features)
         shape = fingerprint(card.vit.model_copy(update={"drop_path": 0.0}), [card.image_size, card.mean, card.std])
         if shape not in twins:
             fresh = untrained(model, baselines.untrained_seed).to(device)

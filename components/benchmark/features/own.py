@@ -22,7 +22,7 @@ class OwnParams(Strict):
     images: int = Field(512, ge=LEAST, le=100_000)  # evenly spread over the manifest
 
 
-class Pictures:
+class InMemoryImages:
     """Pictures in memory, as :class:`components.evaluation.sets.labelled_set.Images`."""
 
     def __init__(self, pictures: Sequence[RGB]) -> None:
@@ -43,7 +43,7 @@ class Pictures:
 def figures(contenders: Sequence[Contender], images: Sequence[RGB], batch_size: int) -> dict[str, dict[str, float]]:
     """By network (raw pixels are none): ``feature_rank``, ``feature_std``, ``mean_cosine``, ``dimensions``."""
     extractors = {contender.name: contender.extractor for contender in contenders if contender.kind != "raw"}
-    found = extract(extractors, Pictures(images), batch_size, "features of own images")
+    found = extract(extractors, InMemoryImages(images), batch_size, "features of own images")
     return {name: _figures(extractors[name].main(rows)) for name, rows in found.items()}
 
 

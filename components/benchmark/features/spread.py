@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from components.benchmark.features.contenders import Contender, Recipe
+from components.benchmark.features.contenders import Contender, ExtractorRecipe
 from components.evaluation.features.extract import Extractor, Rows, batches, extract
 from components.evaluation.sets.labelled_set import Benchmark, Divisible, Images
 from components.executor import ExecutorParams, map_shards
@@ -58,7 +58,7 @@ def pictured(benchmark: Benchmark) -> Pictured:
     return Pictured(benchmark.images, lambda: benchmark.digests, f"{benchmark.name} features")
 
 
-class Part(NamedTuple):
+class ExtractionPart(NamedTuple):
     """The images ``start`` to ``stop``, and the files that their features go to, by the contender's name."""
 
     number: int
@@ -67,10 +67,10 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class ExtractionJob:
     """What a worker needs beside its part."""
 
-    makers: Mapping[str, Recipe | Extractor]  # by the contender's name
+    makers: Mapping[str, ExtractorRecipe | Extractor]  # by the contender's name
     batch_size: int
     device: str
 
@@ -108,9 +108,10 @@ def features_of(
         else:
             progress.advance(count)
     parts = (
-        Part(number, images.part(starts[number], starts[number] + count), lacking) for number, count, lacking in waiting
+        ExtractionPart(number, images.part(starts[number], starts[number] + count), lacking)
+        for number, count, lacking in waiting
     )
-    task = partial(_compute, Job(makers, batch_size, place.device))
+    task = partial(_compute, ExtractionJob(makers, batch_size, place.device))
     for (_, count, _), _ in zip(waiting, map_shards(task, parts, place.executor), strict=True):
         progress.advance(count)
     progress.close()
@@ -122,13 +123,13 @@ def features_of(
     return found
 
 
-def _compute(job: Job, part: Part) -> int:
+def _compute(job: ExtractionJob, part: ExtractionPart) -> int:
     """Write the features of ``part``; runs in a worker."""
     device = worker_device(job.device, part.number)
     extractors = {}
     for name in part.files:
         maker = job.makers[name]
-        extractors[name] = maker.made(device) if isinstance(maker, Recipe) else maker
+        extractors[name] = maker.made(device) if isinstance(maker, ExtractorRecipe) else maker
     found: dict[str, list[Rows]] = {name: [] for name in extractors}
     for made in batches(extractors, part.images, job.batch_size):
         for name, rows in made.items():
@@ -139,15 +140,15 @@ def _compute(job: Job, part: Part) -> int:
     return part.number
 
 
-def _maker(contender: Contender) -> Recipe | Extractor:
+def _maker(contender: Contender) -> ExtractorRecipe | Extractor:
     if contender.recipe is None or contender.model is None:
         return contender.extractor
     return replace(contender.recipe, weights=weights_digest(contender.model))
 
 
-def _mark(contender: Contender, maker: Recipe | Extractor, digest: str, counts: list[int]) -> str:
+def _mark(contender: Contender, maker: ExtractorRecipe | Extractor, digest: str, counts: list[int]) -> str:
     """Names the folder of parts by all that their features depend on."""
-    if isinstance(maker, Recipe) and contender.model is not None:
+    if isinstance(maker, ExtractorRecipe) and contender.model is not None:
         vit = contender.model.config.model_dump(mode="json")
         about: list[object] = [maker.weights, vit, maker.mean, maker.std, results(maker.features)]
     else:

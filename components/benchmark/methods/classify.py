@@ -23,7 +23,7 @@ HELD_OUT, SEED = 0.1, 0  # of kNN's choice of k
 Labels = npt.NDArray[np.int64]
 
 
-class Sides(NamedTuple):
+class FeatureSplit(NamedTuple):
     """Features and labels of both sides of a task."""
 
     train: LabelledFeatures
@@ -31,15 +31,15 @@ class Sides(NamedTuple):
     groups: Labels | None  # of the training side
 
 
-def sides(features: Rows, labels: Labels, benchmark: Benchmark) -> Sides:
+def sides(features: Rows, labels: Labels, benchmark: Benchmark) -> FeatureSplit:
     """``features`` [n, D] and ``labels`` [n] of a benchmark by side."""
     test = benchmark.test
     groups = None if benchmark.groups is None else benchmark.groups[~test]
     both = LabelledFeatures(features, labels)
-    return Sides(both[~test], both[test], groups)
+    return FeatureSplit(both[~test], both[test], groups)
 
 
-def knn_outcomes(side: Sides, params: KnnParams, device: str) -> dict[str, Outcome]:
+def knn_outcomes(side: FeatureSplit, params: KnnParams, device: str) -> dict[str, Outcome]:
     """``knn10`` and so on; with ``choose`` also ``knn_test`` and ``knn_heldout``."""
     found = knn_predict_each(side.train, side.test.features, params.k, params.temperature, device)
     outcomes = {f"knn{k}": Outcome(predicted == side.test.labels) for k, predicted in found.items()}
@@ -58,7 +58,7 @@ def knn_outcomes(side: Sides, params: KnnParams, device: str) -> dict[str, Outco
 
 
 def grid_choices(
-    inputs: Mapping[str, Rows], side: Sides, benchmark: Benchmark, params: LinearGridParams, device: str
+    inputs: Mapping[str, Rows], side: FeatureSplit, benchmark: Benchmark, params: LinearGridParams, device: str
 ) -> Choices:
     """The heads of the linear grid: fitted on all training images, and once more without those that choose.
 
@@ -79,7 +79,7 @@ def grid_choices(
     return choices(whole.right(side.test.labels), part.right(side.train.labels[held]), whole.names)
 
 
-def logistic_choices(side: Sides, params: LogisticParams) -> Choices:
+def logistic_choices(side: FeatureSplit, params: LogisticParams) -> Choices:
     """The strengths of the logistic grid, likewise."""
     held = divide(side.train.labels, params.held_out, params.seed, side.groups)
     fitted, checking = side.train[~held], side.train[held]

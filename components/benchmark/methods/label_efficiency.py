@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from components.benchmark.features.contenders import Contender
-from components.benchmark.methods.classify import Sides
+from components.benchmark.methods.classify import FeatureSplit
 from components.benchmark.methods.figure import Figure
 from components.benchmark.methods.outcome import Outcome
 from components.benchmark.methods.protocol import Protocol
@@ -37,7 +37,7 @@ class FewFigure:
 def few_figures(
     contender: Contender,
     where: tuple[str, str],
-    side: Sides,
+    side: FeatureSplit,
     outcomes: Mapping[str, Outcome],
     protocol: Protocol,
     confidence: float,

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from components.benchmark.features.contenders import Contender
-from components.benchmark.features.own import Pictures
+from components.benchmark.features.own import InMemoryImages
 from components.benchmark.methods.figure import Figure, figure_table
 from components.descriptors.edits import edited
 from components.descriptors.train_params import EditParams
@@ -65,7 +65,7 @@ def copy_scores(
     """micro-AP of every contender, all on the same edited copies; ``features`` by the contender's name."""
     pictures, truth = edited_copies(benchmark, params)
     extractors = {contender.name: contender.extractor for contender in contenders}
-    queries = extract(extractors, Pictures(pictures), batch_size, f"{benchmark.name} copies")
+    queries = extract(extractors, InMemoryImages(pictures), batch_size, f"{benchmark.name} copies")
     found = []
     for contender in contenders:
         ours = unit(contender.extractor.main(queries[contender.name]), "query")

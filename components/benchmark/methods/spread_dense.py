@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from components.benchmark.features.contenders import Contender, Recipe
+from components.benchmark.features.contenders import Contender, ExtractorRecipe
 from components.benchmark.features.spread import Placement
 from components.benchmark.methods.dense import dense_figures, video_figures
 from components.benchmark.methods.figure import Figure
@@ -23,28 +23,28 @@ from components.executor import map_shards
 from components.learning.export import weights_digest
 from components.release.weights.load import worker_device
 
-Task = Callable[[Sequence[Contender], str], list[Figure]]  # figures of contenders on a device; picklable
+DenseTask = Callable[[Sequence[Contender], str], list[Figure]]  # figures of contenders on a device; picklable
 
 
-class Work(NamedTuple):
+class DenseItem(NamedTuple):
     """A contender without what cannot travel."""
 
     number: int
     contender: Contender
-    recipe: Recipe | None  # None: raw pixels
+    recipe: ExtractorRecipe | None  # None: raw pixels
 
 
-def dense_task(name: str, spec: DenseSetParams, protocol: Protocol, confidence: float) -> Task:
+def dense_task(name: str, spec: DenseSetParams, protocol: Protocol, confidence: float) -> DenseTask:
     """What :func:`components.benchmark.methods.dense.dense_figures` measures on the set that ``spec`` describes."""
     return partial(_dense, name, spec, protocol, confidence)
 
 
-def video_task(name: str, spec: DavisParams, protocol: Protocol, confidence: float) -> Task:
+def video_task(name: str, spec: DavisParams, protocol: Protocol, confidence: float) -> DenseTask:
     """The same of :func:`components.benchmark.methods.dense.video_figures`."""
     return partial(_videos, name, spec, protocol, confidence)
 
 
-def spread_figures(task: Task, contenders: Sequence[Contender], place: Placement) -> list[Figure]:
+def spread_figures(task: DenseTask, contenders: Sequence[Contender], place: Placement) -> list[Figure]:
     """The figures of all ``contenders``, in their order; those without tokens of patches have none."""
     works = [_work(number, one) for number, one in enumerate(one for one in contenders if one.patches is not None)]
     found: list[Figure] = []
@@ -53,15 +53,15 @@ def spread_figures(task: Task, contenders: Sequence[Contender], place: Placement
     return found
 
 
-def _work(number: int, contender: Contender) -> Work:
+def _work(number: int, contender: Contender) -> DenseItem:
     recipe = contender.recipe
     if recipe is not None and contender.model is not None:
         recipe = replace(recipe, weights=weights_digest(contender.model))
     bare = Contender(contender.name, contender.kind, raw_pixels(1), {})
-    return Work(number, bare, recipe)
+    return DenseItem(number, bare, recipe)
 
 
-def _measure(task: Task, device: str, work: Work) -> list[Figure]:
+def _measure(task: DenseTask, device: str, work: DenseItem) -> list[Figure]:
     """Runs in a worker."""
     device = worker_device(device, work.number)
     patches = raw_patches() if work.recipe is None else work.recipe.patches(device)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.errors import VitrailError
-from components.evaluation.statistics.gate import FEW, Column, Entry, by_column, read_scores
+from components.evaluation.statistics.gate import FEW, Column, ScoreEntry, by_column, read_scores
 
 Values = npt.NDArray[np.float64]
 
@@ -20,7 +20,7 @@ Values = npt.NDArray[np.float64]
 class Results:
     """Several runs together; the models of a second run that are named as one before carry the folder's name."""
 
-    scores: dict[tuple[str, Column], Entry]  # by model and column
+    scores: dict[tuple[str, Column], ScoreEntry]  # by model and column
     right: dict[tuple[str, Column], npt.NDArray[np.bool_]]  # whether each image was right
     paired: dict[tuple[str, Column], Values] = field(default_factory=dict)  # a value each case, NaN where it has none
     curves: dict[str, list[dict[str, float]]] = field(default_factory=dict)  # of training, by model
@@ -38,7 +38,7 @@ class Results:
         """In order, without those of few labels, which have tables of their own."""
         return list(dict.fromkeys(column for _, column in self.scores if not column[2].startswith(FEW)))
 
-    def entry_of(self, column: Column) -> Entry:
+    def entry_of(self, column: Column) -> ScoreEntry:
         """Any model's figure of a column."""
         return next(entry for (_, where), entry in self.scores.items() if where == column)
 

@@ -22,7 +22,7 @@ from components.crawl.demo.markup import base_tag, based, figure
 from components.crawl.demo.server import Resource
 from components.errors import VitrailError
 from components.images.decode import RGB, DecodeLimits, decode
-from components.params import Kept, Quality, Seed, Strict
+from components.params import JpegQuality, PositiveShare, Seed, Strict
 
 CELLS, PHOTOS, MIRROR = "cells.demo.test", "photos.demo.test", "mirror.demo.test"
 RESTRICTED = "ads.restricted.test"
@@ -47,9 +47,9 @@ class DemoSite(Strict):
     reencoded: int = Field(60, ge=0, le=1_000_000)
     resized: int = Field(60, ge=0, le=1_000_000)
     cropped: int = Field(60, ge=0, le=1_000_000)
-    jpeg_quality: tuple[Quality, Quality] = (50, 90)  # drawn between, for the copies
-    resize: tuple[Kept, Kept] = (0.5, 0.9)  # side of a resized copy, relative
-    crop: tuple[Kept, Kept] = (0.8, 0.95)  # side that a cropped copy keeps, relative
+    jpeg_quality: tuple[JpegQuality, JpegQuality] = (50, 90)  # drawn between, for the copies
+    resize: tuple[PositiveShare, PositiveShare] = (0.5, 0.9)  # side of a resized copy, relative
+    crop: tuple[PositiveShare, PositiveShare] = (0.8, 0.95)  # side that a cropped copy keeps, relative
     seed: Seed = 0
 
 

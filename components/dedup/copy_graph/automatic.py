@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.neighbours import NeighbourParams, exact_knn
-from components.params import Cosine, Kept, Seed, Strict
+from components.params import Cosine, PositiveShare, Seed, Strict
 
 
 class AutoParams(Strict):
@@ -25,7 +25,7 @@ class AutoParams(Strict):
     least_self: Cosine = 0.65  # no threshold among the pool's images below this cosine
     least_relative: Cosine = 0.55  # nor against held-out images, where a miss is a leak
     most: Cosine = 0.95  # nor any above: here only copies are left
-    neighboured: Kept = 0.1  # share of the images that may have a neighbour over the threshold
+    neighboured: PositiveShare = 0.1  # share of the images that may have a neighbour over the threshold
     images: int = Field(512, ge=2, le=100_000)  # drawn to measure it
     seed: Seed = 0
 
@@ -52,7 +52,7 @@ class Automatic(NamedTuple):
         )
 
 
-def automatic(rows: Rows, params: AutoParams, neighbours: NeighbourParams) -> Automatic:
+def automatic(rows: DescriptorRows, params: AutoParams, neighbours: NeighbourParams) -> Automatic:
     """The thresholds for the pool that ``rows`` describe. Costs one pass over the descriptors."""
     nearest = nearest_others(rows, params, neighbours)
     raised = float(np.quantile(nearest, 1 - params.neighboured, method="higher")) if len(nearest) else -1.0
@@ -63,7 +63,7 @@ def automatic(rows: Rows, params: AutoParams, neighbours: NeighbourParams) -> Au
     return Automatic(at_self, at_relative, over, len(nearest))
 
 
-def nearest_others(rows: Rows, params: AutoParams, neighbours: NeighbourParams) -> NDArray[np.float32]:
+def nearest_others(rows: DescriptorRows, params: AutoParams, neighbours: NeighbourParams) -> NDArray[np.float32]:
     """Cosine [n] of each image drawn to its nearest other image, windows included; empty for a pool of one."""
     flat, images = rows.flat(), rows.open()
     count, each, _ = images.shape

@@ -21,8 +21,9 @@ from pydantic import Field
 
 from components.dedup.copy_graph.copies import EDITS, planted
 from components.descriptors.kinds import Descriptor
-from components.descriptors.views import RGB, reduce
+from components.descriptors.views import reduce
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.params import Seed, Strict
 
 

@@ -21,7 +21,7 @@ from components.descriptors.views import Views
 
 SMALL = 0.5  # of an image's area: a window of less is a part of it; of more, nearly the image itself
 
-Labels = NDArray[np.integer[Any]]
+ComponentLabels = NDArray[np.integer[Any]]
 
 
 def small_windows(views: Views) -> NDArray[np.int64]:
@@ -44,8 +44,8 @@ class _Component(NamedTuple):
 
 
 def split(
-    labels: Labels, kept: Labels, edges: Iterable[Edges], threshold: float, small: NDArray[np.int64]
-) -> Labels | None:
+    labels: ComponentLabels, kept: ComponentLabels, edges: Iterable[Edges], threshold: float, small: NDArray[np.int64]
+) -> ComponentLabels | None:
     """``labels`` [N] with the images that do not go for the kept one in components of their own; None: there are none.
 
     Only components with an edge to one of the views ``small`` are looked at; they are held in memory. A component that
@@ -82,7 +82,7 @@ def split(
 
 
 def _inside(
-    labels: Labels, edges: Iterable[Edges], threshold: float, small: NDArray[np.int64]
+    labels: ComponentLabels, edges: Iterable[Edges], threshold: float, small: NDArray[np.int64]
 ) -> Iterator[tuple[Edges, NDArray[np.bool_]]]:
     """The edges inside components, and which of them lead to a small window."""
     for block in edges:
@@ -91,7 +91,11 @@ def _inside(
 
 
 def _gathered(
-    labels: Labels, affected: Labels, edges: Iterable[Edges], threshold: float, small: NDArray[np.int64]
+    labels: ComponentLabels,
+    affected: ComponentLabels,
+    edges: Iterable[Edges],
+    threshold: float,
+    small: NDArray[np.int64],
 ) -> _Component:
     starts = range(0, len(labels), STRIDE)
     rows = np.concatenate([at + np.flatnonzero(np.isin(labels[at : at + STRIDE], affected)) for at in starts])

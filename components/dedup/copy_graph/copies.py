@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from components.descriptors.views import RGB, jpeg, squash
+from components.descriptors.views import jpeg, squash
+from components.images.samples import RGB
 
 Edit = Callable[[RGB, np.random.Generator], RGB]
 

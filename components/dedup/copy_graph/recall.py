@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from components.dedup.copy_graph.edges import EdgeParts, Edges
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.neighbours import NeighbourParams, exact_knn, factory_for, lists_of
 
 
@@ -28,7 +28,9 @@ class EdgeRecall(NamedTuple):
         return {"edge_recall_images": self.images, "edge_recall_edges": self.edges} | recall
 
 
-def measure_recall(rows: Rows, edges: EdgeParts, k: int, threshold: float, params: NeighbourParams) -> EdgeRecall:
+def measure_recall(
+    rows: DescriptorRows, edges: EdgeParts, k: int, threshold: float, params: NeighbourParams
+) -> EdgeRecall:
     """The recall of ``edges`` over ``threshold`` for ``params.recall_sample`` images of ``rows``, drawn by the seed.
 
     No images where the search was exact anyway. Costs one pass over the descriptors, and as many comparisons as there

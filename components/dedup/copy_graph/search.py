@@ -14,7 +14,7 @@ from typing import NamedTuple
 from components.dedup.copy_graph.edges import EDGES, EdgeParts, part_path, write_part
 from components.dedup.copy_graph.graph import edges_of
 from components.dedup.pool.scratch import scratch_folder
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import IndexFolder, NeighbourParams, Neighbours, factory_for, lists_of
 from components.params import fingerprint
@@ -30,7 +30,7 @@ class GraphSearch(NamedTuple):
 
 
 def search_edges(
-    rows: Rows,
+    rows: DescriptorRows,
     digest: str,
     search: GraphSearch,
     parts: Sequence[tuple[int, int]],
@@ -67,20 +67,20 @@ def search_edges(
     return EdgeParts(paths)
 
 
-def _piece(rows: Rows, folder: Path, params: NeighbourParams, piece: tuple[int, int]) -> Path:
+def _piece(rows: DescriptorRows, folder: Path, params: NeighbourParams, piece: tuple[int, int]) -> Path:
     index = IndexFolder(folder)
     if (folder / "merged/merged.json").exists():
         return folder
     return index.build_piece(rows.flat(), *piece, params)
 
 
-def _part(rows: Rows, folder: Path | None, search: GraphSearch, out: Path, part: tuple[int, int]) -> Path:
+def _part(rows: DescriptorRows, folder: Path | None, search: GraphSearch, out: Path, part: tuple[int, int]) -> Path:
     index = _opened(rows, folder, search.neighbours)
     return write_part(part_path(out, *part), edges_of(rows.open(), *part, search.k, search.floor, index))
 
 
 @lru_cache(maxsize=1)
-def _opened(rows: Rows, folder: Path | None, params: NeighbourParams) -> Neighbours:
+def _opened(rows: DescriptorRows, folder: Path | None, params: NeighbourParams) -> Neighbours:
     """The index, once a process; the parent process has hashed its files."""
     if folder is None:
         return Neighbours(rows.flat(), params)

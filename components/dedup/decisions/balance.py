@@ -53,7 +53,7 @@ class BalanceParams(Strict):
         return self
 
 
-class Level(NamedTuple):
+class ClusterLevel(NamedTuple):
     """Clusters of the level below, or of the points."""
 
     centroids: NDArray[np.float32]  # [k, d]
@@ -72,13 +72,15 @@ def balance(points: NDArray[Any], params: BalanceParams, device: Literal["auto",
     return sample(hierarchy(points, params, device), params)
 
 
-def hierarchy(points: NDArray[Any], params: BalanceParams, device: Literal["auto", "cpu"] = "auto") -> list[Level]:
+def hierarchy(
+    points: NDArray[Any], params: BalanceParams, device: Literal["auto", "cpu"] = "auto"
+) -> list[ClusterLevel]:
     """The levels, lowest first."""
     if params.levels[0].clusters > len(points):
         raise VitrailError(
             f"balance.levels: {params.levels[0].clusters} clusters of {len(points)} images; use fewer clusters"
         )
-    levels: list[Level] = []
+    levels: list[ClusterLevel] = []
     below: NDArray[Any] = points
     for number, given in enumerate(params.levels):
         levels.append(_cluster(below, given, params.iterations, params.seed + number, device))
@@ -88,7 +90,7 @@ def hierarchy(points: NDArray[Any], params: BalanceParams, device: Literal["auto
 
 def _cluster(
     points: NDArray[Any], given: LevelParams, iterations: int, seed: int, device: Literal["auto", "cpu"]
-) -> Level:
+) -> ClusterLevel:
     # Each fit starts from centroids drawn far apart: from the old ones, Lloyd's algorithm would stay where it is.
     how = KMeans(given.clusters, iterations, seed, spherical=False, spread=True, device=device)
     fit = partial(kmeans, how=how)
@@ -99,7 +101,7 @@ def _cluster(
             break  # clusters without a point: nothing to fit so many centroids on
         centroids, _, _ = fit(points[chosen])
         parent, distance = assign(points, centroids, spherical=False, device=device)
-    return Level(centroids, parent, distance)
+    return ClusterLevel(centroids, parent, distance)
 
 
 def _closest(parent: NDArray[np.int64], distance: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -110,7 +112,7 @@ def _closest(parent: NDArray[np.int64], distance: NDArray[np.float32], count: in
     return np.sort(order[rank < count])
 
 
-def sample(levels: list[Level], params: BalanceParams) -> NDArray[np.int64]:
+def sample(levels: list[ClusterLevel], params: BalanceParams) -> NDArray[np.int64]:
     """Rows of the points, sorted: ``params.images`` of them, shared out from the top level down."""
     generator = np.random.default_rng(params.seed)
     sizes = [np.bincount(levels[0].parent, minlength=len(levels[0].centroids))]  # images below each cluster, by level
@@ -126,7 +128,7 @@ def sample(levels: list[Level], params: BalanceParams) -> NDArray[np.int64]:
     return np.sort(order[rank < share[levels[0].parent[order]]])
 
 
-def _preference(level: Level, leaf: str, generator: np.random.Generator) -> NDArray[Any]:
+def _preference(level: ClusterLevel, leaf: str, generator: np.random.Generator) -> NDArray[Any]:
     return level.distance if leaf == "closest" else generator.random(len(level.parent))
 
 

@@ -119,7 +119,7 @@ class JoinFiles:
         query = f"""SELECT * FROM read_parquet('{self.ties}')
             ORDER BY "row", straight DESC, similarity DESC, other"""
         names = ("row", "other", "similarity", "view", "match_view")
-        with RowWriter(self.deciding, names) as writer:
+        with ColumnWriter(self.deciding, names) as writer:
             for table in firsts(stream(connection, query), "row"):
                 writer.write(**{name: table[name] for name in names})
 
@@ -131,7 +131,7 @@ def fresh_folder(path: Path) -> Path:
     return path
 
 
-class RowWriter:
+class ColumnWriter:
     """Appends columns of arrays to one Parquet file, which appears whole when the block ends, or not at all."""
 
     def __init__(self, path: Path, columns: Sequence[str] = ()) -> None:
@@ -151,7 +151,7 @@ class RowWriter:
         if len(arrays[0]):
             self._writer.write_table(pa.table(arrays, schema=schema))
 
-    def __enter__(self) -> RowWriter:
+    def __enter__(self) -> ColumnWriter:
         self._open = self._file.__enter__()
         return self
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from components.dedup.copy_graph.graph import STRIDE
-from components.dedup.decisions.files import JoinFiles, RowWriter
+from components.dedup.decisions.files import ColumnWriter, JoinFiles
 from components.dedup.pool.images import Pool
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.executor import ExecutorParams, map_shards
 from components.neighbours import NeighbourParams, Neighbours
 from components.params import Cosine, Strict
@@ -125,7 +125,7 @@ def nearest_held_out(pool: NDArray[Any], held_out: HeldOutIndexes) -> Nearest:
 
 def find_leaks(
     pool: Pool,
-    rows: Rows,
+    rows: DescriptorRows,
     parts: Sequence[tuple[int, int]],
     held_out: HeldOutImages,
     how: LeakSearch,
@@ -140,9 +140,9 @@ def find_leaks(
     at = files.folder / "held-out.npy"
     with atomic_file(at) as file:  # always anew: a benchmark's pictures may change under their keys
         np.save(file, held_out.rows, allow_pickle=False)
-    match = partial(_match_part, rows, Rows(at), how)
+    match = partial(_match_part, rows, DescriptorRows(at), how)
     found = map_shards(match, parts, how.executor) if len(held_out.rows) else (None for _ in parts)
-    with RowWriter(files.leaks, LEAKS) as writer:
+    with ColumnWriter(files.leaks, LEAKS) as writer:
         done = track(found, "held-out images", len(parts), unit="parts")
         for (start, stop), nearest in zip(parts, done, strict=True):
             for begin in range(start, stop, STRIDE):
@@ -198,11 +198,11 @@ def identical_rows(table: pa.Table, held_out: Sequence[str]) -> NDArray[np.int64
     return found
 
 
-def _match_part(rows: Rows, held_out: Rows, how: LeakSearch, part: tuple[int, int]) -> Nearest:
+def _match_part(rows: DescriptorRows, held_out: DescriptorRows, how: LeakSearch, part: tuple[int, int]) -> Nearest:
     return nearest_held_out(rows.open()[slice(*part)], _indexed(held_out, how.threshold, how.neighbours))
 
 
 @lru_cache(maxsize=1)
-def _indexed(held_out: Rows, threshold: float, params: NeighbourParams) -> HeldOutIndexes:
+def _indexed(held_out: DescriptorRows, threshold: float, params: NeighbourParams) -> HeldOutIndexes:
     """The indexes, once a process."""
     return held_out_index(held_out.open(), threshold, params)

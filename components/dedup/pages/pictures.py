@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from components.dedup.copy_graph.calibrate import Calibration
-from components.descriptors.views import RGB, squash
+from components.descriptors.views import squash
+from components.images.samples import RGB
 from components.storage import atomic_file
 
 

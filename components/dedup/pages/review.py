@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.dedup.decisions.decide import HELD_OUT, IDENTICAL
-from components.dedup.pages.sweep import Outcome
+from components.dedup.pages.sweep import SweepPoint
 from components.dedup.pool.extract import read_picture
 from components.dedup.pool.images import INDEX_NAME
-from components.descriptors.views import RGB, Views, reduce
+from components.descriptors.views import Views, reduce
 from components.evaluation.sets.benchmarks import Benchmark
+from components.images.samples import RGB
 from components.images.shards import Shards
 from components.storage import StorageParams, atomic_file
 from components.tables.parts import parts as table_parts
@@ -53,7 +54,7 @@ def write_review(
     connection: Any,
     path: Path,
     reviewed: Reviewed,
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[SweepPoint],
     thresholds: tuple[float, float],
     limit: int,
 ) -> None:
@@ -182,14 +183,14 @@ def _picture(rgb: RGB, name: str, note: str) -> str:
     )
 
 
-def _sweep_table(outcomes: Sequence[Outcome], thresholds: tuple[float, float]) -> str:
+def _sweep_table(outcomes: Sequence[SweepPoint], thresholds: tuple[float, float]) -> str:
     """Bold: what is in force, by the self-dedup threshold (the first columns) and the one against held-out images."""
-    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in Outcome._fields)
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in SweepPoint._fields)
     of_self = {"duplicates", "groups", "largest"}
     lines = []
     for one in outcomes:
         cells = [f"<td>{one.threshold:.4f}</td>"]
-        for name, value in zip(Outcome._fields[1:], one[1:], strict=True):
+        for name, value in zip(SweepPoint._fields[1:], one[1:], strict=True):
             force = one.threshold == thresholds[0 if name in of_self else 1]
             cells.append(f"<td{' class=in-force' if force else ''}>{value:,}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")

@@ -16,7 +16,7 @@ from components.dedup.copy_graph.graph import STRIDE, component_counts, componen
 from components.storage import atomic_file
 
 
-class Outcome(NamedTuple):
+class SweepPoint(NamedTuple):
     """One threshold, applied to self-dedup and, beside it, to the held-out images."""
 
     threshold: float  # cosine
@@ -34,7 +34,7 @@ def sweep(
     labels: NDArray[np.integer[Any]],
     giants: GiantParams | None = None,
     within: Literal["self", "relative"] = "self",
-) -> list[Outcome]:
+) -> list[SweepPoint]:
     """One outcome a threshold, by the same rules as a run: at the thresholds in force its numbers are the run's.
 
     Args:
@@ -54,7 +54,7 @@ def sweep(
         del cut
         leaks, dropped = _dropped(labels, labels if within == "self" else tied, to_held_out, threshold)
         found.append(
-            Outcome(
+            SweepPoint(
                 float(threshold),
                 int(count - np.count_nonzero(counts)),
                 int(np.count_nonzero(counts > 1)),
@@ -85,7 +85,7 @@ def _dropped(
     return leaks, sum(int(np.count_nonzero(leaking[tied[span]] | going[labels[span]])) for span in spans)
 
 
-def table(outcomes: Sequence[Outcome]) -> str:
+def table(outcomes: Sequence[SweepPoint]) -> str:
     """The outcomes in columns, to read."""
     lines = ["threshold  duplicates   groups  largest  | held-out  dropped with them"]
     for one in outcomes:
@@ -96,9 +96,9 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def write_csv(outcomes: Sequence[Outcome], path: Path) -> None:
+def write_csv(outcomes: Sequence[SweepPoint], path: Path) -> None:
     """The outcomes as comma-separated values."""
     with atomic_file(path, "w") as file:
         writer = csv.writer(file)
-        writer.writerow(Outcome._fields)
+        writer.writerow(SweepPoint._fields)
         writer.writerows(outcomes)

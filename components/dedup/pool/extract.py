@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from components.dedup.pool.images import PLACE, Pool
 from components.descriptors.kinds import Descriptor, DescriptorParams, load_descriptor
-from components.descriptors.rows import Rows
-from components.descriptors.views import RGB, WHOLE, Views, reduce, squash
+from components.descriptors.rows import DescriptorRows
+from components.descriptors.views import WHOLE, Views, reduce, squash
 from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
+from components.images.samples import RGB
 from components.progress import track
 from components.storage import Store, atomic_file
 
@@ -107,7 +108,7 @@ class Describing:
     views: Views = WHOLE
 
 
-def describe(pool: Pool, how: Describing, work: Path, executor: ExecutorParams, chunk: int) -> Rows:
+def describe(pool: Pool, how: Describing, work: Path, executor: ExecutorParams, chunk: int) -> DescriptorRows:
     """Descriptors [N, R, dim] fp16 of the R views of every row of the pool, in index order.
 
     They are never all in memory: each chunk is written to its place in one file.
@@ -122,7 +123,7 @@ def describe(pool: Pool, how: Describing, work: Path, executor: ExecutorParams, 
     function = partial(_descriptor_chunk, how, path)
     chunks = _Chunks(pool, None, chunk, parts)
     _finish(function, chunks, executor, "descriptors of the pool")
-    return Rows(path)
+    return DescriptorRows(path)
 
 
 def described_keys(work: Path) -> Iterator[list[str]]:
@@ -232,7 +233,7 @@ def _descriptor_chunk(how: Describing, path: Path, chunk: _Chunk) -> Path:
 
 def _allocate(path: Path, shape: tuple[int, int, int], finished: Sequence[Path]) -> None:
     """An empty fp16 file of ``shape`` at ``path``; where it is new, no chunk of it is finished."""
-    if path.exists() and Rows(path).open().shape == shape:
+    if path.exists() and DescriptorRows(path).open().shape == shape:
         return
     for part in finished:
         part.unlink(missing_ok=True)

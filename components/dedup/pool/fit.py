@@ -15,10 +15,10 @@ from components.dedup.pool.extract import Decoded, describe_pictures, thumbnails
 from components.dedup.pool.images import Pool
 from components.descriptors.kinds import LearnedParams, TrainedParams, learn, learning_limit, thumbnail_side
 from components.descriptors.sscd import SscdParams, load_sscd
-from components.descriptors.views import RGB
 from components.descriptors.whiten import fit_whitening
 from components.errors import VitrailError
 from components.executor import ExecutorParams
+from components.images.samples import RGB
 from components.params import fingerprint
 from components.progress import track
 from components.storage import StorageParams, atomic_file
@@ -43,7 +43,7 @@ def train(params: TrainedParams, curated: Path, out: Path, storage: StorageParam
 
 
 @dataclass(frozen=True)
-class Whitening:
+class WhiteningChoice:
     """What a whitening is fitted on and keeps."""
 
     dim: int | None  # directions kept, the strongest; None: all that the network has
@@ -51,7 +51,7 @@ class Whitening:
     floor: float  # see :func:`components.descriptors.whiten.fit_whitening`
 
 
-def whiten(params: SscdParams, curated: Path, out: Path, storage: StorageParams, how: Whitening) -> str:
+def whiten(params: SscdParams, curated: Path, out: Path, storage: StorageParams, how: WhiteningChoice) -> str:
     """Fit PCA whitening for a published network on images of ``curated``; returns the SHA-256 of ``out``.
 
     Args:

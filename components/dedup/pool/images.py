@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from components.descriptors.views import RGB
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.images.shards import Shards
 from components.progress import track
 from components.storage import StorageParams, Store

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from components.descriptors.views import RGB
 from components.images.headers import jpeg_tables
+from components.images.samples import RGB
 
 TILE, TILES = 128, 4  # detail is measured in 4 x 4 evenly spread tiles of so many pixels, at full resolution
 CELL = 32  # pixels
@@ -35,7 +35,7 @@ ALIKE = 0.15  # copies no further from the best are as good; then the finest qua
 LOSSY = 5.0  # step of formats that do not tell theirs: about a JPEG of quality 80
 
 
-class Quality(NamedTuple):
+class PictureQuality(NamedTuple):
     """Of one picture; logarithms are natural."""
 
     pixels: float  # logarithm of the pixels inside a uniform border
@@ -52,7 +52,7 @@ def ranks(measured: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[n
 
     ``groups`` number the components of copies, from 0.
     """
-    of = Quality(*measured.T)
+    of = PictureQuality(*measured.T)
     count = int(groups.max(initial=-1)) + 1
 
     def best(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -86,7 +86,7 @@ def _of_equal_pixels(
     return np.asarray(coarsest[number.ravel()])
 
 
-def measure(data: bytes, rgb: RGB) -> Quality:
+def measure(data: bytes, rgb: RGB) -> PictureQuality:
     """The quality of the picture ``rgb`` [H, W, 3] that the file ``data`` holds; its cost is bounded for any size."""
     import cv2
 
@@ -94,7 +94,7 @@ def measure(data: bytes, rgb: RGB) -> Quality:
     top, bottom, left, right = content(gray)
     inside = gray[top:bottom, left:right]
     tiles = _tiles(inside)
-    return Quality(
+    return PictureQuality(
         pixels=float(np.log(inside.size)),
         detail=_detail(tiles),
         seam=_seam(gray),

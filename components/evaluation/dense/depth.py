@@ -11,7 +11,7 @@ from pydantic import Field
 
 from components.errors import VitrailError
 from components.evaluation.dense.depth_head import DepthErrors, DepthHead, HeadParams, depth_errors, expected, fit_depth
-from components.evaluation.dense.pixel_heads import FINER, PixelFitParams, Source, fit_depth_on_pixels
+from components.evaluation.dense.pixel_heads import FINER, PixelFitParams, WindowSource, fit_depth_on_pixels
 from components.evaluation.dense.windows import join, random_window, smooth_to, windows
 from components.evaluation.features.extract import Rows
 from components.evaluation.features.patch_tokens import PatchExtractor, Reading
@@ -52,7 +52,7 @@ def estimate_depth(
     for count in params.blocks:
         size = max(1, params.image_size // extractor.patch) * extractor.patch
         reading = Reading(count, spread=True, norm=count == 1, cls=True)
-        source = Source(extractor, pictures, size, reading)
+        source = WindowSource(extractor, pictures, size, reading)
         found[f"lin{count}"] = _scored(source, _fitted(source, params, device), params)
         if params.pixels is not None:
             head = fit_depth_on_pixels(source, params.head.bins, params.pixels, device)
@@ -60,7 +60,7 @@ def estimate_depth(
     return found
 
 
-def _scored(source: Source, head: DepthHead, params: DepthHeadParams) -> npt.NDArray[np.float64]:
+def _scored(source: WindowSource, head: DepthHead, params: DepthHeadParams) -> npt.NDArray[np.float64]:
     """The errors [n, 3] of ``head`` on the held-out pictures."""
     extractor, pictures, size, reading = source
     span, found = pictures.truth.depths, []
@@ -88,7 +88,7 @@ def depth_map(head: DepthHead, tokens: Rows, grid: int, side: int) -> npt.NDArra
     return smooth_to(metres, (side, side))
 
 
-def _fitted(source: Source, params: DepthHeadParams, device: torch.device | str) -> DepthHead:
+def _fitted(source: WindowSource, params: DepthHeadParams, device: torch.device | str) -> DepthHead:
     """A head fitted on patches."""
     extractor, pictures, size, reading = source
     generator = np.random.default_rng([params.seed, 0xDE97])

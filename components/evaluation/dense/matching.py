@@ -20,7 +20,7 @@ from components.evaluation.features.extract import Rows, square
 from components.evaluation.features.patch_tokens import PatchExtractor, Reading
 from components.evaluation.sets.labelled_set import Benchmark
 from components.images.decode import RGB
-from components.params import NEUTRAL, Factor, Kept, Seed, Share, Strict
+from components.params import NEUTRAL, Factor, PositiveShare, Seed, Share, Strict
 from components.progress import track
 
 
@@ -33,7 +33,7 @@ class MatchingParams(Strict):
     scale: tuple[Factor, Factor] = (0.8, 1.25)
     shift: Share = 0.1  # of the side, either way
     brightness: Share = 0.2  # levels are multiplied by 1 plus or minus up to so much
-    alpha: Kept = 0.1  # of the side: how near a match must be
+    alpha: PositiveShare = 0.1  # of the side: how near a match must be
     samples: int = Field(1000, ge=100, le=1_000_000)  # bootstrap resamples of the pictures
     batch_size: Annotated[int, Field(ge=1, le=4096), NEUTRAL] = 16
     seed: Seed = 0

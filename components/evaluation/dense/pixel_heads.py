@@ -62,7 +62,7 @@ class PixelClassifier(NamedTuple):
         return found
 
 
-class Source(NamedTuple):
+class WindowSource(NamedTuple):
     """Where windows come from, and how their tokens are read."""
 
     extractor: PatchExtractor
@@ -91,7 +91,9 @@ class Source(NamedTuple):
         return augmented_window(self.pictures.read(row), self.size, hole, augment, generator)
 
 
-def fit_segmentation(source: Source, params: PixelFitParams, device: torch.device | str = "cpu") -> PixelClassifier:
+def fit_segmentation(
+    source: WindowSource, params: PixelFitParams, device: torch.device | str = "cpu"
+) -> PixelClassifier:
     """A linear map of tokens to the classes of ``source``, fitted on pixels.
 
     Raises:
@@ -116,7 +118,7 @@ def fit_segmentation(source: Source, params: PixelFitParams, device: torch.devic
 
 
 def fit_depth_on_pixels(
-    source: Source, bins: int, params: PixelFitParams, device: torch.device | str = "cpu"
+    source: WindowSource, bins: int, params: PixelFitParams, device: torch.device | str = "cpu"
 ) -> DepthHead:
     """A head of so many bins over the depths of ``source``, fitted on pixels.
 
@@ -145,7 +147,7 @@ def fit_depth_on_pixels(
 
 
 def _fitted(
-    source: Source,
+    source: WindowSource,
     outputs: int,
     params: PixelFitParams,
     loss: Callable[[Tensor, Tensor], Tensor | None],

@@ -41,7 +41,7 @@ class PropagationParams(Strict):
     seed: Seed = 0
 
 
-class Quality(NamedTuple):
+class ObjectScore(NamedTuple):
     """Of one object: the mean over the frames of the region's IoU (J) and of the boundary's F-measure; 0 ... 1."""
 
     region: float
@@ -50,25 +50,25 @@ class Quality(NamedTuple):
 
 def follow(
     extractor: PatchExtractor, video: VideoSet, params: PropagationParams, device: torch.device | str = "cpu"
-) -> list[Quality]:
+) -> list[ObjectScore]:
     """The quality of every object of every video, in order; the first and the last frame are not scored, as usual.
 
     Raises:
         VitrailError: a file cannot be read, or tokens are not finite.
     """
-    found: list[Quality] = []
+    found: list[ObjectScore] = []
     for rows in track(video.sequences, f"{video.name} videos", len(video.sequences), unit="videos"):
         first = video.mask(rows[0])
         objects = [number for number in np.unique(first).tolist() if number > 0]
-        scores: list[list[Quality]] = [[] for _ in objects]
+        scores: list[list[ObjectScore]] = [[] for _ in objects]
         predicted = propagate(extractor, [video.pictures.images.rgb(row) for row in rows], first, params, device)
         for row, ours in list(zip(rows, predicted, strict=True))[1:-1]:
             truth = video.mask(row)
             known = truth != IGNORE
             for number, values in zip(objects, scores, strict=True):
                 a, b = (ours == number) & known, (truth == number) & known
-                values.append(Quality(region_iou(a, b), boundary_f(a, b)))
-        found += [Quality(*np.mean(values, axis=0).tolist()) for values in scores if values]
+                values.append(ObjectScore(region_iou(a, b), boundary_f(a, b)))
+        found += [ObjectScore(*np.mean(values, axis=0).tolist()) for values in scores if values]
     return found
 
 

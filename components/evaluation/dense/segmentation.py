@@ -25,7 +25,7 @@ from components.evaluation.dense.patch_labels import (
     fit_patches,
     patch_labels,
 )
-from components.evaluation.dense.pixel_heads import PixelFitParams, Source, fit_segmentation
+from components.evaluation.dense.pixel_heads import PixelFitParams, WindowSource, fit_segmentation
 from components.evaluation.dense.windows import (
     Windows,
     join,
@@ -91,7 +91,7 @@ def segment(
     names = ["linear", *(["pixels"] if params.pixels else []), *(["knn"] if params.k else [])]
     head = None
     if params.pixels is not None:
-        head = fit_segmentation(Source(extractor, pictures, size, reading), params.pixels, device)
+        head = fit_segmentation(WindowSource(extractor, pictures, size, reading), params.pixels, device)
     bank = None if params.k is None else Bank.of(LabelledFeatures(tokens, labels), device)
     found: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in names}
 

@@ -23,7 +23,7 @@ LEVELS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # right, junk
 RANKS = (1, 5, 10)
 
 
-class Level(NamedTuple):
+class DifficultyScores(NamedTuple):
     """Shares of 0 ... 1, over the queries that have something to find."""
 
     map: float
@@ -31,7 +31,9 @@ class Level(NamedTuple):
     queries: int
 
 
-def score(similarities: npt.NDArray[np.floating], truth: GroundTruth, ranks: Sequence[int] = RANKS) -> dict[str, Level]:
+def score(
+    similarities: npt.NDArray[np.floating], truth: GroundTruth, ranks: Sequence[int] = RANKS
+) -> dict[str, DifficultyScores]:
     """The three levels from similarities [queries, database]; equal ones are in the database's order, as there.
 
     Raises:
@@ -56,7 +58,7 @@ def score(similarities: npt.NDArray[np.floating], truth: GroundTruth, ranks: Seq
                 precisions.append(trapezoid_precision(places))
                 at.append([_precision_at(places + 1, k) for k in ranks])
         means = np.mean(at, axis=0) if at else np.full(len(ranks), np.nan)
-        found[level] = Level(
+        found[level] = DifficultyScores(
             float(np.mean(precisions)) if precisions else float("nan"),
             dict(zip(ranks, means.tolist(), strict=True)),
             len(precisions),

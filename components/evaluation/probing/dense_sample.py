@@ -26,7 +26,7 @@ from components.training.probe_params import (
 )
 
 Mask = npt.NDArray[np.int16]
-Source = Callable[[], tuple[RGB, npt.NDArray[np.integer]]]  # reads one image and its mask
+PictureReading = Callable[[], tuple[RGB, npt.NDArray[np.integer]]]  # reads one image and its mask
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def named_masks(params: DenseNamedParams, pictures: DenseBenchmark, size: int, s
         VitrailError: a file cannot be read, or a mask does not fit its picture.
     """
 
-    def source(row: int) -> Source:
+    def source(row: int) -> PictureReading:
         return lambda: pictures.read(row)
 
     sources = [source(row) for row in pictures.train_rows.tolist()]
@@ -122,7 +122,7 @@ def named_masks(params: DenseNamedParams, pictures: DenseBenchmark, size: int, s
 
 
 def _drawn(
-    params: DenseParams, where: tuple[list[Source], str], named: tuple[str, int], size: int, seed: int
+    params: DenseParams, where: tuple[list[PictureReading], str], named: tuple[str, int], size: int, seed: int
 ) -> DenseSet:
     """A draw of the sources, divided; ``named`` is the set's name and the value without a label."""
     (sources, place), (name, ignore) = where, named
@@ -155,14 +155,14 @@ def _square_mask(mask: npt.NDArray[np.integer], size: int) -> npt.NDArray[np.int
     return found
 
 
-def _folder(params: DenseFolderParams) -> tuple[list[Source], str]:
+def _folder(params: DenseFolderParams) -> tuple[list[PictureReading], str]:
     folder = Path(params.images)
     masks = pairs(folder, Path(params.masks), ("probe.dense.images", "probe.dense.masks"))
     both = zip(image_files(folder), masks, strict=True)
     return [_source(a.read_bytes, b.read_bytes, str(a), str(b)) for a, b in both], params.images
 
 
-def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
+def _parquet(params: DenseParquetParams) -> tuple[list[PictureReading], str]:
     import pyarrow.parquet as pq
 
     from components.tables.schemas import PARQUET_FAULTS
@@ -193,7 +193,7 @@ def _parquet(params: DenseParquetParams) -> tuple[list[Source], str]:
     return [_source(reader(params.image, row), reader(params.mask, row), a, b) for a, b, row in names], params.path
 
 
-def _source(image: Callable[[], Any], mask: Callable[[], Any], image_at: str, mask_at: str) -> Source:
+def _source(image: Callable[[], Any], mask: Callable[[], Any], image_at: str, mask_at: str) -> PictureReading:
     def read() -> tuple[RGB, npt.NDArray[np.integer]]:
         rgb: RGB = numbers_of(image(), image_at, decode)
         classes = mask_of(mask(), mask_at)

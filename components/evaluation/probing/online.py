@@ -22,7 +22,7 @@ from torch import nn
 from components.errors import VitrailError, nearest
 from components.evaluation.features.extract import square
 from components.evaluation.features.pca import pca_pictures
-from components.evaluation.probing.probes import Prober, Scores, mean_of
+from components.evaluation.probing.probes import Prober, ProbeScores, mean_of
 from components.evaluation.probing.sample import draw
 from components.evaluation.probing.seeds import crops_picture
 from components.evaluation.sets.benchmarks import Benchmark, BenchmarksFile, load_benchmark
@@ -84,10 +84,10 @@ class Recorder:
         self._preset, self._kind, self._data = subject.preset, subject.kind, subject.data
         self._benchmark, self._masks, self._seeds = subject.benchmark, subject.masks, list(subject.seeds)
         self._prober: Prober | None = None
-        self._raw: Scores = {}
+        self._raw: ProbeScores = {}
         self._models: dict[int, str | None] = {}  # step -> LoggedModel
 
-    def begin(self) -> Scores:
+    def begin(self) -> ProbeScores:
         """The pictures and the scores of the network that has seen nothing: where its curves begin."""
         return self._look(0)
 
@@ -99,7 +99,7 @@ class Recorder:
         """Add a point to the curves."""
         self.run.log_metrics({f"train/{name}": value for name, value in figures.items() if name != "step"}, step=step)
 
-    def probe(self, step: int) -> Scores:
+    def probe(self, step: int) -> ProbeScores:
         """Log scores (0 ... 1) and pictures of the averaged network, with its LoggedModel; scores on rank 0 only.
 
         Raw pixels' scores on the same sample, names ending in ``_raw_pixels``, are beside them in the curves.
@@ -147,7 +147,7 @@ class Recorder:
     def _tags(self) -> dict[str, str]:
         return {"preset": self._preset, "kind": self._kind, "data_digest": self._data[1]}
 
-    def _look(self, step: int) -> Scores:
+    def _look(self, step: int) -> ProbeScores:
         """Scores and pictures of the network as it is now, logged as points of the curves (rank 0)."""
         self._show(step)
         if not self.params.probe.scored:

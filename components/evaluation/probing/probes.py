@@ -24,11 +24,11 @@ from components.training.probe_params import DenseParams, LinearProbeParams, Pro
 
 DENSE = ("/miou", "/pixel_accuracy")  # ends of the dense scores' names
 TOKENS = 1 << 15  # patch tokens a forward pass at most
-Scores = dict[str, float]
+ProbeScores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbeFeatures:
     """What a network makes of the sample."""
 
     cls: Rows | None  # [n, D] of the labelled images
@@ -59,7 +59,7 @@ class Prober:
             self._labels = np.concatenate([row[at] for row, at in zip(labels, self._chosen, strict=True)])
             self._pictures = np.repeat(np.arange(dense.train), [len(at) for at in self._chosen])
 
-    def by_dataset(self, scores: Scores) -> list[tuple[Scores, tuple[str, str]]]:
+    def by_dataset(self, scores: ProbeScores) -> list[tuple[ProbeScores, tuple[str, str]]]:
         """``scores`` divided by what they are measured on, with name and digest of that."""
         dense = {name: value for name, value in scores.items() if name.endswith(DENSE)}
         rest = {name: value for name, value in scores.items() if name not in dense}
@@ -71,7 +71,7 @@ class Prober:
         return found
 
     @torch.no_grad()
-    def features(self, backbone: nn.Module, dtype: torch.dtype) -> Found:
+    def features(self, backbone: nn.Module, dtype: torch.dtype) -> ProbeFeatures:
         """Forward passes over the sample; under ZeRO-3 every rank must make them.
 
         ``backbone`` must be in eval mode. No generator is touched.
@@ -90,21 +90,21 @@ class Prober:
                     parts[not fit].append(tokens[self._chosen[number]] if fit else tokens)
                     number += 1
             fitted, held_out = np.concatenate(parts[0]), np.stack(parts[1])
-        return Found(cls, fitted, held_out)
+        return ProbeFeatures(cls, fitted, held_out)
 
-    def scores(self, found: Found) -> Scores:
+    def scores(self, found: ProbeFeatures) -> ProbeScores:
         """The scores of a network's features; equal features give equal scores."""
-        scores: Scores = {}
+        scores: ProbeScores = {}
         if found.cls is not None:
             scores |= self._classified(found.cls)
         if found.fitted is not None and found.held_out is not None:
             scores |= self._segmented(found.fitted, found.held_out)
         return scores
 
-    def raw(self) -> Scores:
+    def raw(self) -> ProbeScores:
         """The same scores of raw pixels: what the images give without a network."""
         labelled, dense = self.sample.labelled, self.sample.dense
-        scores: Scores = {}
+        scores: ProbeScores = {}
         if labelled is not None:
             scores |= self._classified(labelled.raw)
         if dense is not None:
@@ -113,7 +113,7 @@ class Prober:
             scores |= self._segmented(np.concatenate(fitted), tokens[dense.train :])
         return scores
 
-    def _classified(self, features: Rows) -> Scores:
+    def _classified(self, features: Rows) -> ProbeScores:
         labelled, probe = self.sample.labelled, self.params.probe
         assert labelled is not None
         bank, scores = labelled.bank, {}
@@ -130,7 +130,7 @@ class Prober:
                 scores[f"{name}/linear"] = float(np.mean(probed.predicted == labels[bank:]))
         return scores
 
-    def _segmented(self, fitted: Rows, held_out: Rows) -> Scores:
+    def _segmented(self, fitted: Rows, held_out: Rows) -> ProbeScores:
         dense, params = self.sample.dense, self.params.probe.dense
         assert dense is not None
         assert params is not None
@@ -163,7 +163,7 @@ def pixels_of_patches(images: npt.NDArray[np.uint8], grid: int) -> Rows:
     return cells(images, grid)
 
 
-def mean_of(scores: Scores, method: str) -> float | None:
+def mean_of(scores: ProbeScores, method: str) -> float | None:
     """The mean of a method's scores (``knn``, ``linear`` or ``dense``) over the tasks; None where there is none."""
     last = {"knn": "knn", "linear": "linear", "dense": "miou"}[method]
     found: Sequence[float] = [

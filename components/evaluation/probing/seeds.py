@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from components.images.dataset import ManifestDataset
 from components.images.decode import RGB, DecodeError, DecodeLimits, decode
@@ -14,7 +13,6 @@ from components.learning.masks import sample_masks
 from components.storage import StorageParams
 from components.training.params import TrainingParams
 
-Picture = npt.NDArray[np.uint8]
 HIDDEN = np.array([170, 40, 90], np.uint8)  # colour of masked patches: one that gray images do not have
 
 
@@ -42,7 +40,7 @@ def seed_images(curated: Path, manifest: Path, storage: StorageParams, count: in
     return found
 
 
-def crops_picture(images: list[RGB], params: TrainingParams, generator: np.random.Generator) -> Picture:
+def crops_picture(images: list[RGB], params: TrainingParams, generator: np.random.Generator) -> RGB:
     """A row an image: both global crops, each followed by itself under its mask, then the local crops; [H, W, 3]."""
     augment, patch = params.augment, params.vit.patch_size
     crop = MultiCrop(augment)
@@ -61,12 +59,12 @@ def crops_picture(images: list[RGB], params: TrainingParams, generator: np.rando
     return np.concatenate(rows, axis=0)
 
 
-def interleaved(view: Picture) -> Picture:
+def interleaved(view: RGB) -> RGB:
     """[C, H, W], C 1 or 3, as [H, W, 3]."""
     return np.ascontiguousarray(np.broadcast_to(view.transpose(1, 2, 0), (*view.shape[1:], 3)))
 
 
-def padded(image: Picture, size: int) -> Picture:
+def padded(image: RGB, size: int) -> RGB:
     """``image`` in the top left corner of a black square of ``size``."""
     out = np.zeros((size, size, 3), np.uint8)
     out[: image.shape[0], : image.shape[1]] = image

@@ -28,7 +28,7 @@ from components.evaluation.sets.class_layouts import (
 from components.evaluation.sets.copies_set import CopiesParams, load_copies
 from components.evaluation.sets.dense_layouts import DENSE, DenseSetParams, load_dense
 from components.evaluation.sets.hf_folder import DatasetsParams
-from components.evaluation.sets.labelled_set import Benchmark, Column, Files, Images, named_picture
+from components.evaluation.sets.labelled_set import Benchmark, ImageColumn, ImageFiles, Images, named_picture
 from components.evaluation.sets.revisited_set import load_ground_truth
 from components.evaluation.sets.robustness_set import RobustnessParams, read_robustness
 from components.evaluation.sets.video_set import DavisParams, load_davis
@@ -93,7 +93,7 @@ ClassParams = FilesParams | OwnBenchmarkParams
 AnyParams = ClassParams | DavisParams | RevisitedParams | CopiesParams | QueryParams | RobustnessParams | DenseSetParams
 BenchmarkParams = Annotated[AnyParams, Field(discriminator="kind")]
 Labels = npt.NDArray[np.int64]
-Sides = npt.NDArray[np.bool_]
+HeldOutMask = npt.NDArray[np.bool_]
 
 
 class BenchmarksFile(Strict):
@@ -204,7 +204,7 @@ def _elpv(name: str, params: ElpvParams) -> Benchmark:
     return Benchmark(
         name,
         [f"{name}/{row:05d}" for row in range(len(rows))],
-        Files([folder / path for path, _, _ in rows]),
+        ImageFiles([folder / path for path, _, _ in rows]),
         {"type": np.array([kinds.index(kind) for _, _, kind in rows], np.int64), "defect": defect},
         {"type": kinds, "defect": ["0", "1/3", "2/3", "1"]},
         held_out,
@@ -234,7 +234,7 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
     return Benchmark(
         name,
         _keys(name, table, params.key),
-        Column(table[params.image], f"{where}, column {params.image!r}"),
+        ImageColumn(table[params.image], f"{where}, column {params.image!r}"),
         labels,
         class_names,
         _held_out(params, table, where, next(iter(labels.values())), groups),
@@ -242,7 +242,7 @@ def _parquet(name: str, params: ParquetParams) -> Benchmark:
     )
 
 
-def _held_out(params: ParquetParams, table: Any, where: str, labels: Labels, groups: Labels | None) -> Sides:
+def _held_out(params: ParquetParams, table: Any, where: str, labels: Labels, groups: Labels | None) -> HeldOutMask:
     """Which rows are held out: as the split's column says; without one a share of each class, or of the groups."""
     if params.split is None:
         return divide(labels, params.held_out, params.seed, groups)
@@ -269,7 +269,7 @@ def _queries(name: str, params: QueryParams) -> Benchmark:
     return Benchmark(
         name,
         _keys(name, table, params.key),
-        Column(table[params.image], f"{where}, column {params.image!r}"),
+        ImageColumn(table[params.image], f"{where}, column {params.image!r}"),
         {},
         {},
         np.zeros(len(table), bool),
@@ -280,7 +280,7 @@ def _queries(name: str, params: QueryParams) -> Benchmark:
 def _revisited(name: str, params: RevisitedParams) -> Benchmark:
     truth = load_ground_truth(Path(params.gnd))
     names = list(dict.fromkeys([*truth.queries, *truth.database]))
-    files = Files([named_picture(Path(params.images), one) for one in names])
+    files = ImageFiles([named_picture(Path(params.images), one) for one in names])
     keys = [f"{name}/{one}" for one in names]
     return Benchmark(name, keys, files, {}, {}, np.ones(len(names), bool), held_out_only=True)
 

@@ -17,13 +17,13 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.evaluation.sets.dense_files import IMAGES
 from components.evaluation.sets.hf_folder import DatasetsParams, read_datasets
-from components.evaluation.sets.labelled_set import Benchmark, Files, Images
+from components.evaluation.sets.labelled_set import Benchmark, ImageFiles, Images
 from components.evaluation.sets.tar_set import read_tar
 from components.evaluation.statistics.selection import divide
 from components.input_paths import InputPath
 from components.params import Seed, Strict
 
-HeldOut = Annotated[float, Field(gt=0, lt=1)]
+HeldOutShare = Annotated[float, Field(gt=0, lt=1)]
 ENDINGS = (*IMAGES, ".gif", ".heic", ".avif")
 SOLUTION = "LOC_val_solution.csv"  # the validation images' classes, as Kaggle ships them
 
@@ -34,7 +34,7 @@ class FolderParams(Strict):
     kind: Literal["folder"]
     path: InputPath  # holds a folder a class
     test: InputPath | None = None  # likewise, the held-out images; null: a share of each class of `path`
-    held_out: HeldOut = 0.2  # without `test`
+    held_out: HeldOutShare = 0.2  # without `test`
     seed: Seed = 0
 
 
@@ -51,7 +51,7 @@ class TarParams(Strict):
     kind: Literal["tar"]
     path: InputPath  # folder of *.tar
     test: InputPath | None = None  # likewise, the held-out images; null: a share of each class of `path`
-    held_out: HeldOut = 0.2  # without `test`
+    held_out: HeldOutShare = 0.2  # without `test`
     seed: Seed = 0
 
 
@@ -66,7 +66,7 @@ def read_folder(name: str, params: FolderParams) -> Benchmark:
     """Both sides of a folder of classes."""
     train = class_folders(Path(params.path), name)
     test = None if params.test is None else class_folders(Path(params.test), name)
-    files = Files([*train.images, *(test.images if test else [])])
+    files = ImageFiles([*train.images, *(test.images if test else [])])
     return _benchmark(name, files, train.classes, test.classes if test else None, (params.held_out, params.seed))
 
 
@@ -77,7 +77,7 @@ def read_imagenet(name: str, params: ImageNetParams) -> Benchmark:
     if not val.is_dir():
         raise VitrailError(f"benchmark {name}: {val}: no such folder")
     test = class_folders(val, name) if any(path.is_dir() for path in val.iterdir()) else _flat(val, name)
-    return _benchmark(name, Files([*train.images, *test.images]), train.classes, test.classes, (0.0, 0))
+    return _benchmark(name, ImageFiles([*train.images, *test.images]), train.classes, test.classes, (0.0, 0))
 
 
 def read_tar_shards(name: str, params: TarParams) -> Benchmark:

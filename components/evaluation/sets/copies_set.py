@@ -12,7 +12,7 @@ import numpy as np
 
 from components.errors import VitrailError, nearest
 from components.evaluation.sets.dense_files import image_files
-from components.evaluation.sets.labelled_set import Benchmark, Files
+from components.evaluation.sets.labelled_set import Benchmark, ImageFiles
 from components.input_paths import InputPath
 from components.params import Strict, fingerprint
 from components.text import read_text
@@ -78,7 +78,7 @@ def load_copies(name: str, params: CopiesParams) -> CopiesSet:
         raise VitrailError(f"{where}{params.truth}: {len(pairs) - len(set(pairs))} pairs are there twice")
     files = [*queries, *references]
     keys = [f"{name}/{path.parent.name}/{path.stem}" for path in files]
-    pictures = Benchmark(name, keys, Files(files), {}, {}, np.ones(len(files), bool), held_out_only=True)
+    pictures = Benchmark(name, keys, ImageFiles(files), {}, {}, np.ones(len(files), bool), held_out_only=True)
     return CopiesSet(pictures, queries, references, pairs)
 
 

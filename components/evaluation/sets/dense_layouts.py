@@ -41,7 +41,7 @@ class OwnDense(Strict):
     seed: Seed = 0
 
 
-class MaskParams(OwnDense):
+class MaskSetParams(OwnDense):
     """Masks are PNGs of class numbers."""
 
     kind: Literal["masks"]
@@ -51,7 +51,7 @@ class MaskParams(OwnDense):
     ignore: int = Field(255, ge=0, le=65_535)  # mask value without a label
 
 
-class DepthParams(OwnDense):
+class DepthSetParams(OwnDense):
     """Depths are PNGs of whole numbers, or ``.npy`` files. Zero, negative, NaN and infinite values are holes."""
 
     kind: Literal["depths"]
@@ -78,7 +78,7 @@ class VocParams(Strict):
     test: str = "val"
 
 
-DenseSetParams = MaskParams | DepthParams | Ade20kParams | VocParams | CamVidParams | NyuParams
+DenseSetParams = MaskSetParams | DepthSetParams | Ade20kParams | VocParams | CamVidParams | NyuParams
 DENSE = get_args(DenseSetParams)
 
 
@@ -94,9 +94,11 @@ def load_dense(name: str, params: DenseSetParams) -> DenseBenchmark:
     return readers[params.kind](name, params)
 
 
-def _own(name: str, params: MaskParams | DepthParams, endings: Sequence[str]) -> tuple[Paths, Paths, npt.NDArray[Any]]:
+def _own(
+    name: str, params: MaskSetParams | DepthSetParams, endings: Sequence[str]
+) -> tuple[Paths, Paths, npt.NDArray[Any]]:
     """Images, their files, and which are held out."""
-    key, test_key = ("masks", "test_masks") if isinstance(params, MaskParams) else ("depths", "test_depths")
+    key, test_key = ("masks", "test_masks") if isinstance(params, MaskSetParams) else ("depths", "test_depths")
     where = f"benchmark {name}: "
     images, files = Path(params.images), Path(getattr(params, key))
     others = pairs(images, files, (f"{where}images", f"{where}{key}"), endings)
@@ -110,12 +112,12 @@ def _own(name: str, params: MaskParams | DepthParams, endings: Sequence[str]) ->
     return [*found, *shown], [*others, *theirs], np.arange(len(found) + len(shown)) >= len(found)
 
 
-def _masks(name: str, params: MaskParams) -> DenseBenchmark:
+def _masks(name: str, params: MaskSetParams) -> DenseBenchmark:
     images, masks, test = _own(name, params, (".png",))
     return segmentation_of(pictures_of(name, images, masks, test), masks, params.classes, params.ignore)
 
 
-def _depths(name: str, params: DepthParams) -> DenseBenchmark:
+def _depths(name: str, params: DepthSetParams) -> DenseBenchmark:
     images, files, test = _own(name, params, (".png", ".npy"))
     if params.least >= params.most:
         raise VitrailError(f"benchmark {name}: least {params.least:g} m must be below most {params.most:g} m")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from components.errors import VitrailError
 from components.evaluation.sets.dense_files import IGNORE, depth_of, mask_of
 from components.evaluation.sets.dense_set import DenseBenchmark, Truth
-from components.evaluation.sets.labelled_set import Benchmark, Files
+from components.evaluation.sets.labelled_set import Benchmark, ImageFiles
 from components.text import read_text
 
 EIGEN = (45, 471, 41, 601)  # rows and columns of 480 x 640 that Eigen et al. 2014 score
@@ -41,7 +41,7 @@ def pictures_of(name: str, images: Paths, files: Paths, test: npt.NDArray[np.boo
     if missing:
         raise VitrailError(f"benchmark {name}: {missing[0]}: no such file ({len(missing)} are missing)")
     keys = [f"{name}/{number:06d}" for number in range(len(images))]
-    return Benchmark(name, keys, Files(images), {}, {}, test)
+    return Benchmark(name, keys, ImageFiles(images), {}, {}, test)
 
 
 def segmentation_of(

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field
 
 from components.errors import VitrailError, nearest
-from components.evaluation.sets.labelled_set import Column
+from components.evaluation.sets.labelled_set import ImageColumn
 from components.input_paths import InputPath
 from components.params import Seed, Strict
 
@@ -30,7 +30,7 @@ class DatasetsParams(Strict):
 class Split(NamedTuple):
     """A split's images and their classes by name."""
 
-    images: Column
+    images: ImageColumn
     classes: list[str]
 
 
@@ -62,7 +62,7 @@ def _split(name: str, params: DatasetsParams, split: str) -> Split:
     if names is not None and (wrong := [value for value in values if not 0 <= value < len(names)]):
         raise VitrailError(f"{where}: label {wrong[0]} is none of its {len(names)} classes")
     classes = [str(value) if names is None else names[value] for value in values]
-    return Split(Column(table[params.image], f"{where}, column {params.image!r}"), classes)
+    return Split(ImageColumn(table[params.image], f"{where}, column {params.image!r}"), classes)
 
 
 def _table(root: Path, split: str, where: str) -> Any:

@@ -86,7 +86,7 @@ class Benchmark:
         return self.test if against == "test" or self.queries_only else np.ones_like(self.test)
 
 
-class Files:
+class ImageFiles:
     """Images in files of their own."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -101,12 +101,12 @@ class Files:
     def rgb(self, row: int) -> RGB:
         return decoded(self.bytes(row), str(self._paths[row]))
 
-    def part(self, start: int, stop: int) -> Files:
+    def part(self, start: int, stop: int) -> ImageFiles:
         """The files ``start`` to ``stop``."""
-        return Files(self._paths[start:stop])
+        return ImageFiles(self._paths[start:stop])
 
 
-class Column:
+class ImageColumn:
     """Images in an Arrow column, decoded one by one."""
 
     def __init__(self, column: Any, where: str, first: int = 0) -> None:
@@ -125,7 +125,7 @@ class Column:
     def rgb(self, row: int) -> RGB:
         return decoded(self.bytes(row), f"{self._where}, row {self._first + row}")
 
-    def part(self, start: int, stop: int) -> Column:
+    def part(self, start: int, stop: int) -> ImageColumn:
         """The rows ``start`` to ``stop`` alone, copied: a slice would take the whole column along."""
         import pyarrow as pa
 
@@ -133,9 +133,9 @@ class Column:
         chunks = found.chunks if isinstance(found, pa.ChunkedArray) else [found]
         # Chunk by chunk: taken from all of them at once, Arrow joins the column first, and more than 2 GB cannot be.
         copies = [chunk.take(pa.array(range(len(chunk)), pa.int64())) for chunk in chunks]
-        return Column(pa.chunked_array(copies, found.type), self._where, self._first + start)
+        return ImageColumn(pa.chunked_array(copies, found.type), self._where, self._first + start)
 
-    def with_more(self, others: Column) -> Column:
+    def with_more(self, others: ImageColumn) -> ImageColumn:
         """These, then ``others``; of two types both as bytes."""
         import pyarrow as pa
 
@@ -145,7 +145,7 @@ class Column:
         ]
         if parts[0].type != parts[1].type:
             raise VitrailError(f"{others._where}: holds {parts[1].type}, and {self._where} {parts[0].type}")
-        return Column(pa.chunked_array([chunk for part in parts for chunk in part.chunks]), self._where)
+        return ImageColumn(pa.chunked_array([chunk for part in parts for chunk in part.chunks]), self._where)
 
 
 def named_picture(folder: Path, name: str) -> Path:

@@ -15,7 +15,7 @@ from pydantic import model_validator
 
 from components.errors import VitrailError, nearest
 from components.evaluation.sets.class_layouts import Side, class_folders
-from components.evaluation.sets.labelled_set import Benchmark, Files
+from components.evaluation.sets.labelled_set import Benchmark, ImageFiles
 from components.evaluation.statistics.corruptions import GROUPS, check_complete
 from components.input_paths import InputPath
 from components.params import Strict
@@ -54,7 +54,7 @@ def read_robustness(name: str, params: RobustnessParams) -> Benchmark:
     """The images alone, all held out, without labels."""
     images = _images(name, params)[0].images
     return Benchmark(
-        name, _keys(name, len(images)), Files(images), {}, {}, np.ones(len(images), bool), held_out_only=True
+        name, _keys(name, len(images)), ImageFiles(images), {}, {}, np.ones(len(images), bool), held_out_only=True
     )
 
 
@@ -80,7 +80,7 @@ def load_robustness(name: str, params: RobustnessParams, of: Benchmark) -> Robus
     test = np.ones(len(labels), bool)
     names = {task: of.class_names[task]}
     keys = _keys(name, len(labels))
-    pictures = Benchmark(name, keys, Files(side.images), {task: labels}, names, test, held_out_only=True)
+    pictures = Benchmark(name, keys, ImageFiles(side.images), {task: labels}, names, test, held_out_only=True)
     if corruptions is not None and params.reference is not None:
         check_complete(name, corruptions)
     return RobustSet(pictures, task, np.unique(labels), corruptions, params.reference is not None)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from components.errors import VitrailError
 from components.evaluation.sets.dense_files import IGNORE, image_files, mask_of, same_size
-from components.evaluation.sets.labelled_set import Benchmark, Files
+from components.evaluation.sets.labelled_set import Benchmark, ImageFiles
 from components.input_paths import InputPath
 from components.params import Strict, fingerprint
 from components.text import read_text
@@ -91,5 +91,5 @@ def load_davis(name: str, params: DavisParams) -> VideoSet:
     if not frames:
         raise VitrailError(f"benchmark {name}: {listed}: names no video")
     keys = [f"{name}/{number:06d}" for number in range(len(frames))]
-    pictures = Benchmark(name, keys, Files(frames), {}, {}, np.ones(len(frames), bool), held_out_only=True)
+    pictures = Benchmark(name, keys, ImageFiles(frames), {}, {}, np.ones(len(frames), bool), held_out_only=True)
     return VideoSet(pictures, masks, sequences)

@@ -17,7 +17,7 @@ Column = tuple[str, str, str]  # benchmark, task, method
 Bound = Annotated[float, Field(ge=0, le=1e6)]
 
 
-class Entry(NamedTuple):
+class ScoreEntry(NamedTuple):
     """One figure of one model; ``low`` and ``high`` are None where there is no interval."""
 
     kind: str  # of the contender
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
         return f"{self.value:.1f}" if self.unit == "%" else f"{self.value:.3f} {self.unit}".rstrip()
 
 
-Scores = Mapping[tuple[str, Column], Entry]  # by model and column
+Scores = Mapping[tuple[str, Column], ScoreEntry]  # by model and column
 
 
 def read_scores(folder: Path) -> dict[str, Any]:
@@ -57,20 +57,20 @@ def read_scores(folder: Path) -> dict[str, Any]:
     return content
 
 
-def by_column(content: Mapping[str, Any]) -> dict[tuple[str, Column], Entry]:
+def by_column(content: Mapping[str, Any]) -> dict[tuple[str, Column], ScoreEntry]:
     """The figures of one ``scores.json``, accuracies and others, by model and column."""
     return {(row["model"], (row["benchmark"], row["task"], row["method"])): entry for row, entry in _entries(content)}
 
 
-def _entries(content: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], Entry]]:
+def _entries(content: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], ScoreEntry]]:
     for row in content["scores"]:
-        yield row, Entry(row["kind"], row["accuracy"], row["low"], row["high"], row["protocol"])
+        yield row, ScoreEntry(row["kind"], row["accuracy"], row["low"], row["high"], row["protocol"])
     for row in [*content.get("ranking", []), *content.get("dense", []), *content.get("few_shot", [])]:
         if "method" not in row:
             continue  # label efficiency as earlier versions wrote it
         interval = row["value"], row["low"], row["high"]
         more = row.get("unit", "%"), row.get("lower_is_better", False)
-        yield row, Entry(row.get("kind", "checkpoint"), *interval, row["protocol"], *more)
+        yield row, ScoreEntry(row.get("kind", "checkpoint"), *interval, row["protocol"], *more)
 
 
 class GateRow(Strict):

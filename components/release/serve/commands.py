@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.command_line import Options, as_options
-from components.release.use.options import Model, ViewOptions
+from components.release.use.options import ModelOption, ViewOptions
 
 if TYPE_CHECKING:
     from components.release.serve.serving import ServeParams
@@ -49,7 +49,7 @@ def explore(*, options: Options[ExploreOptions] = _EXPLORE) -> None:
     """Show images on a map of their features, in the browser."""
     from components.errors import VitrailError
     from components.release.serve.explore_server import open_server
-    from components.release.use.explore import Source, build, map_facts
+    from components.release.use.explore import MapSource, build, map_facts
 
     if options.model is not None:
         if (options.images is None) == (options.benchmark is None):
@@ -57,7 +57,7 @@ def explore(*, options: Options[ExploreOptions] = _EXPLORE) -> None:
         if options.most < 3 or options.thumbnail < 1:
             raise VitrailError("explore: --most is 3 or more, --thumbnail 1 or more")
         named = None if options.benchmark is None else (options.benchmarks, options.benchmark)
-        source = Source(
+        source = MapSource(
             options.images or "", options.label_column, options.decisions, named, options.most, options.thumbnail
         )
         build(options.model, source, options.out, options.embedding(options.spec()))
@@ -84,7 +84,7 @@ def _params(path: Path) -> ServeParams:
     return load_params(path, ServeParams) if path != PARAMS or path.is_file() else ServeParams()
 
 
-def register(*, model: Model, name: str, params: Path = PARAMS) -> None:
+def register(*, model: ModelOption, name: str, params: Path = PARAMS) -> None:
     """Put a model into MLflow's registry, as candidate.
 
     Args:
@@ -99,7 +99,7 @@ def register(*, model: Model, name: str, params: Path = PARAMS) -> None:
 
 
 def serve(
-    *, model: Model, host: str = "127.0.0.1", port: int = 5001, workers: int = 1, params: Path = PARAMS
+    *, model: ModelOption, host: str = "127.0.0.1", port: int = 5001, workers: int = 1, params: Path = PARAMS
 ) -> int:  # fmt: skip
     """Answer HTTP requests with features, by MLflow's server.
 

@@ -17,8 +17,8 @@ from components.params import load_params
 from components.release.serve.serving import COLUMNS, ServeParams
 from components.release.weights.export import save_model
 from components.release.weights.load import LoadedModel
-from components.tracking.pyfunc import Code, Column, Interface, save
-from components.tracking.registry import CANDIDATE, CHAMPION, Registry, Version
+from components.tracking.pyfunc import Code, Interface, SignatureColumn, save
+from components.tracking.registry import CANDIDATE, CHAMPION, ModelVersion, Registry
 
 WEIGHTS_TAG = "vitrail.weights"  # weights_digest of the backbone
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -29,13 +29,18 @@ REQUIREMENTS = (
 )  # fmt: skip
 # Not "binary": MLflow decodes such a column of JSON in all rows, and fails where a row has none.
 INTERFACE = Interface(
-    inputs=[Column(name, kind) for name, kind in zip(COLUMNS, ("any", "string", "string", "any"), strict=True)],
+    inputs=[SignatureColumn(*column) for column in zip(COLUMNS, ("any", "string", "string", "any"), strict=True)],
     outputs=[
-        Column("error", "string", True), Column("height", "long", True), Column("width", "long", True),
-        Column("grid", "any", True), Column("cls", "floats"), Column("mean", "floats"), Column("patches", "any"),
+        SignatureColumn("error", "string", required=True),
+        SignatureColumn("height", "long", required=True),
+        SignatureColumn("width", "long", required=True),
+        SignatureColumn("grid", "any", required=True),
+        SignatureColumn("cls", "floats"),
+        SignatureColumn("mean", "floats"),
+        SignatureColumn("patches", "any"),
     ],
     params={"features": "cls"},
-)  # fmt: skip
+)
 
 
 def build(model: LoadedModel, out: Path, params: ServeParams) -> None:
@@ -52,7 +57,7 @@ def build(model: LoadedModel, out: Path, params: ServeParams) -> None:
         save(out, code, weights, INTERFACE, params.model_dump(mode="json"))
 
 
-def register(model: LoadedModel, name: str, params: ServeParams, registry: Registry | None = None) -> Version:
+def register(model: LoadedModel, name: str, params: ServeParams, registry: Registry | None = None) -> ModelVersion:
     """Put ``model`` into the registry as a new version of ``name``, with the alias ``candidate``.
 
     Raises:
@@ -72,7 +77,7 @@ def register(model: LoadedModel, name: str, params: ServeParams, registry: Regis
     return version
 
 
-def promote(name: str, scores: Path, gate: Path, registry: Registry | None = None) -> Version:
+def promote(name: str, scores: Path, gate: Path, registry: Registry | None = None) -> ModelVersion:
     """Let ``champion`` of ``name`` mean its candidate, if the scores reach what ``gate`` asks for.
 
     Args:
@@ -100,7 +105,7 @@ def promote(name: str, scores: Path, gate: Path, registry: Registry | None = Non
     return version
 
 
-def rollback(name: str, registry: Registry | None = None) -> tuple[int, Version]:
+def rollback(name: str, registry: Registry | None = None) -> tuple[int, ModelVersion]:
     """Let ``champion`` of ``name`` mean what it meant before; returns the number it leaves, and the new champion.
 
     Raises:
@@ -115,7 +120,9 @@ def rollback(name: str, registry: Registry | None = None) -> tuple[int, Version]
     return history[-1], version
 
 
-def _reached(version: Version, folder: Path, gate: GateParams, named: Path) -> tuple[list[GateRow], Mapping[str, Any]]:
+def _reached(
+    version: ModelVersion, folder: Path, gate: GateParams, named: Path
+) -> tuple[list[GateRow], Mapping[str, Any]]:
     """The gate's rows for this version, and its scores in their columns."""
     content = read_scores(folder)
     weights = version.tags.get(WEIGHTS_TAG)

@@ -21,7 +21,7 @@ from components.params import Strict, parse_params
 from components.release.serve.remote_images import UrlParams, fetch_images
 
 if TYPE_CHECKING:
-    from components.release.use.features import FeatureSpec, Picture, Row
+    from components.release.use.features import FeatureSpec, ImageFeatures, Picture
     from components.release.weights.load import LoadedModel
     from components.tracking.pyfunc import Answer
 
@@ -98,7 +98,7 @@ def _spec(params: ServeParams, kinds: Sequence[str]) -> FeatureSpec:
     return parse_params(content, FeatureSpec, "params/serve.yaml")
 
 
-def _plain(row: Row, kinds: Sequence[str]) -> dict[str, Any]:
+def _plain(row: ImageFeatures, kinds: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {"error": row.error, "height": row.height, "width": row.width, "grid": list(row.grid)}
     for kind in kinds:
         values = getattr(row, kind)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from components.command_line import Many, Options, application, as_options
 from components.errors import VitrailError
-from components.release.use.options import EmbedOptions, ImagesOptions, Model, files_of
+from components.release.use.options import EmbedOptions, ImagesOptions, ModelOption, files_of
 
 classify = application("classify", "Fit a classifier on frozen features, and ask it.")
 retrieve = application("retrieve", "Find the nearest images of a set.")
@@ -19,7 +19,7 @@ retrieve = application("retrieve", "Find the nearest images of a set.")
 class PictureOptions:
     """Options of ``pca`` and ``attention``."""
 
-    model: Model
+    model: ModelOption
     images: Many[str]
     """Image files, or one folder."""
     out: Path

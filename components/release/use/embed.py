@@ -18,8 +18,8 @@ from components.errors import VitrailError
 from components.executor import ExecutorParams, map_shards
 from components.params import fingerprint, results
 from components.progress import Progress
-from components.release.use.features import FeatureSpec, Row, embed
-from components.release.use.images import Part, Places, digest_of, parts_of, read_part
+from components.release.use.features import FeatureSpec, ImageFeatures, embed
+from components.release.use.images import Places, SourcePart, digest_of, parts_of, read_part
 from components.release.use.kept_features import embed_kept
 from components.release.weights.fetch import pinned
 from components.release.weights.load import LoadedModel, load_model, weights_digests, worker_device
@@ -34,7 +34,7 @@ _DIFFER = "grids differ between images; write --format parquet, or give one --si
 
 
 @dataclass(frozen=True)
-class Job:
+class EmbedJob:
     """What a worker needs beside its part; small, for it travels between processes."""
 
     model: str  # by value: see :func:`load_model`
@@ -100,7 +100,7 @@ def embed_all(model: str, images: str, out: Path, params: EmbedParams) -> dict[s
     mark = fingerprint(card.vit, [card.mean, card.std, card.image_size], weights, results(spec), digest_of(parts))
     work = out.with_name(f".{out.name}.work") / mark[:16]
     work.mkdir(parents=True, exist_ok=True)
-    job = Job(str(model), params.device, spec, params.places.storage, work, params.kept)
+    job = EmbedJob(str(model), params.device, spec, params.places.storage, work, params.kept)
     files = [work / part_name(part.number, len(parts)) for part in parts]
     waiting = [part for part, file in zip(parts, files, strict=True) if not file.exists()]
     total = sum(map(len, parts))
@@ -144,7 +144,7 @@ def _model(source: str, device: str) -> LoadedModel:
     return load_model(source, device, with_heads=False)
 
 
-def _embed_part(job: Job, count: int, part: Part) -> Path:
+def _embed_part(job: EmbedJob, count: int, part: SourcePart) -> Path:
     """Write the features of ``part``; runs in a worker."""
     model = _model(job.model, worker_device(job.device, part.number))
     images = read_part(part, job.storage)
@@ -154,7 +154,7 @@ def _embed_part(job: Job, count: int, part: Part) -> Path:
     return write_part(job.work / part_name(part.number, count), table_of(rows, schema), schema)
 
 
-def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+def table_of(rows: Sequence[ImageFeatures], schema: pa.Schema) -> pa.Table:
     """``rows`` under :func:`features_schema`."""
     columns: dict[str, Any] = {
         "key": pa.array([row.key for row in rows], pa.string()),

@@ -22,7 +22,7 @@ from components.params import fingerprint
 from components.progress import track
 from components.release.use.embed import EmbedParams, embed_all
 from components.release.use.features import pixels
-from components.release.use.images import Part, digest_of, parts_of, read_part
+from components.release.use.images import SourcePart, digest_of, parts_of, read_part
 from components.release.use.labelled import labels_of
 from components.release.use.pictures import shrunk
 from components.release.weights.fetch import pinned
@@ -38,7 +38,7 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Source:
+class MapSource:
     """What is shown."""
 
     images: str  # as of `embed`; also an index of curation, or "" where `benchmark` is given
@@ -58,7 +58,7 @@ class Known(NamedTuple):
     group: int = -1  # component of the copy graph; -1: no copies known
 
 
-def build(model: str, source: Source, out: Path, params: EmbedParams) -> dict[str, Any]:
+def build(model: str, source: MapSource, out: Path, params: EmbedParams) -> dict[str, Any]:
     """Write the map's folder ``out``; returns what ``map.json`` there says. Nothing is done where it is up to date.
 
     Raises:
@@ -131,7 +131,7 @@ def _spread(rows: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
     return rows if len(rows) <= most else rows[np.arange(most) * len(rows) // most]
 
 
-def _prepared(source: Source, out: Path) -> str:
+def _prepared(source: MapSource, out: Path) -> str:
     """A source that :func:`embed_all` takes: a benchmark, or an index of curation, is written as a table first."""
     if source.benchmark is not None:
         return str(_benchmark_table(*source.benchmark, out.with_name(f".{out.name}.images") / "benchmark.parquet"))
@@ -205,7 +205,9 @@ def _known(
     return [one if counts[one.group] > 1 else one._replace(group=-1) for one in found]
 
 
-def _thumbnails(parts: Sequence[Part], storage: StorageParams, rows: Sequence[int], side: int, out: Path) -> list[int]:
+def _thumbnails(
+    parts: Sequence[SourcePart], storage: StorageParams, rows: Sequence[int], side: int, out: Path
+) -> list[int]:
     """Write the JPEGs of ``rows`` of the source to ``out``; where each ends, in bytes. One that is gone is empty."""
     ends = []
     wanted = set(rows)
@@ -220,7 +222,7 @@ def _thumbnails(parts: Sequence[Part], storage: StorageParams, rows: Sequence[in
     return ends
 
 
-def _chosen(parts: Sequence[Part], storage: StorageParams, wanted: set[int]) -> Iterator[bytes | VitrailError]:
+def _chosen(parts: Sequence[SourcePart], storage: StorageParams, wanted: set[int]) -> Iterator[bytes | VitrailError]:
     at = 0
     for part in parts:
         if wanted.isdisjoint(range(at, at + len(part))):

@@ -23,14 +23,14 @@ from components.learning.vit import VisionTransformer
 from components.params import NEUTRAL, Strict
 from components.release.weights.load import LoadedModel
 
-Kind = Literal["cls", "mean", "patches"]
+FeatureKind = Literal["cls", "mean", "patches"]
 Picture = bytes | RGB | str | Path  # an encoded image, its pixels [H, W, 3] or [H, W] uint8, or the path of a file
 
 
 class FeatureSpec(Strict):
     """Which features, of images of which size."""
 
-    kinds: tuple[Kind, ...] = ("cls",)
+    kinds: tuple[FeatureKind, ...] = ("cls",)
     size: Annotated[int, Field(ge=1, le=65_536)] | Literal["native"] | None = (
         None  # px of the centre square; its own size; None: the model's own square
     )
@@ -54,7 +54,7 @@ class FeatureSpec(Strict):
 
 
 @dataclass(frozen=True)
-class Row:
+class ImageFeatures:
     """One image's features, or why it has none."""
 
     key: str
@@ -84,7 +84,7 @@ def check_size(height: int, width: int, patch: int) -> None:
 
 def embed(
     model: LoadedModel, images: Iterable[tuple[str, Picture | VitrailError]], spec: FeatureSpec | None = None
-) -> Iterator[Row]:
+) -> Iterator[ImageFeatures]:
     """Features of ``images``, pairs of a key and a picture, in their order.
 
     An image that cannot be decoded, or whose size does not fit, is a row with an error; the others are not held up.
@@ -97,7 +97,7 @@ def embed(
     side, patch = spec.side(model), model.card.vit.patch_size
     supply = iter(images)
 
-    def prepared(pair: tuple[str, Picture | VitrailError]) -> tuple[Row, RGB | None]:
+    def prepared(pair: tuple[str, Picture | VitrailError]) -> tuple[ImageFeatures, RGB | None]:
         return _prepared(*pair, side, patch, spec.crop)
 
     with ThreadPoolExecutor(spec.threads or _threads(model)) as pool:
@@ -162,7 +162,7 @@ def pixels(image: Picture) -> RGB:
 
 def _prepared(
     key: str, image: Picture | VitrailError, side: int | None, patch: int, crop: bool
-) -> tuple[Row, RGB | None]:
+) -> tuple[ImageFeatures, RGB | None]:
     try:
         if isinstance(image, VitrailError):
             raise image
@@ -174,9 +174,9 @@ def _prepared(
             rgb = centre_crop(rgb, patch)
         check_size(rgb.shape[0], rgb.shape[1], patch)
     except (DecodeError, VitrailError) as fault:
-        return Row(key, str(fault)), None
+        return ImageFeatures(key, str(fault)), None
     grid = (rgb.shape[0] // patch, rgb.shape[1] // patch)
-    return Row(key, "", height, width, grid), rgb
+    return ImageFeatures(key, "", height, width, grid), rgb
 
 
 def centre_crop(rgb: RGB, patch: int) -> RGB:
@@ -188,7 +188,9 @@ def centre_crop(rgb: RGB, patch: int) -> RGB:
     return np.ascontiguousarray(rgb[top : top + height, left : left + width])
 
 
-def _forward(model: LoadedModel, prepared: list[tuple[Row, RGB | None]], spec: FeatureSpec) -> list[Row]:
+def _forward(
+    model: LoadedModel, prepared: list[tuple[ImageFeatures, RGB | None]], spec: FeatureSpec
+) -> list[ImageFeatures]:
     """The rows with features; images of one size go through the network together."""
     rows = [row for row, _ in prepared]
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -202,14 +204,14 @@ def _forward(model: LoadedModel, prepared: list[tuple[Row, RGB | None]], spec: F
     for number, row in enumerate(rows):
         arrays = [each for each in (row.cls, row.mean, row.patches) if each is not None]
         if not all(np.isfinite(each).all() for each in arrays):
-            rows[number] = Row(
+            rows[number] = ImageFeatures(
                 row.key, "features are not finite: the model has diverged, or fp16 is too small for them"
             )
     return rows
 
 
 @torch.inference_mode()
-def _features(model: LoadedModel, stacked: npt.NDArray[np.uint8], kinds: Sequence[Kind]) -> list[dict[str, Any]]:
+def _features(model: LoadedModel, stacked: npt.NDArray[np.uint8], kinds: Sequence[FeatureKind]) -> list[dict[str, Any]]:
     network: VisionTransformer = model.backbone
     device = network.embeddings.pos_embed.device
     images = normalize(torch.from_numpy(stacked).permute(0, 3, 1, 2), model.card.mean, model.card.std, device)

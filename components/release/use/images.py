@@ -19,17 +19,17 @@ from components.storage import ObjectUnreadable, StorageParams, is_remote, open_
 from components.web.sources.kinds import IMAGE_SUFFIXES
 from components.web.sources.tars import samples
 
-Kind = Literal["files", "tar", "manifest", "table"]
+PartKind = Literal["files", "tar", "manifest", "table"]
 IMAGE_COLUMNS = ("image", "bytes", "jpg", "png")  # of a Parquet table, in this order, unless one is named
 KEY_COLUMNS = ("key", "id", "url")
 
 
 @dataclass(frozen=True)
-class Part:
+class SourcePart:
     """Some images of a source, in order."""
 
     number: int
-    kind: Kind
+    kind: PartKind
     root: str  # the folder, file or prefix that holds them
     names: tuple[str, ...] = ()  # of "files": below the root; of "tar": of the members
     places: tuple[tuple[int, int], ...] = ()  # of "tar": offset and length of each
@@ -50,13 +50,13 @@ class Places:
     storage: StorageParams = field(default_factory=lambda: StorageParams(root="data"))
 
 
-def parts_of(source: str, rows: int, places: Places) -> list[Part]:
+def parts_of(source: str, rows: int, places: Places) -> list[SourcePart]:
     """The images of ``source`` in parts of at most ``rows``.
 
     Raises:
         VitrailError: not there, of no known kind, or without a single image.
     """
-    found: list[Part] = []
+    found: list[SourcePart] = []
     if is_remote(source):
         store = open_store(places.storage.model_copy(update={"root": source}))
         names = [name for name in store.list() if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -73,7 +73,7 @@ def parts_of(source: str, rows: int, places: Places) -> list[Part]:
     elif path.suffix == ".parquet" and path.is_file():
         found = _parquet(path, rows, places)
     elif path.is_file():
-        found = [Part(0, "files", str(path.parent), (path.name,))]
+        found = [SourcePart(0, "files", str(path.parent), (path.name,))]
     else:
         raise VitrailError(
             f"{source}: no images there; give an image, a folder, a .tar, a manifest or table (.parquet), or s3://"
@@ -83,7 +83,7 @@ def parts_of(source: str, rows: int, places: Places) -> list[Part]:
     return [replace(part, number=number) for number, part in enumerate(found)]
 
 
-def digest_of(parts: Sequence[Part]) -> str:
+def digest_of(parts: Sequence[SourcePart]) -> str:
     """A SHA-256 (hex) of which images the parts name, and of the sizes and times of their local files."""
     content = hashlib.sha256()
     for part in parts:
@@ -96,7 +96,7 @@ def digest_of(parts: Sequence[Part]) -> str:
     return content.hexdigest()
 
 
-def read_part(part: Part, storage: StorageParams) -> Iterator[tuple[str, bytes | VitrailError]]:
+def read_part(part: SourcePart, storage: StorageParams) -> Iterator[tuple[str, bytes | VitrailError]]:
     """Key and encoded bytes of each image of ``part``, in order; the fault instead where one file cannot be read."""
     if part.kind == "files":
         store = open_store(storage.model_copy(update={"root": part.root}))
@@ -118,7 +118,7 @@ def read_part(part: Part, storage: StorageParams) -> Iterator[tuple[str, bytes |
         yield from _table_rows(part)
 
 
-def single(parts: Sequence[Part], row: int) -> Part:
+def single(parts: Sequence[SourcePart], row: int) -> SourcePart:
     """The one image of that row of the source as a part.
 
     Raises:
@@ -137,14 +137,14 @@ def _is_image_file(path: Path) -> bool:
     return path.name.lower().endswith(IMAGE_SUFFIXES) and not path.name.startswith(".") and path.is_file()
 
 
-def _cut(names: list[str], rows: int, root: str) -> list[Part]:
-    return [Part(0, "files", root, tuple(names[start : start + rows])) for start in range(0, len(names), rows)]
+def _cut(names: list[str], rows: int, root: str) -> list[SourcePart]:
+    return [SourcePart(0, "files", root, tuple(names[start : start + rows])) for start in range(0, len(names), rows)]
 
 
-def _tar(path: Path, rows: int) -> list[Part]:
+def _tar(path: Path, rows: int) -> list[SourcePart]:
     members = [sample.member for sample in samples(path, Counter())]
     return [
-        Part(
+        SourcePart(
             0, "tar", str(path),
             names=tuple(member.name for member in members[start : start + rows]),
             places=tuple((member.offset, member.length) for member in members[start : start + rows]),
@@ -153,7 +153,7 @@ def _tar(path: Path, rows: int) -> list[Part]:
     ]  # fmt: skip
 
 
-def _tables(folder: Path, rows: int, places: Places) -> list[Part]:
+def _tables(folder: Path, rows: int, places: Places) -> list[SourcePart]:
     """The tables right in ``folder``: the parts of one manifest together, any others one by one."""
     from components.tables.parts import part_rows
     from components.tables.schemas import MANIFEST
@@ -162,11 +162,11 @@ def _tables(folder: Path, rows: int, places: Places) -> list[Part]:
     if not found or found[0].kind != "manifest":
         return found
     count = sum(part_rows(folder, MANIFEST))
-    whole = Part(0, "manifest", str(folder), curated=str(places.curated))
+    whole = SourcePart(0, "manifest", str(folder), curated=str(places.curated))
     return [replace(whole, start=start, stop=min(start + rows, count)) for start in range(0, count, rows)]
 
 
-def _parquet(path: Path, rows: int, places: Places) -> list[Part]:
+def _parquet(path: Path, rows: int, places: Places) -> list[SourcePart]:
     import pyarrow.parquet as pq
 
     from components.tables.schemas import PARQUET_FAULTS
@@ -177,7 +177,7 @@ def _parquet(path: Path, rows: int, places: Places) -> list[Part]:
     except PARQUET_FAULTS as fault:
         raise VitrailError(f"{path}: no readable Parquet file ({' '.join(str(fault).split())[:100]})") from None
     if (schema.metadata or {}).get(b"vitrail.table") == b"manifest":
-        whole = Part(0, "manifest", str(path), curated=str(places.curated))
+        whole = SourcePart(0, "manifest", str(path), curated=str(places.curated))
     else:
         image = next(
             (name for name in IMAGE_COLUMNS if name in schema.names and _holds_bytes(schema.field(name))), None
@@ -188,7 +188,7 @@ def _parquet(path: Path, rows: int, places: Places) -> list[Part]:
                 f"it has {', '.join(schema.names[:8])}"
             )
         key = next((name for name in KEY_COLUMNS if name in schema.names), "")
-        whole = Part(0, "table", str(path), columns=(image, key))
+        whole = SourcePart(0, "table", str(path), columns=(image, key))
     starts = range(0, count, rows)
     return [replace(whole, start=start, stop=min(start + rows, count)) for start in starts]
 
@@ -202,7 +202,7 @@ def _holds_bytes(column: Any) -> bool:
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
 
 
-def _table_rows(part: Part) -> Iterator[tuple[str, bytes | VitrailError]]:
+def _table_rows(part: SourcePart) -> Iterator[tuple[str, bytes | VitrailError]]:
     """Rows of a table: bytes in a binary column, or in the field ``bytes`` of a struct, as Hugging Face has it."""
     import pyarrow.parquet as pq
 

@@ -16,7 +16,7 @@ from components.errors import VitrailError
 from components.evaluation.features.store import CLS, PATCHES, FeatureStore, Preprocessing, store_of
 from components.images.decode import DecodeError
 from components.learning.vit import VisionTransformer
-from components.release.use.features import FeatureSpec, Row, embed, pixels
+from components.release.use.features import FeatureSpec, ImageFeatures, embed, pixels
 from components.release.weights.load import LoadedModel
 
 CHUNK = 16  # batches that are looked up, and kept, at a time
@@ -24,7 +24,9 @@ NAMES = {"cls": CLS, "mean": PATCHES}  # what a feature is called in the store
 Encoded = tuple[str, bytes | VitrailError]
 
 
-def embed_kept(model: LoadedModel, images: Iterable[Encoded], spec: FeatureSpec, folder: Path) -> Iterator[Row]:
+def embed_kept(
+    model: LoadedModel, images: Iterable[Encoded], spec: FeatureSpec, folder: Path
+) -> Iterator[ImageFeatures]:
     """As :func:`components.release.use.features.embed`, but an image whose features ``folder`` keeps is only decoded.
 
     New features are kept. Tokens of single patches are not, nor images of their own sizes.
@@ -53,7 +55,7 @@ def embed_kept(model: LoadedModel, images: Iterable[Encoded], spec: FeatureSpec,
                 given: dict[str, Any] = {
                     kind: values[number, at * dim : (at + 1) * dim] for at, kind in enumerate(spec.kinds)
                 }
-                yield Row(key, "", *size, grid, **given)
+                yield ImageFeatures(key, "", *size, grid, **given)
 
 
 def _size(data: bytes | VitrailError, kept: bool) -> tuple[int, int] | None:

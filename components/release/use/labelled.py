@@ -24,8 +24,8 @@ from components.release.use.classify import (
     worst_errors,
 )
 from components.release.use.embed import EmbedParams, embed_all
-from components.release.use.features import FeatureSpec, Row, embed, pixels
-from components.release.use.images import Part, Places, parts_of, read_part, single
+from components.release.use.features import FeatureSpec, ImageFeatures, embed, pixels
+from components.release.use.images import Places, SourcePart, parts_of, read_part, single
 from components.release.use.kept_features import embed_kept
 from components.release.use.pictures import save_png, tiled
 from components.release.weights.fetch import pinned
@@ -86,7 +86,7 @@ def predict(
             yield from _answers(classifier, batch)
 
 
-def _answers(classifier: Classifier, batch: Sequence[Row]) -> Iterator[list[Any]]:
+def _answers(classifier: Classifier, batch: Sequence[ImageFeatures]) -> Iterator[list[Any]]:
     good = [row.cls for row in batch if row.cls is not None]
     scores = iter(classifier.scores(np.stack(good)) if good else np.empty((0, 0), np.float32))
     classes = classifier.facts.classes
@@ -115,7 +115,7 @@ def _features(model: str, images: str, out: Path, embedding: EmbedParams) -> tup
     return features, rows, facts["weights"]
 
 
-def labels_of(images: str, column: str, parts: Sequence[Part]) -> list[str] | None:
+def labels_of(images: str, column: str, parts: Sequence[SourcePart]) -> list[str] | None:
     """The label of each image of the source, in its order, where it has labels: a column, or a subfolder a class."""
     import pyarrow.parquet as pq
 
@@ -154,7 +154,7 @@ def _titled(
     classifier: Classifier,
     labels: Sequence[str],
     place: int,
-    parts: Sequence[Part],
+    parts: Sequence[SourcePart],
     rows: Sequence[int],
     storage: StorageParams,
 ) -> Any:

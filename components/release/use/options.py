@@ -13,14 +13,14 @@ from components.executor import ExecutorParams
 
 if TYPE_CHECKING:
     from components.release.use.embed import EmbedParams
-    from components.release.use.features import FeatureSpec, Kind
+    from components.release.use.features import FeatureKind, FeatureSpec
     from components.release.use.images import Places
 
 NAMED = (
     "a file or folder, s3://bucket/key, https://...#sha256=HEX or models:/name@alias: our exports, Meta's released "
     "files, training checkpoints, Hugging Face folders, safetensors"
 )
-Model = Annotated[str, Parameter(help=f"The model: {NAMED}.")]
+ModelOption = Annotated[str, Parameter(help=f"The model: {NAMED}.")]
 
 
 @as_options
@@ -44,7 +44,7 @@ class ViewOptions:
     feature_cache: Path | None = None
     """Folder of kept features, as in params/benchmark.yaml: an image goes through a model once."""
 
-    def spec(self, kinds: tuple[Kind, ...] = ("cls",)) -> FeatureSpec:
+    def spec(self, kinds: tuple[FeatureKind, ...] = ("cls",)) -> FeatureSpec:
         """Which features are computed, and of which pixels."""
         from components.params import parse_params
         from components.release.use.features import FeatureSpec
@@ -89,7 +89,7 @@ class ImagesOptions(ViewOptions):
 class EmbedOptions(ExecutorOptions, ImagesOptions):
     """Options of a command that computes features of many images."""
 
-    model: Model
+    model: ModelOption
     workers: int = 0
     """Processes; 0: this one."""
     part_rows: int = 0

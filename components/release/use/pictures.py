@@ -24,7 +24,7 @@ GAP = 4  # px of white between pictures
 
 
 @dataclass(frozen=True)
-class Attention:
+class AttentionMaps:
     """Softmax attention of the last block, a head at a time; each row over all tokens sums to one."""
 
     image: RGB  # [H, W, 3], what the network saw
@@ -53,7 +53,7 @@ def pca(
     return squares, pca_pictures(found, grid, side, foreground=foreground)
 
 
-def attention(model: LoadedModel, image: Picture, size: int | None = None) -> Attention:
+def attention(model: LoadedModel, image: Picture, size: int | None = None) -> AttentionMaps:
     """Where the class token and the registers attend to in the last block.
 
     Raises:
@@ -74,7 +74,7 @@ def attention(model: LoadedModel, image: Picture, size: int | None = None) -> At
     finally:
         handle.remove()
     to_patches = weights[..., 1 + vit.registers :].reshape(vit.heads, 1 + vit.registers, rows, rows)
-    return Attention(
+    return AttentionMaps(
         squares[0], to_patches[:, 0], weights[:, 0, 1 : 1 + vit.registers], to_patches[:, 1:].transpose(1, 0, 2, 3)
     )
 
@@ -87,7 +87,7 @@ def pca_page(seen: npt.NDArray[np.uint8], colours: npt.NDArray[np.uint8], column
     return tiled(rows)
 
 
-def attention_page(found: Attention) -> RGB:
+def attention_page(found: AttentionMaps) -> RGB:
     """First the image and the class token's map a head, then a row of maps for each register."""
     side = found.image.shape[0]
     rows = [[found.image, *(_map(head, side) for head in found.cls)]]

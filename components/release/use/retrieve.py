@@ -21,7 +21,7 @@ from components.neighbours.params import NeighbourParams
 from components.neighbours.search import Neighbours
 from components.release.use.embed import EmbedParams, embed_all
 from components.release.use.features import FeatureSpec, Picture, embed_array, pixels
-from components.release.use.images import Part, Places, parts_of, read_part, single
+from components.release.use.images import Places, SourcePart, parts_of, read_part, single
 from components.release.use.pictures import shrunk
 from components.release.weights.load import LoadedModel
 from components.storage import StorageParams, atomic_file
@@ -87,7 +87,7 @@ class Index:
             raise VitrailError(f"{folder}: no finished index here ({fault}); run `retrieve index` first") from None
         self._keys: list[str] = table["key"].to_pylist()
         self._rows: list[int] = table["row"].to_pylist()
-        self._parts: list[Part] | None = None
+        self._parts: list[SourcePart] | None = None
         params = NeighbourParams(**self.facts["neighbours"])
         self._search = (
             IndexFolder(folder / "faiss").open(self._vectors, params)

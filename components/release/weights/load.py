@@ -17,7 +17,7 @@ from components.learning.vit import ARCHITECTURES, VisionTransformer, ViTConfig
 from components.params import parse_params
 from components.release.weights.fetch import CACHE, file_sha256, local_copy
 from components.release.weights.names import Weights, weights_of
-from components.release.weights.read import Found, read, transformers_config
+from components.release.weights.read import CheckpointContent, read, transformers_config
 from components.release.weights.shapes import build_backbone, build_head, infer_config, infer_head
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet: all released models' normalisation
@@ -175,7 +175,7 @@ def _of_transformers(weights: Weights) -> bool:
     return weights.layout == "transformers" and "embeddings.register_tokens" not in weights.backbone
 
 
-def _card(vit: ViTConfig, found: Found, source: str) -> ModelCard:
+def _card(vit: ViTConfig, found: CheckpointContent, source: str) -> ModelCard:
     images: dict[str, Any] = found.images or {}
     crop = images.get("crop_size") or {}
     side = crop.get("height") if isinstance(crop, dict) else crop

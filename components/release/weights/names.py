@@ -12,7 +12,7 @@ from torch import Tensor
 from components.errors import VitrailError
 
 T = TypeVar("T")
-Layout = Literal["official", "transformers", "own"]
+WeightsLayout = Literal["official", "transformers", "own"]
 
 # (pattern, replacement), tried in order on every name; {q,k,v} parts and gates are joined afterwards
 _TRANSFORMERS = [
@@ -53,7 +53,7 @@ class Weights(NamedTuple):
     backbone: dict[str, Tensor]
     dino_head: dict[str, Tensor]  # empty: none
     ibot_head: dict[str, Tensor]  # empty: none, or shared with the DINO head
-    layout: Layout
+    layout: WeightsLayout
 
 
 def weights_of(content: Any, where: str) -> Weights:
@@ -139,10 +139,10 @@ def _unwrapped(state: Mapping[str, Any], where: str) -> dict[str, Any]:
     return _by_name(state, lambda name: ".".join(part for part in name.split(".") if part not in _WRAPPERS), where)
 
 
-def _backbone(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], Layout]:
+def _backbone(state: Mapping[str, Any], where: str) -> tuple[dict[str, Tensor], WeightsLayout]:
     if any(name.startswith("embeddings.patch_embed.") for name in state):
         return dict(state), "own"
-    layout: Layout = "official" if "patch_embed.proj.weight" in state else "transformers"
+    layout: WeightsLayout = "official" if "patch_embed.proj.weight" in state else "transformers"
     found = convert(state, where)
     if (registers := found.get("embeddings.register_tokens")) is not None and not registers.numel():
         del found["embeddings.register_tokens"]  # of a Dinov2WithRegisters model that has none

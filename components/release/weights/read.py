@@ -15,7 +15,7 @@ from components.release.weights.names import listed
 TRANSFORMERS = {"dinov2": "plain", "dinov2_with_registers": "size"}  # model_type -> how it resamples positions
 
 
-class Found(NamedTuple):
+class CheckpointContent(NamedTuple):
     """The content of a checkpoint, not yet renamed."""
 
     content: Any  # what :func:`components.release.weights.names.weights_of` takes
@@ -24,13 +24,13 @@ class Found(NamedTuple):
     images: dict[str, Any] | None = None  # Hugging Face's preprocessor_config.json
 
 
-def read(path: Path) -> Found:
+def read(path: Path) -> CheckpointContent:
     """Read a ``.safetensors`` or PyTorch file, or a folder with ``config.json`` and weights beside it.
 
     Raises:
         VitrailError: damaged, of another architecture, or a pickle that holds more than tensors.
     """
-    return _folder(path) if path.is_dir() else Found(_file(path), [path])
+    return _folder(path) if path.is_dir() else CheckpointContent(_file(path), [path])
 
 
 def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
@@ -62,7 +62,7 @@ def transformers_config(config: Mapping[str, Any], where: str) -> ViTConfig:
     return parse_params(content, ViTConfig, where)
 
 
-def _folder(path: Path) -> Found:
+def _folder(path: Path) -> CheckpointContent:
     config, images = _json(path / "config.json"), _json(path / "preprocessor_config.json")
     if config is None:
         files = sorted(each.name for each in path.iterdir() if each.suffix in (".safetensors", ".pth", ".pt", ".bin"))
@@ -84,7 +84,7 @@ def _folder(path: Path) -> Found:
         if twice := sorted(content.keys() & part.keys()):
             raise VitrailError(f"{path / name}: {listed(twice)} also in another file of this folder; copy it again")
         content |= part
-    return Found(content, [path / name for name in names], config, images)
+    return CheckpointContent(content, [path / name for name in names], config, images)
 
 
 def _parts(index: Path) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from components.web.formats.urls import target
 from components.web.formats.warc import Response
-from components.web.rules.robots_match import Index, Rule, canonical
+from components.web.rules.robots_match import RobotsRule, RuleMatcher, canonical
 
 MAX_BYTES = 512_000  # RFC 9309 section 2.5: parse at least 500 KiB; what follows is ignored
 
@@ -29,7 +29,7 @@ class Rules:
     Patterns are text in which a byte beyond ASCII is percent-encoded.
     """
 
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[RobotsRule, ...] = ()
     crawl_delay: float = 0.0
 
     def allows(self, url: str) -> bool:
@@ -53,8 +53,8 @@ class Rules:
         return self
 
     @functools.cached_property
-    def _index(self) -> Index:
-        return Index(self.rules)
+    def _index(self) -> RuleMatcher:
+        return RuleMatcher(self.rules)
 
 
 ALLOW_ALL = Rules()
@@ -84,8 +84,8 @@ def heard(answer: Response) -> tuple[int, bytes]:
 
 def parse(body: bytes, token: str) -> Rules:
     """The group for the product token ``token`` (compared without case), merged; else the group ``*``; else none."""
-    ours: list[Rule] = []
-    others: list[Rule] = []
+    ours: list[RobotsRule] = []
+    others: list[RobotsRule] = []
     delays = {"ours": 0.0, "others": 0.0}
     named = False
     agents: set[str] = set()

@@ -11,11 +11,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-Rule = tuple[bool, str]  # allow, pattern as written
+RobotsRule = tuple[bool, str]  # allow, pattern as written
 
 MAX_WORK = 1_500_000  # characters searched for one path, plus _EACH a piece; honest files need some thousands
 _EACH = 256
-_TOO_COSTLY: Rule = (False, "(too many rules with stars may fit it, so it is left alone)")
+_TOO_COSTLY: RobotsRule = (False, "(too many rules with stars may fit it, so it is left alone)")
 _GRAMS = (4, 2, 1)  # characters by which rules with stars are found, the most that their piece has
 _FEW = 64  # grams that are searched for one by one; of more, each place of the path is looked up
 _ATOM = re.compile(r"%[0-9a-fA-F]{2}|.", re.S)
@@ -80,13 +80,13 @@ def _octets(pattern: str) -> int:
     return len(_RESERVED.sub("x", pattern) if "%" in pattern else pattern)
 
 
-class Index:
+class RuleMatcher:
     """The rules of one group, ready to be asked."""
 
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self._prefixes: dict[str, Rule] = {}
-        self._whole: dict[str, Rule] = {}
-        self._starred: dict[str, list[tuple[int, bool, str, Rule]]] = defaultdict(list)
+    def __init__(self, rules: Iterable[RobotsRule]) -> None:
+        self._prefixes: dict[str, RobotsRule] = {}
+        self._whole: dict[str, RobotsRule] = {}
+        self._starred: dict[str, list[tuple[int, bool, str, RobotsRule]]] = defaultdict(list)
         for rule in dict.fromkeys(rules):  # one written a thousand times costs once
             pattern = re.sub(r"\*+", "*", canonical(rule[1], pattern=True))
             if "*" not in pattern:
@@ -103,10 +103,10 @@ class Index:
         self._lengths = sorted({len(text) for text in self._prefixes}, reverse=True)
         self._sizes = sorted({len(gram) for gram in self._starred})
 
-    def best(self, path: str) -> Rule | None:
+    def best(self, path: str) -> RobotsRule | None:
         """The most specific rule that matches the canonical ``path``; None when none does."""
         best: tuple[int, bool] = (-1, True)
-        found: Rule | None = None
+        found: RobotsRule | None = None
         if (whole := self._whole.get(path)) is not None:
             best, found = (_octets(path) + 1, whole[0]), whole
         for length in self._lengths:

@@ -12,7 +12,7 @@ from components.images.headers import is_raw_tiff
 from components.images.heif import BRANDS
 from components.web.formats.warc import is_warc, is_wat
 
-Kind = Literal["warc", "images", "tars", "links", "text"]  # "text": captions and addresses beside images
+SourceKind = Literal["warc", "images", "tars", "links", "text"]  # "text": captions and addresses beside images
 Left = Literal[
     "hidden",
     "appledouble",
@@ -65,7 +65,7 @@ LEFT: Mapping[Left, str] = {
     "unasked": "hold images; only files that name images are read for `kind: fetch`",
     "other": "no images",
 }  # why a file is left out, and what to do about it
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[SourceKind, ...] = get_args(SourceKind)
 
 HEAD = 1024  # bytes of a file that are enough here
 IMAGE_SUFFIXES = (
@@ -114,7 +114,7 @@ _ZSTD = (b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18")  # the second: a dictionary b
 _TIFF = (b"II*\0", b"MM\0*")
 
 
-def what_is(name: str, head: bytes) -> Kind | Left:
+def what_is(name: str, head: bytes) -> SourceKind | Left:
     """What the file ``name`` is that begins with ``head`` (:data:`HEAD` bytes of it, or all).
 
     A kind that can be read, or why it cannot. Bytes decide; the name where they say nothing (a damaged file of a known
@@ -140,13 +140,13 @@ def what_is(name: str, head: bytes) -> Kind | Left:
     return "text" if low.endswith((*TEXT_SUFFIXES, ".csv", ".jsonl")) else "other"
 
 
-def by_name(name: str) -> Kind | None:
+def by_name(name: str) -> SourceKind | None:
     """What a file's suffix promises; None where it promises nothing that is read here."""
     found = what_is(name, b"?")
     return next((kind for kind in KINDS if kind == found), None)
 
 
-def _by_magic(name: str, head: bytes) -> Kind | Left | None:
+def _by_magic(name: str, head: bytes) -> SourceKind | Left | None:
     for magic, left in _MAGIC:
         if head.startswith(magic):
             return left
@@ -172,7 +172,7 @@ def _by_magic(name: str, head: bytes) -> Kind | Left | None:
     return "svg" if text.startswith(b"<svg") or (text.startswith(b"<?xml") and b"<svg" in text) else None
 
 
-def _iso_media(head: bytes) -> Kind | Left:
+def _iso_media(head: bytes) -> SourceKind | Left:
     """A file in boxes (ISO 14496-12), by its brands."""
     size = int.from_bytes(head[:4], "big")
     brands = {head[8:12], *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}
@@ -181,7 +181,7 @@ def _iso_media(head: bytes) -> Kind | Left:
     return "images" if brands & {b"avif", b"avis", *BRANDS, b"mif1", b"msf1"} else "video"
 
 
-def _in_gzip(name: str, head: bytes) -> Kind | Left | None:
+def _in_gzip(name: str, head: bytes) -> SourceKind | Left | None:
     try:
         inner = zlib.decompressobj(31).decompress(head, 2 * 512)
     except zlib.error:

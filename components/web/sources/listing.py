@@ -20,7 +20,7 @@ from typing import cast
 from components.errors import VitrailError
 from components.progress import Progress
 from components.storage import ObjectUnreadable, StorageParams, Store, is_remote, open_store
-from components.web.sources.kinds import HEAD, KINDS, LEFT, Kind, Left, by_name, what_is
+from components.web.sources.kinds import HEAD, KINDS, LEFT, Left, SourceKind, by_name, what_is
 
 LIST_SUFFIXES = (".txt", ".txt.gz", ".paths", ".paths.gz", ".list")
 _READERS = 32  # objects asked for their first bytes at a time
@@ -31,15 +31,15 @@ class Listing:
     """Files by kind, as names below ``root``, and what was left out: how many, and the first of each."""
 
     root: str
-    found: dict[Kind, list[str]] = field(default_factory=dict)
+    found: dict[SourceKind, list[str]] = field(default_factory=dict)
     left: dict[Left, int] = field(default_factory=dict)
     first: dict[Left, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)  # of objects: size and ETag
 
-    def add(self, name: str, what: Kind | Left) -> None:
+    def add(self, name: str, what: SourceKind | Left) -> None:
         """Note that the file ``name`` is ``what``."""
         if what in KINDS:
-            self.found.setdefault(cast(Kind, what), []).append(name)
+            self.found.setdefault(cast(SourceKind, what), []).append(name)
         else:
             self.leave(name, cast(Left, what))
 
@@ -151,7 +151,7 @@ def _files(found: Listing, names: Sequence[str] | Iterator[str]) -> Listing:
     return found
 
 
-def _what(root: str, name: str) -> Kind | Left:
+def _what(root: str, name: str) -> SourceKind | Left:
     """What a local file is; one that is no regular file is not opened."""
     path = os.path.join(root, name)
     try:
@@ -204,7 +204,7 @@ def version_of(store: Store, name: str) -> str:
         return "missing" if fault.missing else "unreadable"
 
 
-def _object(store: Store, name: str) -> Kind | Left:
+def _object(store: Store, name: str) -> SourceKind | Left:
     if by_name(name) in ("images", "text") and not PurePosixPath(name).name.startswith("._"):
         return by_name(name) or "other"
     try:

@@ -16,11 +16,11 @@ from pydantic import Field
 from components.errors import VitrailError
 from components.params import Strict
 from components.storage import StorageParams, Store, atomic_file, is_remote, open_store
-from components.web.sources.kinds import IMAGE_SUFFIXES, Kind, Left
+from components.web.sources.kinds import IMAGE_SUFFIXES, Left, SourceKind
 from components.web.sources.listing import Listing, listing, shown, version_of
 from components.web.sources.sidecars import beside, is_table
 
-_KINDS: dict[Kind, str] = {
+_KINDS: dict[SourceKind, str] = {
     "warc": "WARC (.warc, .warc.gz, .warc.zst)",
     "images": f"image ({', '.join(IMAGE_SUFFIXES)})",
     "tars": "tar shard (.tar)",
@@ -35,7 +35,7 @@ class SourceFile(Strict):
     """One file, by its path below the sources' root. A path need not be UTF-8 (surrogateescape, PEP 383)."""
 
     path: str
-    kind: Kind
+    kind: SourceKind
     # None: on an object store, where asking for each size would take a request
     bytes: int | None = Field(None, ge=0, le=2**50)
     sha256: str | None = None  # on local disk
@@ -56,7 +56,7 @@ class Sources(Strict):
     links: str = ""
     outcomes: str = ""
 
-    def of(self, kind: Kind) -> tuple[SourceFile, ...]:
+    def of(self, kind: SourceKind) -> tuple[SourceFile, ...]:
         """The files of one kind."""
         return tuple(file for file in self.files if file.kind == kind)
 
@@ -94,7 +94,7 @@ class Sources(Strict):
         return open_store(storage.model_copy(update={"root": self.root}))
 
 
-def register(source: str, storage: StorageParams, kinds: Sequence[Kind] = ("warc", "images", "tars")) -> Sources:
+def register(source: str, storage: StorageParams, kinds: Sequence[SourceKind] = ("warc", "images", "tars")) -> Sources:
     """List what lies at ``source``: a folder, one file, ``s3://bucket/prefix``, or a list of any of these files.
 
     A list is a text file (:data:`components.web.sources.listing.LIST_SUFFIXES`, gzipped or not) with a path or ``s3://``
@@ -143,7 +143,7 @@ def _why_not(root: str, name: str, with_images: bool) -> Left:
     return "table" if with_images else "addresses"
 
 
-def _texts(found: Listing, kinds: Sequence[Kind]) -> list[str]:
+def _texts(found: Listing, kinds: Sequence[SourceKind]) -> list[str]:
     """The files that say something of the images, among texts and tables; the others are left."""
     images = found.found.get("images", []) if "images" in kinds else []
     texts = found.found.pop("text", [])
@@ -158,7 +158,7 @@ def _texts(found: Listing, kinds: Sequence[Kind]) -> list[str]:
     return [*used, *tables]
 
 
-def _nothing(source: str, found: Listing, kinds: Sequence[Kind]) -> str:
+def _nothing(source: str, found: Listing, kinds: Sequence[SourceKind]) -> str:
     """Why there is nothing to read at ``source``, in one line."""
     where = f"source {shown(source)}"
     if found.left.get("addresses") and "links" not in kinds:
@@ -174,7 +174,7 @@ def _nothing(source: str, found: Listing, kinds: Sequence[Kind]) -> str:
     return f"{where}: {held} {wanted}{f' ({why})' if why else ''}; point it at your data"
 
 
-def _described(found: Listing, name: str, kind: Kind) -> SourceFile | None:
+def _described(found: Listing, name: str, kind: SourceKind) -> SourceFile | None:
     """The file's entry; None (and counted) where it cannot be read."""
     if is_remote(found.root):
         return SourceFile(path=name, kind=kind, version=found.versions.get(name))

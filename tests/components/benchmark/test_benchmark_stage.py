@@ -278,7 +278,7 @@ def test_choosing_features_reads_the_training_side_alone(
     from components.evaluation.sets import benchmarks
 
     read: set[int] = set()
-    column = benchmarks.Column
+    column = benchmarks.ImageColumn
     original = column.rgb
 
     def spy(self: Any, row: int) -> Any:

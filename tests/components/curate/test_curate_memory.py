@@ -73,7 +73,7 @@ def walk(rows, work):
                        "kind": ["images"] * len(numbers), "source": ["root"] * len(numbers),
                        "file": [f"{one:09d}.jpg".encode() for one in numbers], "length": np.zeros(len(numbers), int)}
             writer.write(addresses.addresses(columns, len(numbers)))
-    shared = passes.Run(params, open_store(str(work)), work, open_store(str(work / "shards")))
+    shared = passes.PassContext(params, open_store(str(work)), work, open_store(str(work / "shards")))
     from components.tables.database import database
     how = addresses.Gathering(
         shared.store, work, work, params.policy, 1, params.sandbox, params.memory, params.executor)
@@ -87,7 +87,7 @@ def walk(rows, work):
     hashing_, hashed = passes.hashes(shared, known, exact, found)
     nearly = passes.near_copies(shared, hashed)
     files, _ = passes.store(shared, judged, known, (exact, nearly))
-    tallies = passes.index(shared, passes.Results(judged, known, exact, nearly, hashed, files))
+    tallies = passes.index(shared, passes.PassFiles(judged, known, exact, nearly, hashed, files))
     assert sum(tally.rows for tally in tallies) == rows
     assert count == (rows - 4) // 7 + 1
     assert sum(tally.reasons["near-duplicate"] for tally in tallies) > rows // 4

@@ -15,7 +15,7 @@ from components.dedup.decisions import reference
 from components.dedup.params import DedupParams
 from components.dedup.pool.scratch import described_digest
 from components.descriptors.kinds import TrainedParams
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.descriptors.sscd import SscdParams
 from components.descriptors.views import WHOLE
 from components.errors import VitrailError
@@ -160,7 +160,7 @@ def test_checks_do_not_believe_the_decisions(
             run(tmp_path, curated, benchmarks, plain())
     honest = described.describe
 
-    def swapped(*given: Any) -> Rows:
+    def swapped(*given: Any) -> DescriptorRows:
         rows = honest(*given)
         table = np.load(rows.path)
         np.save(rows.path, table[[1, 0, 2]])

@@ -14,12 +14,12 @@ import pytest
 from components.dedup import keep
 from components.dedup.copy_graph.edges import EdgeParts
 from components.dedup.decisions.decide import HELD_OUT, SELF_DUPLICATE
-from components.dedup.decisions.files import JoinFiles, RowWriter
+from components.dedup.decisions.files import ColumnWriter, JoinFiles
 from components.dedup.pages.review import Reviewed, write_review
 from components.dedup.params import DedupParams
 from components.dedup.pool.extract import describe_pictures
 from components.dedup.pool.images import Pool
-from components.dedup.revisit import Again, revisit
+from components.dedup.revisit import ReviewPage, revisit
 from components.dedup.run import main
 from components.dedup.search import nearest, search
 from components.descriptors.kinds import load_descriptor
@@ -105,12 +105,12 @@ def test_planted_copies_end_where_they_should(
     assert retrieved.count("<div class=group>") == 24
     assert retrieved.count("<img") == 48
     assert "mine/00009" in retrieved or "mine/00010" in retrieved
-    words = revisit(curated, out, benchmarks, STORAGE, Again(tmp_path / "again.html", [0.6, 0.99], 3))
+    words = revisit(curated, out, benchmarks, STORAGE, ReviewPage(tmp_path / "again.html", [0.6, 0.99], 3))
     assert "0.600" in words
     assert (tmp_path / "again.csv").read_text().count("\n") == 3
     assert "src=http" not in (tmp_path / "again.html").read_text().replace('"', "")  # nothing is loaded from elsewhere
     with pytest.raises(VitrailError, match=r"only edges over .* were kept"):
-        revisit(curated, out, benchmarks, STORAGE, Again(tmp_path / "low.html", [0.1], 3))
+        revisit(curated, out, benchmarks, STORAGE, ReviewPage(tmp_path / "low.html", [0.1], 3))
     assert not (tmp_path / "low.html").exists()
 
     (tmp_path / "ask.jpg").write_bytes(pictures["jpeg02"])
@@ -186,7 +186,7 @@ def test_the_sweep_at_the_thresholds_in_force_is_the_run(
         relative = {"threshold": at, "within": "relative"}
         report = run(tmp_path, curated, benchmarks, plain(graph=graph, relative=relative))
         out = tmp_path / "dedup"
-        revisit(curated, out, benchmarks, STORAGE, Again(tmp_path / "page.html", None, 2))
+        revisit(curated, out, benchmarks, STORAGE, ReviewPage(tmp_path / "page.html", None, 2))
         with open(tmp_path / "page.csv") as file:
             rows = {float(row["threshold"]): row for row in csv.DictReader(file)}
         of_self, of_relative = rows[0.87654321], rows[at]
@@ -298,14 +298,14 @@ def test_what_is_kept_of_a_component(tmp_path: Path) -> None:
         ([0, 1, 2], "largest", smallest),  # of equal ones by the hash
         ([0, 1, 2], "oldest", 2),
     ):
-        with RowWriter(files.members) as writer:
+        with ColumnWriter(files.members) as writer:
             writer.write(row=np.array(rows), component=np.zeros(len(rows), np.int64))
         given = plain(graph={"keep": name}, chunk=2)
         keep.measure(given, pool, files)
         with database(MemoryParams(), tmp_path) as connection:
             ((components, best),) = keep.best(given.graph.keep, connection, files)
         assert (components.tolist(), best.tolist()) == ([0], [kept]), name
-    with RowWriter(files.members) as writer:
+    with ColumnWriter(files.members) as writer:
         writer.write(row=np.array([0, 3]), component=np.zeros(2, np.int64))
     with pytest.raises(VitrailError, match=r"0.tar at \d+: index and shards do not match: no image for key"):
         keep.measure(plain(graph={"keep": "sharpest"}), pool, files)

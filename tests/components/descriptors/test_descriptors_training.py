@@ -19,9 +19,10 @@ from components.descriptors.train_params import (
     NetworkParams,
     OptimizerParams,
 )
-from components.descriptors.views import RGB, squash
+from components.descriptors.views import squash
 from components.errors import VitrailError
 from components.images.decode import encode_jpeg
+from components.images.samples import RGB
 from components.params import load_params
 from components.storage import StorageParams
 from tests.components.dedup.dedup_pool import curate

@@ -125,10 +125,10 @@ def test_whitening_is_fitted_on_a_background_and_pinned(small: Path, tmp_path: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("components.dedup.pool.fit.Pool", pool)
         with pytest.raises(VitrailError, match="9 directions of 8 images"):
-            fit.whiten(params, folder, out, STORAGE, fit.Whitening(9, 8, 0.0))
-        digest = fit.whiten(params, folder, out, STORAGE, fit.Whitening(4, 50, 0.0))
+            fit.whiten(params, folder, out, STORAGE, fit.WhiteningChoice(9, 8, 0.0))
+        digest = fit.whiten(params, folder, out, STORAGE, fit.WhiteningChoice(4, 50, 0.0))
         with pytest.raises(VitrailError, match="there already"):
-            fit.whiten(params, folder, out, STORAGE, fit.Whitening(4, 50, 0.0))
+            fit.whiten(params, folder, out, STORAGE, fit.WhiteningChoice(4, 50, 0.0))
     plain = load_descriptor(params, Path(), STORAGE)
     pinned = params.model_copy(update={"whitening": WhiteningParams(path=str(out), sha256=digest)})
     whitened = load_descriptor(pinned, Path(), STORAGE)

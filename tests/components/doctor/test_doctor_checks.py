@@ -14,7 +14,7 @@ from threading import Thread
 import pytest
 
 from components.doctor import machine, run, workspace
-from components.doctor.finding import Finding
+from components.doctor.finding import CheckResult
 from components.lock import hold
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +41,7 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def bad(findings: list[Finding]) -> str:
+def bad(findings: list[CheckResult]) -> str:
     found = [finding for finding in findings if finding.level == "bad"]
     assert all(finding.do for finding in found), "a fault without a remedy"
     return " ".join(map(str, found))
@@ -176,7 +176,7 @@ def test_the_exit_code_says_whether_something_is_bad(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for level, code in (("note", 0), ("bad", 1)):
-        found = Finding(level, "disk", "full", "free some")  # type: ignore[arg-type]
+        found = CheckResult(level, "disk", "full", "free some")  # type: ignore[arg-type]
         monkeypatch.setattr(run, "CHECKS", (lambda root, found=found: iter([found]),))
         assert run.main([]) == code
         assert "-> free some" in capsys.readouterr().out

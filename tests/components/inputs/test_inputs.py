@@ -19,7 +19,7 @@ from components.inputs.named import named_inputs
 from components.inputs.run import write
 from components.pipeline import load_pipeline
 from components.storage import StorageParams
-from components.tracking.registry import Version
+from components.tracking.registry import ModelVersion
 
 ROOT = Path(__file__).resolve().parents[3]
 STORAGE = StorageParams(root="data")
@@ -94,7 +94,7 @@ def test_what_is_pinned_is_not_read_and_an_alias_is_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = f"s3://bucket/w.pth#sha256={'0' * 64}"
-    monkeypatch.setattr(content.Registry, "version", lambda self, source: Version("vits", 3))
+    monkeypatch.setattr(content.Registry, "version", lambda self, source: ModelVersion("vits", 3))
     with Contents(tmp_path / "cache.json", STORAGE) as contents:
         assert contents.digest(pinned) == pinned
         assert contents.digest("models:/vits@champion") == "models:/vits/3"

@@ -17,7 +17,7 @@ from PIL import Image
 from components.errors import VitrailError
 from components.images.decode import DecodeError, DecodeLimits, encode_jpeg
 from components.learning import color
-from components.learning.augment import AugmentParams, JitterParams, MultiCrop, draw_recipe, recolor, turn
+from components.learning.augment import AugmentParams, JitterParams, MultiCrop, draw_view, recolor, turn
 from components.learning.collate import collate, collate_bytes, normalize, normalize_crops
 from components.learning.crops import Draws
 from components.learning.crops import Image as Pixels
@@ -38,8 +38,8 @@ def rng(seed: int = 0) -> np.random.Generator:
 
 
 def augment(view: Pixels, kind: int, params: AugmentParams, draws: Draws) -> Pixels:
-    recipe = draw_recipe(kind, params, draws)
-    return recolor(turn(view, recipe), recipe, params)
+    drawn = draw_view(kind, params, draws)
+    return recolor(turn(view, drawn), drawn, params)
 
 
 def test_shapes_and_types() -> None:

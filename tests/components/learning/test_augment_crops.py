@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from components.learning.crops import Box, Draws, central_box, reduction, resize, resize_opencv, sample_box, shrink_box
+from components.learning.crops import (
+    CropBox,
+    Draws,
+    central_box,
+    reduction,
+    resize,
+    resize_opencv,
+    sample_box,
+    shrink_box,
+)
 
 RATIO = (3 / 4, 4 / 3)
 
@@ -102,8 +111,8 @@ def test_resize_of_the_size_it_has_is_a_copy() -> None:
 
 @pytest.mark.parametrize(("smallest", "expected"), [(100, 1), (195, 1), (196, 2), (391, 2), (392, 4), (783, 4)])
 def test_reduction_keeps_every_output_pixel_covered(smallest: int, expected: int) -> None:
-    assert reduction([(Box(0, 0, 4000, 4000), 224), (Box(3, 4, smallest, 900), 98)]) == expected
-    assert reduction([(Box(0, 0, 4000, 4000), 224)]) == 8
+    assert reduction([(CropBox(0, 0, 4000, 4000), 224), (CropBox(3, 4, smallest, 900), 98)]) == expected
+    assert reduction([(CropBox(0, 0, 4000, 4000), 224)]) == 8
 
 
 @settings(max_examples=200, deadline=None)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from components.errors import VitrailError
 from components.params import load_params
 from components.planning import run
-from components.planning.advice import LEAST_STEPS, MOST_PASSES, Facts, advise
+from components.planning.advice import LEAST_STEPS, MOST_PASSES, DataAndMachine, advise
 from components.planning.facts import images_of
 from components.tables.parts import write_table
 from components.tables.schemas import MANIFEST
@@ -29,8 +29,10 @@ def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
 
 
-def facts(images: int = 500, side: int = 256, minutes: float = 30, flops: float = 3.8e10, gpu: bool = False) -> Facts:
-    return Facts(images, side, minutes, flops, "measured: a test", gpu)
+def facts(
+    images: int = 500, side: int = 256, minutes: float = 30, flops: float = 3.8e10, gpu: bool = False
+) -> DataAndMachine:
+    return DataAndMachine(images, side, minutes, flops, "measured: a test", gpu)
 
 
 def loaded(text: str, folder: Path) -> TrainingParams:
@@ -89,7 +91,7 @@ def test_every_changed_value_has_its_reason_and_no_other_has_one() -> None:
         (facts(minutes=float("nan")), "--minutes nan"),
     ],
 )
-def test_what_cannot_work_is_one_line(given: Facts, said: str) -> None:
+def test_what_cannot_work_is_one_line(given: DataAndMachine, said: str) -> None:
     with pytest.raises(VitrailError, match=said) as fault:
         advise(given)
     assert "\n" not in str(fault.value)

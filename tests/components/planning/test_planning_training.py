@@ -10,7 +10,7 @@ from components.distill.method import DistillParams
 from components.errors import VitrailError
 from components.params import load_params
 from components.planning import run
-from components.planning.training import Cluster, plan
+from components.planning.training import GpuCluster, plan
 from components.planning.training_rates import TrainingRates
 from components.training.capability import memory_per_rank
 from components.training.flops import flops_per_step
@@ -32,7 +32,7 @@ def preset(name: str, *overrides: str) -> TrainingParams:
 
 
 def told(name: str, gpus: int, kind: str, *overrides: str, **how: float) -> str:
-    return plan(PRESETS / f"{name}.yaml", preset(name, *overrides), Cluster(gpus, kind, RATES.gpus[kind], **how))
+    return plan(PRESETS / f"{name}.yaml", preset(name, *overrides), GpuCluster(gpus, kind, RATES.gpus[kind], **how))
 
 
 def hours(text: str) -> float:
@@ -55,7 +55,9 @@ def test_plans_of_published_runs_are_near_what_these_took(name: str, gpus: int, 
 
 def test_distilling_a_large_model_from_the_giant_is_near_what_it_took() -> None:
     student = load_params(STUDENTS / "vitl.yaml", DistillParams)
-    text = plan(STUDENTS / "vitl.yaml", student, Cluster(64, "a100-80gb", RATES.gpus["a100-80gb"]), 0, preset("vitg"))
+    text = plan(
+        STUDENTS / "vitl.yaml", student, GpuCluster(64, "a100-80gb", RATES.gpus["a100-80gb"]), 0, preset("vitg")
+    )
     assert hours(text) == pytest.approx(8_000, rel=0.35)  # its card; the length is the recipe's, not published
 
 
@@ -75,7 +77,7 @@ def test_every_distillation_fits_the_gpus_its_preset_names() -> None:
     for path in sorted(STUDENTS.glob("*.yaml")):
         student = load_params(path, DistillParams)
         if student.run.recipe_batch is not None:
-            on = Cluster(64, "a100-80gb", RATES.gpus["a100-80gb"])
+            on = GpuCluster(64, "a100-80gb", RATES.gpus["a100-80gb"])
             text = plan(path, student, on, 0, preset("vitg"))
             assert "DOES NOT FIT" not in text
             assert "NOT THE RECIPE'S" not in text
@@ -91,7 +93,7 @@ def test_the_teacher_of_a_distillation_is_counted_as_what_it_is() -> None:
 
 def test_traffic_is_in_the_time() -> None:
     slow = RATES.gpus["h100-80gb"].model_copy(update={"network": 1.0})
-    text = plan(PRESETS / "vitg.yaml", preset("vitg"), Cluster(256, "h100-80gb", slow))
+    text = plan(PRESETS / "vitg.yaml", preset("vitg"), GpuCluster(256, "h100-80gb", slow))
     sent = float(text.split("sends and receives about ")[1].split(" GB")[0])
     assert hours(text) == pytest.approx(625_000 * sent * 256 / 3600, rel=0.01)  # GB at 1 GB/s
     assert "for its traffic, which is more than its operations take" in text

@@ -33,7 +33,7 @@ from components.images.shards import Shards, ShardWriter, data_digest, erase
 from components.params import load_params
 from components.provenance.receipt import told
 from components.provenance.run import main
-from components.provenance.take_down import Copies, Outputs, Wanted, forget
+from components.provenance.take_down import Copies, Outputs, TakeDownRequest, forget
 from components.provenance.trace import trace
 from components.storage import StorageParams, open_store
 from components.tables.database import MemoryParams, database
@@ -179,7 +179,9 @@ OUTPUTS = Outputs(Path("data/curate"), Path("data/dedup"), (Path("data"),), Path
 NO_STORE = TrackingParams(uri="sqlite:///nothing.db", experiment="vitrail", system_metrics=False)
 
 
-def take(wanted: Wanted, copies: Copies = "curate", dry: bool = False, store: TrackingParams = NO_STORE) -> Any:
+def take(
+    wanted: TakeDownRequest, copies: Copies = "curate", dry: bool = False, store: TrackingParams = NO_STORE
+) -> Any:
     return forget(wanted, OUTPUTS, copies, LOCAL, store, dry)
 
 
@@ -273,10 +275,10 @@ def test_one_image_is_taken_down_with_its_copies_and_stays_so(
     pixels = picture(1)
     assert any(pixels in data for path, data in before.items() if path.suffix == ".tar")
     kept = read_table(OUTPUTS.dedup / "keys", KEYS)["key"].to_pylist()
-    dry = take(Wanted(url=f"{B}/copy-of-1.png"), dry=True)
+    dry = take(TakeDownRequest(url=f"{B}/copy-of-1.png"), dry=True)
     assert {path: path.read_bytes() for path in before} == before
     assert not OUTPUTS.block.exists()
-    receipt = take(Wanted(url=f"{B}/copy-of-1.png"))
+    receipt = take(TakeDownRequest(url=f"{B}/copy-of-1.png"))
     both = sorted(key_of(url) for url in (f"{A}/1.png", f"{B}/copy-of-1.png"))
     assert receipt.keys == dry.keys == both  # the bytes stood under the other address
     assert receipt.other_copies == [key_of(f"{A}/0.png")]  # dedup calls it a copy; it stays
@@ -296,7 +298,7 @@ def test_one_image_is_taken_down_with_its_copies_and_stays_so(
     assert set(entries(OUTPUTS.block)) == {("key", both[0]), ("key", both[1]), ("sha256", digest)}
     assert receipt.sources == ["site.warc.gz"]
 
-    again = take(Wanted(url=f"{B}/copy-of-1.png"))
+    again = take(TakeDownRequest(url=f"{B}/copy-of-1.png"))
     assert (again.keys, again.blocked, again.done) == ([], 0, [])
     assert "taken down" in trace(f"{B}/copy-of-1.png", OUTPUTS.curated, OUTPUTS.dedup, [], LOCAL, [OUTPUTS.block])
     # The next run reads the same crawl, and another address with the same bytes.
@@ -325,7 +327,7 @@ def test_a_domain_goes_with_what_its_pages_name_and_all_who_held_it_are_listed(c
                        ("pretrain/other", {"preset": "other", "data_digest": "2" * 64})):  # fmt: skip
         (checkout / "data" / name).mkdir(parents=True)
         (checkout / "data" / name / "model.json").write_text(json.dumps(card))
-    receipt = take(Wanted(domain="B.test"), "none", store=store)
+    receipt = take(TakeDownRequest(domain="B.test"), "none", store=store)
     # b.test's own, and a.test's image that a page of b.test names
     gone = [f"{A}/0.png", f"{B}/3.png", f"{B}/5.png", f"{B}/closed.png", f"{B}/copy-of-1.png"]
     assert receipt.keys == sorted(key_of(url) for url in gone)
@@ -351,7 +353,7 @@ def test_a_domain_goes_with_what_its_pages_name_and_all_who_held_it_are_listed(c
 
 
 def test_the_component_goes_too_when_asked(checkout: Path) -> None:
-    receipt = take(Wanted(key=key_of(f"{A}/1.png")), "dedup")
+    receipt = take(TakeDownRequest(key=key_of(f"{A}/1.png")), "dedup")
     assert receipt.keys == sorted(key_of(url) for url in (f"{A}/0.png", f"{A}/1.png", f"{B}/copy-of-1.png"))
     sound()
 
@@ -367,10 +369,10 @@ def test_killed_between_the_two_outputs_the_same_command_finishes(
     with monkeypatch.context() as patch:
         patch.setattr(module, "_forget_in_curated", killed)
         with pytest.raises(KeyboardInterrupt):
-            take(Wanted(url=f"{A}/2.png"))
+            take(TakeDownRequest(url=f"{A}/2.png"))
     manifest = read_table(OUTPUTS.dedup / "manifest", MANIFEST)["key"].to_pylist()
     assert key_of(f"{A}/2.png") not in manifest
-    take(Wanted(url=f"{A}/2.png"))
+    take(TakeDownRequest(url=f"{A}/2.png"))
     assert f"{A}/2.png" not in urls()
     sound()
 
@@ -386,7 +388,7 @@ def test_the_command(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(Path("receipt.json").read_text())["keys"] == [key_of(f"{A}/2.png")]
     for bad in ("", "http://a.test/", "a b"):
         with pytest.raises(VitrailError, match="a host or domain name"):
-            take(Wanted(domain=bad or "."))
+            take(TakeDownRequest(domain=bad or "."))
 
 
 def test_erased_members_leave_a_tar_that_every_reader_opens(tmp_path: Path) -> None:
@@ -438,6 +440,6 @@ def test_a_file_that_no_stage_declares_stops_a_take_down_before_it_begins(checko
     np.save(checkout / "data" / out / "norms.npy", np.arange(3))
     before = {path: path.read_bytes() for path in checkout.rglob("*") if path.is_file() and "data" in path.parts}
     with pytest.raises(VitrailError, match=rf"data/{out}/norms\.npy: no stage declares this file"):
-        take(Wanted(url=f"{A}/0.png"))
+        take(TakeDownRequest(url=f"{A}/0.png"))
     assert {path: path.read_bytes() for path in before} == before
     assert not OUTPUTS.block.exists()

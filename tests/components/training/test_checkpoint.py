@@ -14,7 +14,7 @@ from components.errors import VitrailError
 from components.params import load_params
 from components.training.checkpoint import VERSION, Checkpoint, Checkpoints, sealed
 from components.training.distributed import World
-from components.training.mismatch import settle
+from components.training.mismatch import resolve_mismatch
 from components.training.params import RunParams, TrainingParams
 from components.training.session import keep_global_batch
 from components.training.zero import cut
@@ -125,12 +125,12 @@ def test_other_params_or_data_are_refused_or_set_aside(checkpoints: Checkpoints)
     checkpoints.save(state(1))
     other = Checkpoints(checkpoints.folder, "print-2", ALONE)
     with pytest.raises(VitrailError, match=r"was trained with other params or data .*run\.on_mismatch: fresh"):
-        settle(other, how(disposable_minutes=0), ALONE)
+        resolve_mismatch(other, how(disposable_minutes=0), ALONE)
     with pytest.raises(VitrailError, match="of a run with other params or data"):
         other.load({"a.b": 5})  # whoever did not ask is told at the latest here
     assert other.found()
-    assert settle(checkpoints, how(), ALONE) == ""
-    assert "moved aside" in settle(other, how(on_mismatch="fresh", disposable_minutes=0), ALONE)
+    assert resolve_mismatch(checkpoints, how(), ALONE) == ""
+    assert "moved aside" in resolve_mismatch(other, how(on_mismatch="fresh", disposable_minutes=0), ALONE)
     assert other.load({"a.b": 5}) is None
     aside = [path for path in checkpoints.folder.parent.iterdir() if path.name.startswith("run.")]
     assert len(aside) == 1

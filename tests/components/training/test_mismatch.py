@@ -14,7 +14,7 @@ from components.params import load_params, undeclared
 from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World
 from components.training.identity import Identity
-from components.training.mismatch import settle
+from components.training.mismatch import resolve_mismatch
 from components.training.params import TrainingParams
 from components.training.session import keep_global_batch
 
@@ -60,7 +60,7 @@ def test_what_changes_no_result_is_gone_on_with(tmp_path: Path, changes: tuple[s
     trained(tmp_path)
     now = preset(*changes)
     again = store(tmp_path, now)
-    assert settle(again, now.run, ALONE) == ""
+    assert resolve_mismatch(again, now.run, ALONE) == ""
     assert again.load({"w": 4}) is not None
     assert keep_global_batch([now], [again], ALONE) == [now]
 
@@ -79,7 +79,7 @@ def test_other_results_stop_a_run_of_hours_and_name_the_ways_to_go_on(tmp_path: 
     trained(tmp_path)
     now = preset(change)
     with pytest.raises(VitrailError) as caught:
-        settle(store(tmp_path, now), now.run, ALONE)
+        resolve_mismatch(store(tmp_path, now), now.run, ALONE)
     said = str(caught.value)
     assert f"({line}), 300 minutes of training" in said
     assert "run.on_mismatch: continue" in said
@@ -93,7 +93,7 @@ def test_continuing_is_printed_kept_and_holds_for_later_starts(tmp_path: Path, c
     trained(tmp_path)
     asked, now = preset(change, "run.on_mismatch=continue"), preset(change)
     going = store(tmp_path, asked)
-    assert f"({line}): continuing after step 1 under the new ones" in settle(going, asked.run, ALONE)
+    assert f"({line}): continuing after step 1 under the new ones" in resolve_mismatch(going, asked.run, ALONE)
     assert going.changes
     assert keep_global_batch([asked], [going], ALONE) == [asked]
     assert going.load({"w": 4}) is not None
@@ -101,7 +101,7 @@ def test_continuing_is_printed_kept_and_holds_for_later_starts(tmp_path: Path, c
     shared = {"curves": {"seconds": HOURS}, "global_batch": images}
     going.save(Checkpoint(2, {"master/w": torch.ones(4)}, shared))
     later = store(tmp_path, now)  # without being asked again
-    assert settle(later, now.run, ALONE) == ""
+    assert resolve_mismatch(later, now.run, ALONE) == ""
     assert later.changes == {}
     (tmp_path / "run/step-00000002/rank-00000.safetensors").write_bytes(b"")
     found = later.load({"w": 4})  # falls back to what was there before the change
@@ -118,27 +118,27 @@ def test_parameters_added_since_a_checkpoint_count_by_their_defaults(tmp_path: P
     made.save(Checkpoint(1, {"master/w": torch.ones(4)}, {"curves": {"seconds": HOURS}, "global_batch": 16}))
     assert made.fingerprint != now.fingerprint
     same = store(tmp_path, preset())
-    assert settle(same, preset().run, ALONE) == ""
+    assert resolve_mismatch(same, preset().run, ALONE) == ""
     found = same.load({"w": 4})
     assert found is not None
     assert found.changes == {}
     other = preset("vit.stem=convolutional", "vit.stem_extra=1")
     with pytest.raises(VitrailError, match=r"vit\.stem patch -> convolutional, vit\.stem_extra 0 -> 1"):
-        settle(store(tmp_path, other), other.run, ALONE)
+        resolve_mismatch(store(tmp_path, other), other.run, ALONE)
 
 
 def test_other_data_are_named(tmp_path: Path) -> None:
     trained(tmp_path)
     with pytest.raises(VitrailError, match=r"\(data d -> e\)"):
-        settle(store(tmp_path, preset(), "e"), preset().run, ALONE)
+        resolve_mismatch(store(tmp_path, preset(), "e"), preset().run, ALONE)
 
 
 def test_state_of_a_few_minutes_is_set_aside_and_none_with_a_threshold_of_0(tmp_path: Path) -> None:
     trained(tmp_path, seconds=60.0)
     careful, now = preset("run.seed=1", "run.disposable_minutes=0"), preset("run.seed=1")
     with pytest.raises(VitrailError, match="1 minutes of training"):
-        settle(store(tmp_path, careful), careful.run, ALONE)
-    said = settle(store(tmp_path, now), now.run, ALONE)
+        resolve_mismatch(store(tmp_path, careful), careful.run, ALONE)
+    said = resolve_mismatch(store(tmp_path, now), now.run, ALONE)
     assert "moved aside to" in said
     assert "less than 10 minutes of training" in said
     [aside] = tmp_path.glob("run.*")
@@ -149,7 +149,7 @@ def test_another_network_cannot_be_continued(tmp_path: Path) -> None:
     trained(tmp_path)
     wider = preset("vit.depth=6", "run.on_mismatch=continue")
     with pytest.raises(VitrailError, match=r"continue cannot: vit\.depth make it another network"):
-        settle(store(tmp_path, wider), wider.run, ALONE)
+        resolve_mismatch(store(tmp_path, wider), wider.run, ALONE)
     with pytest.raises(VitrailError, match="master/w has another size in this model"):
         store(tmp_path, preset()).load({"w": 9})
     with pytest.raises(VitrailError, match="holds no v, which this model has"):
@@ -161,7 +161,7 @@ def test_checkpoints_of_another_format_are_not_called_damaged(tmp_path: Path) ->
     manifest = tmp_path / "run/step-00000001/manifest.json"
     manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
     with pytest.raises(VitrailError, match="written by another version of this program"):
-        settle(store(tmp_path, preset()), preset().run, ALONE)
+        resolve_mismatch(store(tmp_path, preset()), preset().run, ALONE)
 
 
 def test_a_kill_while_a_step_is_written_anew_loses_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from components.errors import VitrailError
 from components.storage import StorageParams, Store, open_store
 from components.training.checkpoint import Checkpoint, Checkpoints
 from components.training.distributed import World
-from components.training.mismatch import settle
+from components.training.mismatch import resolve_mismatch
 from components.training.params import RunParams
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
@@ -176,7 +176,7 @@ def test_what_is_set_aside_here_is_set_aside_there(tmp_path: Path, store: Store)
     other = on_machine(tmp_path / "b", store, "q")
     other.fetch()
     run = RunParams(iterations=10, batch=4, disposable_minutes=0, on_mismatch="fresh")
-    assert "moved aside" in settle(other, run, ALONE)
+    assert "moved aside" in resolve_mismatch(other, run, ALONE)
     third = on_machine(tmp_path / "c", store, "q")
     third.fetch()
     assert third.found() == []

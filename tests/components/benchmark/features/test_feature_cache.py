@@ -20,7 +20,7 @@ from components.benchmark.oxford import NamedPictures
 from components.evaluation.features.extract import FeatureParams
 from components.evaluation.features.store import FeatureStore
 from components.evaluation.sets.benchmarks import Benchmark
-from components.evaluation.sets.labelled_set import Files
+from components.evaluation.sets.labelled_set import ImageFiles
 from components.learning.export import ModelCard, export_model
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.release.use import kept_features
@@ -59,7 +59,7 @@ def contenders(root: Path, model: str, params: FeatureParams) -> list[Contender]
 def benchmark(root: Path, order: list[int]) -> Benchmark:
     files = sorted((root / "photos").rglob("*.png"), key=lambda path: path.stem)
     held = np.array([True, *[False] * (COUNT - 1)])
-    keys, images = [str(row) for row in order], Files([files[row] for row in order])
+    keys, images = [str(row) for row in order], ImageFiles([files[row] for row in order])
     return Benchmark("b", keys, images, {"t": np.array(order)}, {}, held)
 
 

@@ -20,7 +20,7 @@ from components.benchmark.oxford import NamedPictures
 from components.errors import VitrailError
 from components.evaluation.features.extract import FeatureParams
 from components.evaluation.features.patch_kmeans import PatchKmeansParams, fit_patch_kmeans
-from components.evaluation.sets.labelled_set import Column, Files, Images
+from components.evaluation.sets.labelled_set import ImageColumn, ImageFiles, Images
 from components.evaluation.sets.tar_set import Span, Spans
 from components.executor import ExecutorParams, kept_workers, map_shards, worker_number
 from components.learning.export import ModelCard, export_model
@@ -67,11 +67,13 @@ def test_a_pool_of_two_gives_the_bytes_of_one_process(
     together.write_bytes(b"".join(path.read_bytes() for path in files))
     sizes = [path.stat().st_size for path in files]
     spans = [Span(together, sum(sizes[:row]), size, files[row].name) for row, size in enumerate(sizes)]
-    column = Column(pa.chunked_array([[path.read_bytes() for path in part] for part in (files[:3], files[3:])]), "t")
+    column = ImageColumn(
+        pa.chunked_array([[path.read_bytes() for path in part] for part in (files[:3], files[3:])]), "t"
+    )
     named = NamedPictures(files[0].parent, [path.stem for path in files], [None, (2, 3, 30, 33), *[None] * 8])
     place = Placement(ExecutorParams(workers=2), "auto", tmp_path / "work")
     with kept_workers(place.executor):
-        for images in (Files(files), Spans(spans), column, named):
+        for images in (ImageFiles(files), Spans(spans), column, named):
             here = features_of(contenders, pictured(images), BATCH, HERE)
             spread_out = features_of(contenders, pictured(images), BATCH, place)
             assert list(spread_out) == [one.name for one in contenders]
@@ -107,19 +109,19 @@ def test_an_interrupted_run_goes_on_with_the_parts_that_lack(
     assert network.kind == "checkpoint"
     monkeypatch.setattr(spread, "map_shards", inline(2))
     with pytest.raises(KeyboardInterrupt):
-        features_of([network], pictured(Files(files)), BATCH, place)
+        features_of([network], pictured(ImageFiles(files)), BATCH, place)
     [damaged, _] = sorted((tmp_path / "work").rglob("*.npy"))
     damaged.write_bytes(damaged.read_bytes()[:-8])
     monkeypatch.setattr(spread, "map_shards", inline(-1))
     raw = contenders[0]
-    found = features_of([network, raw], pictured(Files(files)), BATCH, place)
+    found = features_of([network, raw], pictured(ImageFiles(files)), BATCH, place)
     both = [network.name, raw.name]
     assert computed[2:] == [(0, both), (1, [raw.name]), (2, both)]
-    here = features_of([network, raw], pictured(Files(files)), BATCH)
+    here = features_of([network, raw], pictured(ImageFiles(files)), BATCH)
     assert all(found[name].tobytes() == rows.tobytes() for name, rows in here.items())
 
     # Parts of other images, of another order or of another network are not used.
-    features_of([network], Pictured(Files(files), lambda: ["other"], ""), BATCH, place)
+    features_of([network], Pictured(ImageFiles(files), lambda: ["other"], ""), BATCH, place)
     assert len(computed) == 8
 
 
@@ -141,16 +143,16 @@ def test_weights_that_changed_meanwhile_and_images_that_cannot_travel(
             return files[row].read_bytes()
 
         def rgb(self, row: int) -> Any:
-            return Files(files).rgb(row)
+            return ImageFiles(files).rgb(row)
 
     place = Placement(ExecutorParams(workers=2), "cpu", tmp_path / "work")
     found = features_of(contenders[:1], pictured(Own()), BATCH, place)
     assert (
         found["raw pixels"].tobytes()
-        == features_of(contenders[:1], pictured(Files(files)), BATCH)["raw pixels"].tobytes()
+        == features_of(contenders[:1], pictured(ImageFiles(files)), BATCH)["raw pixels"].tobytes()
     )
     with pytest.raises(VitrailError, match=r"t, row 5: not a readable image"):
-        Column(pa.chunked_array([[b"no image"] * 7]), "t").part(4, 6).rgb(1)
+        ImageColumn(pa.chunked_array([[b"no image"] * 7]), "t").part(4, 6).rgb(1)
 
 
 def test_a_pools_workers_keep_to_a_gpu_each_and_others_take_them_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

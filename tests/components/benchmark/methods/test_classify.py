@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from components.benchmark.methods.classify import Sides, grid_choices, knn_outcomes, logistic_choices, sides
+from components.benchmark.methods.classify import FeatureSplit, grid_choices, knn_outcomes, logistic_choices, sides
 from components.benchmark.methods.protocol import KnnParams
 from components.errors import VitrailError
 from components.evaluation.image_level.linear_grid import LinearGridParams
@@ -18,7 +18,7 @@ GRID = LinearGridParams(rates=[0.1, 1.0], blocks=[1], pooling=[False], steps=30,
 LOGISTIC = LogisticParams(costs=[0.1, 1.0])
 
 
-def made(train: list[int], test: list[int]) -> tuple[np.ndarray, Sides, Benchmark]:
+def made(train: list[int], test: list[int]) -> tuple[np.ndarray, FeatureSplit, Benchmark]:
     labels = np.array(train + test)
     centres = np.random.default_rng(3).normal(size=(9, 6)) * 2
     rows = (centres[labels] + np.random.default_rng(4).normal(size=(len(labels), 6))).astype(np.float32)

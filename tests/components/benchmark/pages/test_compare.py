@@ -22,7 +22,7 @@ from components.benchmark.pages.results import load_results
 from components.benchmark.run import main
 from components.errors import VitrailError, run_cli
 from components.evaluation.sets.benchmarks import Benchmark
-from components.evaluation.sets.labelled_set import Files
+from components.evaluation.sets.labelled_set import ImageFiles
 from components.evaluation.statistics.gate import GateParams, GateRow, shortfalls
 from components.params import load_params, parse_params
 
@@ -147,7 +147,7 @@ def test_a_browser_shows_tables_curves_pca_pictures_and_worst_errors(tmp_path: P
         Image.fromarray(picture).save(tmp_path / f"{number}.png")
     labels = {"type": np.arange(42) % 2}
     test = np.arange(42) >= 2
-    files = Files([tmp_path / f"{number}.png" for number in range(42)])
+    files = ImageFiles([tmp_path / f"{number}.png" for number in range(42)])
     keys = [f"cells/{number}" for number in range(42)]
     cells = Benchmark("cells", keys, files, labels, {"type": ["mono", "<b>poly"]}, test)
     found = load_results([folder])

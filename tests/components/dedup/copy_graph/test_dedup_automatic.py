@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from components.dedup.copy_graph.automatic import AutoParams, automatic, nearest_others
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.neighbours import NeighbourParams
 
 NEAR = NeighbourParams()
 
 
-def rows(folder: Path, pieces: np.ndarray) -> Rows:
+def rows(folder: Path, pieces: np.ndarray) -> DescriptorRows:
     """``pieces`` [N, R, d], made unit length, on disk."""
     unit = pieces / np.linalg.norm(pieces, axis=2, keepdims=True)
     np.save(folder / "rows.npy", unit.astype(np.float16))
-    return Rows(folder / "rows.npy")
+    return DescriptorRows(folder / "rows.npy")
 
 
 def random(count: int, each: int, dim: int, shared: float = 0.0) -> np.ndarray:

@@ -24,7 +24,7 @@ from components.dedup.copy_graph.graph import (
 from components.dedup.copy_graph.search import GraphSearch, search_edges
 from components.dedup.pages.sweep import sweep, table, write_csv
 from components.dedup.pool.images import ranges
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.errors import VitrailError
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
@@ -154,7 +154,7 @@ def test_edges_are_those_of_brute_force_and_a_stopped_search_carries_on(tmp_path
     pool[600:, 0] = pool[:100, 0] + 0.4 * rng.normal(size=(100, 16))
     pool = (pool / np.linalg.norm(pool, axis=2, keepdims=True)).astype(np.float16)
     np.save(tmp_path / "rows.npy", pool)
-    rows, parts = Rows(tmp_path / "rows.npy"), [(0, 300), (300, 700)]
+    rows, parts = DescriptorRows(tmp_path / "rows.npy"), [(0, 300), (300, 700)]
     near = NeighbourParams(flat_up_to=flat_up_to, pq_bytes=4, candidates=8)
     run = lambda: search_edges(rows, "d", GraphSearch(20, 0.75, near), parts, tmp_path, ExecutorParams(workers=0))  # noqa: E731
     found = run()

@@ -7,19 +7,19 @@ import numpy as np
 from components.dedup.copy_graph.edges import EdgeParts, Edges, write_part
 from components.dedup.copy_graph.recall import EdgeRecall, measure_recall
 from components.dedup.copy_graph.search import GraphSearch, search_edges
-from components.descriptors.rows import Rows
+from components.descriptors.rows import DescriptorRows
 from components.executor import ExecutorParams
 from components.neighbours import NeighbourParams
 
 
-def descriptors(path: Path, count: int = 3000) -> Rows:
+def descriptors(path: Path, count: int = 3000) -> DescriptorRows:
     """[count, 2, 16]: the last tenth copy the first at cosine 0.9 and more."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(count, 2, 16))
     copies = count // 10
     rows[-copies:] = rows[:copies] + 0.4 * rng.normal(size=(copies, 2, 16))
     np.save(path, (rows / np.linalg.norm(rows, axis=2, keepdims=True)).astype(np.float16))
-    return Rows(path)
+    return DescriptorRows(path)
 
 
 def test_recall_is_the_share_of_exact_edges_that_the_graph_holds(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from components.dedup import resolve
 from components.dedup.copy_graph.edges import EdgeParts, Edges, part_path, write_part
 from components.dedup.copy_graph.graph import components
 from components.dedup.decisions import decide
-from components.dedup.decisions.files import JoinFiles, RowWriter, fresh_folder
+from components.dedup.decisions.files import ColumnWriter, JoinFiles, fresh_folder
 from components.dedup.params import DedupParams
 from components.dedup.thresholds import Thresholds
 from components.params import parse_params
@@ -128,7 +128,7 @@ def test_decisions_are_those_of_the_rule(
     leaks = {int(row): 0.75 for row in np.flatnonzero(rng.random(count) < 0.1)}
     pool.write_rows(files.rows)
     leaking = np.array([*leaks], np.int64)
-    with RowWriter(files.leaks, ("row", "reference", "similarity", "view", "match_view", "identical")) as writer:
+    with ColumnWriter(files.leaks, ("row", "reference", "similarity", "view", "match_view", "identical")) as writer:
         similarity = np.full(len(leaking), 0.75, np.float32)
         same = np.zeros(len(leaking), bool)
         view = np.full(len(leaking), 3)
@@ -145,10 +145,10 @@ def test_decisions_are_those_of_the_rule(
     selection = decide.Selection()
     if found is not None:
         selection = decide.Selection("retrieved", ["q/0", "q/1", "q/2"], ["retrieved:q"] * 3)
-        with RowWriter(files.found, ("row", "times", "query", "similarity")) as writer:
+        with ColumnWriter(files.found, ("row", "times", "query", "similarity")) as writer:
             rows = np.array([*found], np.int64)
             writer.write(row=rows, times=rows * 0 + 2, query=rows % 3, similarity=np.full(len(rows), 0.25, np.float32))
-        with RowWriter(files.brought, ("row", "name", "place")) as writer:
+        with ColumnWriter(files.brought, ("row", "name", "place")) as writer:
             for place, name in enumerate("qa"):
                 writer.write(row=rows, name=np.full(len(rows), name), place=np.full(len(rows), place))
     with database(MemoryParams(), tmp_path) as connection:

@@ -23,9 +23,10 @@ from components.descriptors.kinds import (
     thumbnail_side,
 )
 from components.descriptors.train_params import DescriptorTrainingParams, NetworkParams
-from components.descriptors.views import RGB, Views, squash
+from components.descriptors.views import Views, squash
 from components.descriptors.whiten import fit_whitening
 from components.errors import VitrailError
+from components.images.samples import RGB
 from components.neighbours import NeighbourParams, kmeans
 from components.storage import StorageParams
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.dedup.pool.quality import Quality, content, measure, ranks
+from components.dedup.pool.quality import PictureQuality, content, measure, ranks
 from perf import keep
 from perf.keep_edits import AREA, RGB, decoded, jpeg, png, scaled
 
@@ -63,7 +63,7 @@ def test_any_picture_can_be_measured() -> None:
 @given(st.integers(1, 30), st.integers(1, 6), st.integers(0, 999))
 def test_ranks_are_one_order_that_other_groups_do_not_change(count: int, most: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    measured = rng.normal(size=(count, len(Quality._fields))) * 2
+    measured = rng.normal(size=(count, len(PictureQuality._fields))) * 2
     groups = rng.integers(0, most, count)
     score = ranks(measured, groups)
     assert len({*score.tolist()}) == count

@@ -13,7 +13,7 @@ from torch import nn
 from components.errors import VitrailError
 from components.evaluation.dense.augment import DenseAugmentParams, augmented_window
 from components.evaluation.dense.patch_labels import ABSENT
-from components.evaluation.dense.pixel_heads import PixelFitParams, Source, fit_segmentation, folded, share_of
+from components.evaluation.dense.pixel_heads import PixelFitParams, WindowSource, fit_segmentation, folded, share_of
 from components.evaluation.features.patch_tokens import PatchExtractor, Reading, cells
 from components.evaluation.sets.dense_files import IGNORE
 from components.evaluation.sets.dense_set import DenseBenchmark, Truth
@@ -40,13 +40,13 @@ class Gray:
         return self.levels[row][..., None].repeat(3, 2)
 
 
-def source(masks: list[np.ndarray], classes: int = 3) -> Source:
+def source(masks: list[np.ndarray], classes: int = 3) -> WindowSource:
     pictures = Gray()
     benchmark = Benchmark("mine", [f"mine/{n}" for n in range(8)], pictures, {}, {}, np.arange(8) >= 6)
     names = [f"class {number}" for number in range(classes)]
     truth = Truth("segmentation", pictures.bytes, lambda row: masks[row], str, names)
     extractor = PatchExtractor(8, lambda batch, _: cells(batch, batch.shape[1] // 8)[:, :, :1])
-    return Source(extractor, DenseBenchmark(benchmark, truth), 16, Reading())
+    return WindowSource(extractor, DenseBenchmark(benchmark, truth), 16, Reading())
 
 
 def test_a_patch_that_shows_two_classes_gets_the_share_of_each() -> None:

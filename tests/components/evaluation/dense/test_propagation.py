@@ -10,8 +10,8 @@ from PIL import Image
 
 from components.errors import VitrailError
 from components.evaluation.dense.propagation import (
+    ObjectScore,
     PropagationParams,
-    Quality,
     boundary_f,
     follow,
     propagate,
@@ -98,7 +98,7 @@ def test_region_and_boundary_by_hand() -> None:
     near = np.roll(square, 2, axis=1)  # 0.008 of the diagonal is 1.1 px, rounded up to 2
     assert boundary_f(near, square) == 1.0
     assert 0 < boundary_f(moved, square) < 0.8
-    assert Quality(0.5, 1.0).boundary == 1.0
+    assert ObjectScore(0.5, 1.0).boundary == 1.0
 
 
 def test_what_is_missing_is_named(davis: Path) -> None:

@@ -20,7 +20,7 @@ from components.errors import VitrailError
 from components.evaluation.dense.patch_labels import IGNORE
 from components.evaluation.image_level.linear import LinearParams, linear_probe
 from components.evaluation.probing.online import Recorder, Subject, best_step, named_sets
-from components.evaluation.probing.probes import Found, Prober, choose_patches, pixels_of_patches
+from components.evaluation.probing.probes import ProbeFeatures, Prober, choose_patches, pixels_of_patches
 from components.evaluation.probing.sample import draw, probe_rows
 from components.evaluation.probing.seeds import crops_picture
 from components.evaluation.sets.benchmarks import Benchmark
@@ -142,7 +142,7 @@ def test_scores_are_those_of_the_plain_probes_and_beat_chance_on_planted_structu
     labels = labelled.labels["kind"]
     cls = generator.normal(size=(60, 8)).astype(np.float32)
     cls[:, 0] += 1.5 * labels
-    scores = prober.scores(Found(cls, None, None))
+    scores = prober.scores(ProbeFeatures(cls, None, None))
     probed = linear_probe(cls[:40], labels[:40], cls[40:], LinearParams(costs=[0.1, 1.0], folds=2, max_iterations=100))
     assert scores["probe/toy/kind/linear"] == np.mean(probed.predicted == labels[40:])
     assert scores["probe/toy/kind/linear"] > 0.7
