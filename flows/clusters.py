@@ -28,6 +28,13 @@ WAITING, RUNNING, DONE = "waiting", "running", "done"  # any other state of a jo
 class Cluster(Protocol):
     """Where a job of several nodes runs."""
 
+    def refuse_second(self) -> None:
+        """Make sure that no job of a run that was killed is still at this work.
+
+        Raises:
+            VitrailError: one is; names it, and the command that ends it.
+        """
+
     def submit(self) -> str:
         """Start the job; returns its name."""
 
@@ -47,6 +54,7 @@ def follow(cluster: Cluster, on_line: Callable[[str], None], every: float = 10.0
     Whatever ends the call before that (cancellation, an error) ends the job, too: it is cancelled, and waited for up to
     ``grace`` seconds.
     """
+    cluster.refuse_second()
     job, ended = cluster.submit(), False
     try:
         on_line(f"submitted {job}")
@@ -87,20 +95,30 @@ class Slurm:
         job = said.strip().partition(";")[0]
         if not job.isdigit():
             raise VitrailError(f"sbatch {self.script}: printed no number of a job: {said.strip()[:200]}")
+        self._note().write_text(job, encoding="utf-8")
         return job
+
+    def refuse_second(self) -> None:
+        """See :class:`Cluster`; a run that is killed leaves the number of its job in ``scratch/``."""
+        if not self._note().is_file():
+            return
+        job = self._note().read_text(encoding="utf-8").strip()
+        if job.isdigit() and self._controller(job) and self.state(job) in (WAITING, RUNNING):
+            raise VitrailError(
+                f"job {job} of an earlier run still works in {self.root}; wait for its end, or end it (scancel {job}), "
+                "then run again: it goes on from the job's last checkpoint"
+            )
+        self._note().unlink(missing_ok=True)
 
     def state(self, job: str) -> str:
         """See :class:`Cluster`; from the controller while it remembers the job, then from accounting."""
-        try:
-            said = _run(["scontrol", "show", "job", "--oneliner", job], self.root)
+        said = self._controller(job)
+        if said:
             found = re.search(r"\bJobState=(\w+)", said)
             code = re.search(r"\bExitCode=(\d+:\d+)", said)
-        except VitrailError as fault:
-            if "Invalid job id" not in str(fault):
-                raise
-            said = _run(
-                ["sacct", "-X", "--noheader", "--parsable2", "--format=State,ExitCode", "--jobs", job], self.root
-            )
+        else:
+            words = ["sacct", "-X", "--noheader", "--parsable2", "--format=State,ExitCode", "--jobs", job]
+            said = _run(words, self.root)
             found, code = re.search(r"^(\w+)", said, re.M), re.search(r"\|(\d+:\d+)", said)
         if found is None:
             return "its cluster knows nothing of it any more"
@@ -108,7 +126,20 @@ class Slurm:
             return WAITING
         if found[1] in ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING"):
             return RUNNING
+        self._note().unlink(missing_ok=True)
         return DONE if found[1] == "COMPLETED" else f"{found[1]}, exit code {code[1] if code else 'unknown'}"
+
+    def _controller(self, job: str) -> str:
+        """What the controller says of ``job``; "" when it has forgotten it."""
+        try:
+            return _run(["scontrol", "show", "job", "--oneliner", job], self.root)
+        except VitrailError as fault:
+            if "Invalid job id" not in str(fault):
+                raise
+            return ""
+
+    def _note(self) -> Path:
+        return self.root / f"scratch/slurm-{self.variables.get('PRESET', 'job')}.job"
 
     def lines(self, job: str) -> list[str]:
         """See :class:`Cluster`; whole lines, and the rest once nothing follows."""
@@ -176,16 +207,29 @@ class Kubernetes:
     def submit(self) -> str:
         """See :class:`Cluster`; a Job of that name that has ended makes room for the new one."""
         contents = self.manifests()
-        [job] = [content["metadata"]["name"] for content in contents if content["kind"] == "Job"]
-        namespace = next(content["metadata"].get("namespace", "default") for content in contents)
-        known = f"{namespace}/{job}"
+        known = self._name(contents)
         if self._get(known) is not None:
-            if self.state(known) in (WAITING, RUNNING):
-                raise VitrailError(f"job {known}: is running already; cancel that run first")
-            self._kubectl(known, "delete", "job", job, "--wait=true")
+            self._kubectl(known, "delete", "job", known.partition("/")[2], "--wait=true")
         text = json.dumps({"apiVersion": "v1", "kind": "List", "items": contents})
         _run(["kubectl", "apply", "--filename=-"], self.root, given=text)
         return known
+
+    def refuse_second(self) -> None:
+        """See :class:`Cluster`; the job of a preset has the preset's name."""
+        job = self._name(self.manifests())
+        if self._get(job) is not None and self.state(job) in (WAITING, RUNNING):
+            namespace, _, name = job.partition("/")
+            raise VitrailError(
+                f"job {job} of an earlier run still works; wait for its end, or end it (kubectl --namespace "
+                f"{namespace} delete job {name}), then run again: it goes on from the job's last checkpoint"
+            )
+
+    @staticmethod
+    def _name(contents: Sequence[Mapping[str, Any]]) -> str:
+        """``namespace/job`` of the manifests."""
+        [job] = [content["metadata"]["name"] for content in contents if content["kind"] == "Job"]
+        namespace = next(content["metadata"].get("namespace", "default") for content in contents)
+        return f"{namespace}/{job}"
 
     def state(self, job: str) -> str:
         """See :class:`Cluster`."""

@@ -46,16 +46,26 @@ def _explained(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
 Step = Callable[[Path], State[Any]]  # given the folder that a run works in
 
 
-def _work(work: Work, root: Path, platform: PlatformParams, do: Step, after: Step | None = None) -> State[Any]:
+def _work(
+    work: Work,
+    root: Path,
+    platform: PlatformParams,
+    do: Step,
+    after: Step | None = None,
+    first: Callable[[Path], None] = lambda folder: None,
+) -> State[Any]:
     """``do`` the work in a checkout of its own, or in ``root`` where the params say so; if it went well, ``after``.
 
-    Between them, what was made in a checkout of its own is taken into ``root``.
+    Between them, what was made in a checkout of its own is taken into ``root``. ``first`` sees that checkout as an
+    earlier run left it.
     """
     if work.listed and not platform.own_checkout:
         state = do(root)
         return after(root) if after and state.is_completed() else state
     folder = root / RUNS / work.name
     with alone(folder, platform.busy_retries, platform.busy_delay, get_run_logger().info):
+        if folder.is_dir():
+            first(folder)
         ready = _patient(make_checkout, platform)(work, root, platform, return_state=True)
         if not ready.is_completed():
             return as_flow_state(ready)
@@ -126,18 +136,23 @@ def run_on_cluster(preset: str, cluster: str, nodes: int, options: Sequence[str]
     work = work_of_preset("pretrain", preset, root)
     stage = stage_name("pretrain", preset)
 
-    def train(folder: Path) -> State[Any]:
-        job: Cluster = Kubernetes(folder, "infra/kubernetes/training", preset, nodes, os.path.relpath(folder, root))
+    def job_in(folder: Path) -> Cluster:
         if cluster == "slurm":
-            job = Slurm(folder, "infra/slurm/pretrain.sbatch", nodes, {"PRESET": preset, **tracking_of(root)}, options)
+            variables = {"PRESET": preset, **tracking_of(root)}
+            return Slurm(folder, "infra/slurm/pretrain.sbatch", nodes, variables, options)
+        return Kubernetes(folder, "infra/kubernetes/training", preset, nodes, os.path.relpath(folder, root))
+
+    def train(folder: Path) -> State[Any]:
         recorded = work.listed or folder != root
         if folder != root:
             digests = reproduce((), folder, platform)  # of what the stage's parameters name: dvc commit records them
             if not digests.is_completed():
                 return digests
-        return as_flow_state(on_cluster(stage, job, folder, platform, recorded, return_state=True))
+        return as_flow_state(on_cluster(stage, job_in(folder), folder, platform, recorded, return_state=True))
 
-    return _work(work, root, platform, train) if platform.own_checkout else train(root)
+    if not platform.own_checkout:
+        return train(root)
+    return _work(work, root, platform, train, first=lambda folder: job_in(folder).refuse_second())
 
 
 @_explained

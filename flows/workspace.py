@@ -19,6 +19,7 @@ import yaml
 
 from components.errors import VitrailError
 from components.git import git, words_of
+from components.lock import hold
 from components.storage import is_remote
 from flows.checkouts import RUNS, link, locked, renew, run_dvc, share_cache
 from flows.settings import PIPELINE, Continued, PipelineParams, Student, load_pipeline
@@ -165,8 +166,29 @@ def prepare(work: Work, root: Path) -> tuple[Path, str]:
         run_dvc(target, "checkout", "--quiet", "--force", *made)
     if work.start is not None and not (target / work.start).exists():
         link(root / work.start, target / work.start)
+    carried = _carry_on(root, target, work.stages)
     with_edits = f" with {len(edited)} files that are not committed yet ({_some(edited)})" if edited else ""
-    return target, f"works in {RUNS / work.name}: commit {commit[:10]}{with_edits}"
+    return target, f"works in {RUNS / work.name}: commit {commit[:10]}{with_edits}{carried}"
+
+
+def _carry_on(root: Path, target: Path, stages: tuple[str, ...]) -> str:
+    """Move the states of trainings that ``dvc repro`` began in ``root`` into ``target``; words on them for the log.
+
+    Only where the run has none itself, and nobody works on them.
+    """
+    said = ""
+    for family, _, preset in (stage.partition("@") for stage in stages):
+        state = Path("scratch", family, preset)
+        if not preset or not (root / state).is_dir() or (target / state).exists():
+            continue
+        try:
+            with hold(root / state):
+                (target / state).parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(root / state, target / state)
+            said += f"; goes on from {state}, which was moved here"
+        except VitrailError as fault:
+            said += f"; begins anew, because {fault}"
+    return said
 
 
 def _clear_models(root: Path, target: Path, work: Work, made: set[str]) -> None:

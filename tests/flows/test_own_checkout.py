@@ -147,6 +147,51 @@ def test_edits_while_a_run_works_change_nothing_for_it_and_its_result_comes_back
     assert checkouts.noted(own)["done"]
 
 
+@pytest.mark.e2e
+def test_a_job_of_a_cluster_works_in_the_runs_checkout_and_its_result_comes_back(
+    checkout: Path, cluster: Path, prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.pretrain import pretrain
+
+    (checkout / "code.txt").write_text("newer code\n")
+    commit(checkout)
+    sbatch = (cluster / "tools/sbatch").read_text()
+    job = f'{sys.executable} stage.py && echo COMPLETED > "$STATE/job"; echo "trained in $PWD" > "$(cat $STATE/out)"'
+    (cluster / "tools/sbatch").write_text(f"{sbatch}\n{job}\n")
+    (cluster / "job").write_text("RUNNING\n")
+    (checkout / "runs/pretrain-small/scratch").mkdir(exist_ok=True)
+    (checkout / "runs/pretrain-small/scratch/slurm-small.job").write_text("76")  # of a run that was killed
+    state = pretrain("small", cluster="slurm", nodes=2, return_state=True)
+    assert "job 76 of an earlier run still works" in state.message
+    assert (checkout / "runs/pretrain-small/code.txt").read_text() == "old code\n"  # under its feet nothing changed
+
+    (cluster / "job").unlink()
+    (cluster / "forgotten").touch()
+    (cluster / "tools/sacct").write_text('#!/bin/bash\necho "COMPLETED|0:0"\n')
+    state = pretrain("small", cluster="slurm", nodes=2, return_state=True)
+    assert state.is_completed(), state.message
+    assert (checkout / "data/pretrain/small").read_text().startswith("newer code\n")
+    assert f"trained in {checkout}/runs/pretrain-small" in Path((cluster / "out").read_text().strip()).read_text()
+    assert "didn't change, skipping" in dvc(checkout, "repro", "--single-item", "pretrain@small")
+
+
+def test_a_run_goes_on_from_the_training_that_was_begun_in_the_checkout(checkout: Path) -> None:
+    state, work = Path("scratch/pretrain/small"), work_of_preset("pretrain", "small", checkout)
+    (checkout / state).mkdir(parents=True)
+    (checkout / state / "step").write_text("500")
+    with hold(checkout / state):  # by `dvc repro`, say
+        own, about = prepare(work, checkout)
+    assert "begins anew, because" in about
+    assert "in use by" in about
+    assert not (own / state).exists()
+    _, about = prepare(work, checkout)
+    assert about.endswith("goes on from scratch/pretrain/small, which was moved here")
+    assert (own / state / "step").read_text() == "500"
+    (checkout / state).mkdir()  # an older one never takes the place of the run's own
+    prepare(work, checkout)
+    assert (own / state / "step").read_text() == "500"
+
+
 def brought(own: Path) -> dict[str, Any]:
     words = [sys.executable, "-m", "flows.bring_in", str(own), "pretrain@small"]
     said: dict[str, Any] = json.loads(sh(own.parents[1], *words).splitlines()[-1])  # DVC may say something before

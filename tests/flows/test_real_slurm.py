@@ -13,7 +13,8 @@ import psutil
 import pytest
 from patience import PATIENCE
 
-from flows.clusters import WAITING, Slurm, follow
+from components.errors import VitrailError
+from flows.clusters import RUNNING, WAITING, Slurm, follow
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
@@ -170,6 +171,17 @@ def test_a_cancelled_run_leaves_neither_job_nor_process(checkout: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         follow(job(checkout), struck, every=0.2, grace=PATIENCE)
     assert subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout == ""
+    until(lambda: left(checkout) == [])
+
+
+def test_the_job_of_a_run_that_was_killed_goes_on_and_the_next_run_names_it(checkout: Path) -> None:
+    number = job(checkout).submit()  # and nobody follows it
+    until(lambda: job(checkout).state(number) == RUNNING)
+    with pytest.raises(VitrailError, match=f"job {number} of an earlier run still works .*scancel {number}"):
+        follow(job(checkout), print, every=0.2)
+    subprocess.run(["scancel", number], check=True)
+    until(lambda: job(checkout).state(number) not in (WAITING, RUNNING))
+    job(checkout).refuse_second()
     until(lambda: left(checkout) == [])
 
 
