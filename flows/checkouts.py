@@ -182,25 +182,25 @@ def locked(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, tries: int, delay: float, say: Callable[[str], None]) -> Iterator[None]:
+def alone(folder: Path, patience: float, say: Callable[[str], None], every: float = 1.0) -> Iterator[None]:
     """Wait until no other run works in ``folder``, and hold it for the block; ``say`` is told who holds it.
 
     Raises:
-        VitrailError: another run still holds it after ``tries`` times ``delay`` seconds; names that run.
+        VitrailError: another run still holds it after ``patience`` seconds; names that run.
     """
     with contextlib.ExitStack() as stack:
-        told = ""
-        for left in range(tries, -1, -1):
+        told, until = "", time.monotonic() + patience
+        while True:
             try:
                 stack.enter_context(hold(folder))
                 break
             except VitrailError as fault:
-                if not left or _IN_USE not in str(fault):
+                if time.monotonic() >= until or _IN_USE not in str(fault):
                     raise
                 if str(fault) != told:
                     told = str(fault)
                     say(f"waits: {told}")
-            time.sleep(delay)
+            time.sleep(every)
         yield
 
 

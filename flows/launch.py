@@ -63,7 +63,7 @@ def _work(
         state = do(root)
         return after(root) if after and state.is_completed() else state
     folder = root / RUNS / work.name
-    with alone(folder, platform.busy_retries, platform.busy_delay, get_run_logger().info):
+    with alone(folder, platform.busy_retries * platform.busy_delay, get_run_logger().info):
         if folder.is_dir():
             first(folder)
         ready = _patient(make_checkout, platform)(work, root, platform, return_state=True)

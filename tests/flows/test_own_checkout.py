@@ -293,13 +293,13 @@ def test_two_runs_of_one_checkout_wait_for_each_other_and_say_for_whom(tmp_path:
     with (
         hold(folder),
         pytest.raises(VitrailError, match=r"dedup: in use by process \d+ on "),
-        checkouts.alone(folder, 2, 0.01, said.append),
+        checkouts.alone(folder, 0.05, said.append, every=0.01),
     ):
         pass
     [line] = said  # told once, not at every try
     assert line.startswith("waits: ")
     assert "in use by process" in line
-    with checkouts.alone(folder, 0, 0.01, said.append):  # at once
+    with checkouts.alone(folder, 0, said.append):  # at once
         pass
 
 
