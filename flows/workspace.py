@@ -172,22 +172,24 @@ def prepare(work: Work, root: Path) -> tuple[Path, str]:
 
 
 def _carry_on(root: Path, target: Path, stages: tuple[str, ...]) -> str:
-    """Move the states of trainings that ``dvc repro`` began in ``root`` into ``target``; words on them for the log.
+    """Move what ``dvc repro`` began in ``root``, and did not end, into ``target``; words on it for the log.
 
-    Only where the run has none itself, and nobody works on them.
+    Only where the run has nothing itself, and nobody works on it.
     """
     said = ""
-    for family, _, preset in (stage.partition("@") for stage in stages):
-        state = Path("scratch", family, preset)
-        if not preset or not (root / state).is_dir() or (target / state).exists():
+    for stage in stages:
+        family, _, preset = stage.partition("@")
+        output = Path("scratch" if preset else "data", family, preset)  # whose lock a stage holds while it works
+        state = output if preset else output.with_name(f".{family}.work")
+        if not (root / state).is_dir() or (target / state).exists():
             continue
         try:
-            with hold(root / state):
+            with hold(root / output):
                 (target / state).parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(root / state, target / state)
             said += f"; goes on from {state}, which was moved here"
         except VitrailError as fault:
-            said += f"; begins anew, because {fault}"
+            said += f"; begins {stage} anew, because {fault}"
     return said
 
 

@@ -19,6 +19,7 @@ from patience import PATIENCE
 from components.errors import VitrailError
 from components.lock import hold
 from flows import checkouts, launch
+from flows.settings import load_pipeline
 from flows.tasks import _left
 from flows.workspace import Work, prepare, work_of_continued, work_of_families, work_of_preset
 from infra.local import checkouts as command
@@ -181,12 +182,16 @@ def test_a_run_goes_on_from_the_training_that_was_begun_in_the_checkout(checkout
     (checkout / state / "step").write_text("500")
     with hold(checkout / state):  # by `dvc repro`, say
         own, about = prepare(work, checkout)
-    assert "begins anew, because" in about
+    assert "begins pretrain@small anew, because" in about
     assert "in use by" in about
     assert not (own / state).exists()
     _, about = prepare(work, checkout)
     assert about.endswith("goes on from scratch/pretrain/small, which was moved here")
     assert (own / state / "step").read_text() == "500"
+    (checkout / "data/.crawl.work/1f").mkdir(parents=True)  # pages that were fetched need not be asked for again
+    crawl, about = prepare(work_of_families("crawl", ("crawl",), load_pipeline(checkout)), checkout)
+    assert about.endswith("goes on from data/.crawl.work, which was moved here")
+    assert (crawl / "data/.crawl.work/1f").is_dir()
     (checkout / state).mkdir()  # an older one never takes the place of the run's own
     prepare(work, checkout)
     assert (own / state / "step").read_text() == "500"
