@@ -72,6 +72,13 @@ TEACHER: dict[str, Any] = STUDENT | {
     "vit": STUDENT["vit"] | {"embed_dim": 24, "drop_path": 0.3},
     "objective": SOFTMAX,
 }
+CONTRASTIVE: dict[str, Any] = {
+    "objective": {"kind": "contrastive", "contrastive_temperature": 0.2, "koleo_weight": 0.0},
+    "heads": {"dino": {"prototypes": 0, "hidden": 24, "bottleneck": 8, "batch_norm": True}, "ibot": None},
+    "vit.stem": "convolutional",
+    "engine.accumulation": 1,  # else a batch would be several small ones
+    "probe": None,
+}
 BAD = (2, 5, 6)  # micro-batches, two a step, whose loss is made not finite: of steps 2, 3 and 4
 
 
@@ -248,6 +255,15 @@ def main(folder: Path, endpoint: str) -> None:
     facts["copies of steps"] = sorted({name.partition(".")[0] for name in copies if name.startswith("step-")})
     facts["resumed files"] = digests(folder / "b/model")
     facts["record resumed"] = record_of(store)
+
+    run("contrastive", "v/model", CONTRASTIVE)
+    facts["contrastive files"] = digests(folder / "v/model")
+    terminate_at(4)
+    run("stopped contrastive", "w/model", CONTRASTIVE)
+    Recorder.point = point  # type: ignore[method-assign]
+    facts["stopped contrastive files"] = digests(folder / "w/model")
+    run("resumed contrastive", "w/model", CONTRASTIVE)
+    facts["resumed contrastive files"] = digests(folder / "w/model")
 
     # A checkpoint between two points of the curves, SIGTERM in the very step that is to be probed.
     apart = {"run.log_every": 4}

@@ -111,6 +111,21 @@ def test_sigterm_checkpoints_and_the_next_run_equals_the_unbroken_one_byte_by_by
     assert facts["resumed files"] == facts["unbroken files"]
 
 
+def test_a_stopped_contrastive_run_resumed_equals_the_unbroken_one_byte_by_byte(
+    runs: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, facts = runs
+    assert facts["contrastive"]["raised"] == ""
+    assert facts["stopped contrastive"]["raised"].startswith("Stopped: pretrain model: stopped by SIGTERM after step 4")
+    assert facts["stopped contrastive files"] == {}
+    assert "resuming after step 4" in facts["resumed contrastive"]["printed"]
+    assert len(facts["contrastive files"]) == 2
+    assert facts["resumed contrastive files"] == facts["contrastive files"]
+    unbroken, resumed = (timeless(json.loads((folder / f"{name}/model/curve.json").read_text())) for name in "vw")
+    assert unbroken["points"][0]["contrastive"] > 0
+    assert resumed == unbroken
+
+
 def test_it_was_resumed_on_another_machine_from_the_copies_on_s3(runs: tuple[Path, dict[str, Any]]) -> None:
     _, facts = runs
     assert re.search(r"s3://vitrail-test/\S+/model/step-00000004\.\w+: fetched to ", facts["resumed"]["printed"])
