@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from perf._two_nodes import patient, two_nodes
+
 ROOT = Path(__file__).resolve().parents[1]
 PARTS, MEGABYTES, FILES = 8, 512, 4
 _ADDRESS = "'http://host' || one % 9973 || '.test/a/path/of/some/length/' || lpad(one::VARCHAR, 12, '0') || '.jpg'"
@@ -166,15 +168,11 @@ def _cluster() -> Any:
     """Ray on two nodes of this machine, one CPU each, which end with this process."""
     import logging
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.update(patient(300))
     os.environ["PYTHONPATH"] = str(ROOT)
     import ray
-    from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**9}
-    nodes = Cluster(initialize_head=True, head_node_args=head)
-    nodes.add_node(num_cpus=1, object_store_memory=10**9)
-    ray.init(address=nodes.address, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(address=two_nodes(10**9).address, logging_level=logging.ERROR, log_to_driver=False)
     return ray
 
 
