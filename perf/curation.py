@@ -3,12 +3,12 @@
     python -m perf curation
 
 The photographs of ../shared/data/imagenet-sample-1k-256px.parquet that are large enough (of 1,000), as files, in one
-process on one thread. The whole is what the stage runs for a chunk: :func:`components.curate.examine.examine`, the PCA
-hash fitted and applied, and :func:`components.curate.examine.store_chunk`. The parts are the functions those call, each
-alone over all images: bytes read and digested, decoded (twice: once in each pass), thumbnails, PCA hash, NSFW, faces,
-and faces blurred, encoded and written. What the parts leave of the whole is the price of the sandbox, of tables and of
-keeping order.
-Parts and whole take turns; time is processor time, of child processes too, and the least of the rounds.
+process on one thread. The whole is what the stage runs for a chunk: :func:`components.curate.pixels.examine.examine`,
+the PCA hash fitted and applied, and :func:`components.curate.pixels.examine.store_chunk`. The parts are the functions
+those call, each alone over all images: bytes read and digested, decoded (twice: once in each pass), thumbnails, PCA
+hash, NSFW, faces, and faces blurred, encoded and written. What the parts leave of the whole is the price of the
+sandbox, of tables and of keeping order. Parts and whole take turns; time is processor time, of child processes too,
+and the least of the rounds.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.curate import pca_hash
-from components.curate.examine import ChunkItem, StoreItem, examine, read_bytes, store_chunk
+from components.curate.duplicates import pca_hash
+from components.curate.links.places import Place
 from components.curate.params import CurateParams
-from components.curate.places import Place
-from components.curate.safety import blur_faces, find_faces, nsfw_scores
+from components.curate.pixels.examine import ChunkItem, StoreItem, examine, read_bytes, store_chunk
+from components.curate.pixels.safety import blur_faces, find_faces, nsfw_scores
 from components.images.decode import RGB, decode_probed, encode_jpeg, probe
 from components.images.shards import ShardWriter
 from components.params import load_params

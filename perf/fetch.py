@@ -120,8 +120,8 @@ def _beside(folder: Path) -> dict[str, object]:
 def _ours(table: Path, port: int, out: Path) -> int:
     """Addresses fetched, decoded, hashed, made unique and stored in shards; how many images were stored."""
     from components.curate import passes, stage
-    from components.curate.gather import gather
-    from components.curate.judge import items, judge
+    from components.curate.links.gather import gather
+    from components.curate.links.judge import items, judge
     from components.curate.params import CurateParams
     from components.executor import kept_workers, map_shards
     from components.storage import open_store

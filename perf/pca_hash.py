@@ -75,7 +75,7 @@ EDITS = {  # what the hash is for: the same picture, stored again
 
 def hashes(fitting: Sequence[RGB]) -> dict[str, Callable[[Sequence[RGB]], Codes] | str]:
     """Name -> pictures to packed codes ``[N, B]``, or why it is left out."""
-    from components.curate.pca_hash import HashParams, fit, thumbnail
+    from components.curate.duplicates.pca_hash import HashParams, fit, thumbnail
 
     fitted = fit(np.stack([thumbnail(picture) for picture in fitting]), HashParams())
     assert fitted is not None

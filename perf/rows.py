@@ -89,9 +89,9 @@ def shards(count: int, folder: Path) -> None:
 
 def joins(count: int, folder: Path) -> None:
     """``count`` links made unique, numbered and judged."""
-    from components.curate.addresses import Gathering, Met
-    from components.curate.gather import _NAMED, _joined
-    from components.curate.judge import items, judge
+    from components.curate.links.addresses import Gathering, Met
+    from components.curate.links.gather import _NAMED, _joined
+    from components.curate.links.judge import items, judge
     from components.curate.params import CurateParams
     from components.params import load_params
     from components.storage import open_store

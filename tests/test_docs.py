@@ -92,7 +92,7 @@ def test_no_text_uses_a_phrase_that_must_be_read_twice() -> None:
 
 
 def test_the_page_on_curation_names_every_reason() -> None:
-    from components.curate.reasons import REASONS
+    from components.curate.results.reasons import REASONS
     from components.web.sources.kinds import LEFT
 
     text = (ROOT / "docs/curation.md").read_text()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from components.curate.filters import FilterParams
-from components.curate.pca_hash import HashParams
-from components.curate.reasons import REASONS
-from components.curate.safety import FaceParams, NsfwParams
+from components.curate.duplicates.pca_hash import HashParams
+from components.curate.pixels.filters import FilterParams
+from components.curate.pixels.safety import FaceParams, NsfwParams
+from components.curate.results.reasons import REASONS
 from components.executor import ExecutorParams
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.curate import assemble, hashing, near, pca_hash
-from components.curate.examine import ChunkItem, StoreItem, examine, store_chunk
-from components.curate.facts import FactsItem, SurvivorsItem, collect, exact_copies, survivors
-from components.curate.judge import Judged
+from components.curate.duplicates import hashing, near, pca_hash
+from components.curate.duplicates.facts import FactsItem, SurvivorsItem, collect, exact_copies, survivors
+from components.curate.links.judge import Judged
+from components.curate.links.places import Chunk, chunks
 from components.curate.params import CurateParams
-from components.curate.places import Chunk, chunks
+from components.curate.pixels.examine import ChunkItem, StoreItem, examine, store_chunk
+from components.curate.results import assemble
 from components.executor import map_shards
 from components.progress import Progress
 from components.storage import Store

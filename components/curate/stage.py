@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 from components.context import StageContext
 from components.curate import passes
-from components.curate.addresses import Gathering, Met
-from components.curate.gather import gather
-from components.curate.judge import items as judge_items
-from components.curate.judge import judge
+from components.curate.links.addresses import Gathering, Met
+from components.curate.links.gather import gather
+from components.curate.links.judge import items as judge_items
+from components.curate.links.judge import judge
 from components.curate.params import CurateParams
-from components.curate.reasons import LINK_REASONS
-from components.curate.report import listed, median_face, save_picture, summary
-from components.curate.sheet import PictureReader, draw
+from components.curate.results.reasons import LINK_REASONS
+from components.curate.results.report import listed, median_face, save_picture, summary
+from components.curate.results.sheet import PictureReader, draw
 from components.errors import VitrailError
 from components.executor import kept_workers, map_shards
 from components.images.decode import DECODE_REASONS
@@ -44,7 +44,7 @@ from components.web.sources.sources_json import Sources
 from components.web.work import work_folder
 
 if TYPE_CHECKING:
-    from components.curate.assemble import Tally
+    from components.curate.results.assemble import Tally
 
 FORMAT = 6  # of what the passes leave in the work folder, and of the decoding behind it
 

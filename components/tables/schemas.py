@@ -42,7 +42,7 @@ INDEX = declared(
         ("source", pa.string()),  # WARC file or folder that held the bytes
         ("source_offset", pa.int64()),  # of the WARC record; -1 where there is none
         ("status", pa.string()),  # "kept" or "dropped"
-        ("reason", pa.string()),  # why it was dropped (components.curate.reasons); "" when kept
+        ("reason", pa.string()),  # why it was dropped (components.curate.results.reasons); "" when kept
         ("decisions", pa.list_(pa.string())),  # what each source said up to the one that decided: "source: finding"
         ("duplicate_of", pa.string()),  # key of the kept image that this one repeats; "" otherwise
         ("sha256", pa.string()),  # of the bytes as crawled; "" when there are none

@@ -24,7 +24,7 @@ ENTRY_POINTS = (
     "components.training.checkpoint",
     "components.learning.vit",
     "components.evaluation.sets.benchmarks",
-    "components.curate.safety",
+    "components.curate.pixels.safety",
     "components.params",
     "components.storage.interface",
     "components.storage.opening",

@@ -21,8 +21,9 @@ from components import quality
 from components.benchmark.features import spread
 from components.benchmark.features.contenders import BaselineParams, gather
 from components.context import StageContext
-from components.curate import near, passes
+from components.curate import passes
 from components.curate import stage as curation
+from components.curate.duplicates import near
 from components.curate.params import CurateParams
 from components.dedup import stage as deduplication
 from components.errors import VitrailError
@@ -46,7 +47,8 @@ STORAGE = StorageParams(root="data")
 WORK = f"""
 import os, signal, time
 from pathlib import Path
-from components.curate import examine as decoding, near
+from components.curate.duplicates import near
+from components.curate.pixels import examine as decoding
 from components.errors import VitrailError
 
 def first(name):

@@ -31,7 +31,7 @@ class PolicyParams(Strict):
 
 
 class Policy:
-    """Decides on addresses; see :data:`components.curate.reasons.LINK_REASONS`."""
+    """Decides on addresses; see :data:`components.curate.results.reasons.LINK_REASONS`."""
 
     def __init__(self, params: PolicyParams) -> None:
         self.params = params

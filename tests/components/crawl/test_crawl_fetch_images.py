@@ -27,7 +27,7 @@ from components.crawl.run import main
 from components.crawl.spider import CrawlParams
 from components.curate import stage
 from components.curate.params import CurateParams
-from components.curate.reasons import REASONS
+from components.curate.results.reasons import REASONS
 from components.errors import VitrailError, run_cli
 from components.params import load_params
 from components.storage import StorageParams, open_store

@@ -20,8 +20,11 @@ import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 
 from components import tracking
 from components.context import StageContext
-from components.curate import addresses, facts, gather, hashing, judge, near, passes, sheet
-from components.curate.examine import EXAMINED, STORED
+from components.curate import passes
+from components.curate.duplicates import facts, hashing, near
+from components.curate.links import addresses, gather, judge
+from components.curate.results import sheet
+from components.curate.pixels.examine import EXAMINED, STORED
 from components.curate.params import CurateParams
 from components.params import load_params
 from components.storage import open_store

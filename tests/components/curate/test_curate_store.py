@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from components.curate.examine import ChunkItem, StoreItem, store_chunk
-from components.curate.places import Place
-from components.curate.safety import FaceParams, NsfwParams
+from components.curate.links.places import Place
+from components.curate.pixels.examine import ChunkItem, StoreItem, store_chunk
+from components.curate.pixels.safety import FaceParams, NsfwParams
 from components.images.decode import DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.storage import open_store

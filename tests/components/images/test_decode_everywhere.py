@@ -15,7 +15,7 @@ import pytest
 from picture_files import Array, near, pictures, png, saved, smooth
 from PIL import Image
 
-from components.curate.sandboxed_decode import SandboxedDecoder
+from components.curate.pixels.sandboxed_decode import SandboxedDecoder
 from components.dedup.pool.extract import read_picture
 from components.errors import VitrailError
 from components.evaluation.sets.benchmarks import QueryParams, load_benchmark

@@ -26,7 +26,7 @@ from components.context import StageContext
 from components.crawl.run import main as crawl_main
 from components.curate import stage
 from components.curate.params import CurateParams
-from components.curate.reasons import REASONS
+from components.curate.results.reasons import REASONS
 from components.dedup.copy_graph.edges import EDGES
 from components.errors import VitrailError
 from components.images.shards import Shards, ShardWriter, data_digest, erase

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.curate.reasons import REASONS
+from components.curate.results.reasons import REASONS
 from components.dedup.decisions import decide
 from components.report import reasons
 from components.report.build import render, write

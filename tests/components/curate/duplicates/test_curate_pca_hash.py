@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.curate.pca_hash import HashParams, fit, load, pairs_within, thumbnail
+from components.curate.duplicates.pca_hash import HashParams, fit, load, pairs_within, thumbnail
 from components.errors import VitrailError
 from components.images.decode import DecodeLimits, decode, encode_jpeg
 

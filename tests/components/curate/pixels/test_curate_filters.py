@@ -13,8 +13,8 @@ from PIL import Image
 from components.context import StageContext
 from components.crawl.run import main as crawl
 from components.curate import stage
-from components.curate.filters import FilterParams, filter_scores
 from components.curate.params import CurateParams
+from components.curate.pixels.filters import FilterParams, filter_scores
 from components.errors import VitrailError
 from components.inputs.named import named_inputs
 from components.params import load_params
@@ -25,7 +25,7 @@ from components.storage import StorageParams
 from components.tables.parts import read_table
 from components.tables.schemas import AUDIT, INDEX
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 CODE = """
 def make(params):
     def score(images):

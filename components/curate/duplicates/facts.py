@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.curate.places import read_rows, spread, write_places
+from components.curate.links.places import read_rows, spread, write_places
 from components.storage import atomic_file
 from components.tables.database import write_file
 from components.web.rules.block_list import Forgotten

@@ -11,10 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.curate.assemble import audit
-from components.curate.contact_sheet import compose
-from components.curate.report import median_face
-from components.curate.safety import (
+from components.curate.pixels.safety import (
     FaceParams,
     Finding,
     NsfwParams,
@@ -23,6 +20,9 @@ from components.curate.safety import (
     find_faces,
     nsfw_scores,
 )
+from components.curate.results.assemble import audit
+from components.curate.results.contact_sheet import compose
+from components.curate.results.report import median_face
 from components.errors import VitrailError
 from components.images.decode import DecodeLimits, decode
 from components.tables.database import MemoryParams, database

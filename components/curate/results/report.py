@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from components.curate.assemble import Tally
+from components.curate.results.assemble import Tally
 from components.images.decode import RGB
 from components.storage import atomic_file
 from components.tables.database import stream

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.curate.addresses import Met
-from components.curate.gather import MAX_REDIRECTS
-from components.curate.places import PLACES, write_places
+from components.curate.links.addresses import Met
+from components.curate.links.gather import MAX_REDIRECTS
+from components.curate.links.places import PLACES, write_places
 from components.storage import atomic_file
 from components.tables.parts import PART_ROWS
 from components.web.rules.keys import key_of

@@ -15,7 +15,15 @@ from urllib.parse import quote
 
 import pyarrow.parquet as pq
 
-from components.curate.addresses import ADDRESSES, Gathering, Met, NothingFound, addresses, rows_of, warn_of_damage
+from components.curate.links.addresses import (
+    ADDRESSES,
+    Gathering,
+    Met,
+    NothingFound,
+    addresses,
+    rows_of,
+    warn_of_damage,
+)
 from components.executor import map_shards
 from components.progress import track
 from components.storage import ObjectUnreadable, Store, atomic_file, is_remote, of_one_file

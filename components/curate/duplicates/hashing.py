@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.curate.facts import left_of
-from components.curate.near import HASHED
-from components.curate.pca_hash import SIDE, Bytes, PcaHash, load
+from components.curate.duplicates.facts import left_of
+from components.curate.duplicates.near import HASHED
+from components.curate.duplicates.pca_hash import SIDE, Bytes, PcaHash, load
 from components.storage import atomic_file
 
 

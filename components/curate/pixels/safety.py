@@ -140,7 +140,7 @@ class MtcnnFaces:
     """MTCNN; it takes one image at a time."""
 
     def __init__(self, params: FaceParams) -> None:
-        from components.curate.mtcnn import Mtcnn
+        from components.curate.pixels.mtcnn import Mtcnn
 
         self._detect = Mtcnn(params.min_face, params.threshold)
         self._side = params.detect_side

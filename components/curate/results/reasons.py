@@ -1,6 +1,6 @@
 """Why an image link was dropped: a closed set. The index can hold no other reason than these and ``filter:NAME``.
 
-``filter:NAME`` stands for a filter of the user's own (:mod:`components.curate.filters`).
+``filter:NAME`` stands for a filter of the user's own (:mod:`components.curate.pixels.filters`).
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.curate.filters import FilterParams, filter_scores
-from components.curate.places import Place
-from components.curate.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
-from components.curate.sandboxed_decode import SandboxedDecoder
+from components.curate.links.places import Place
+from components.curate.pixels.filters import FilterParams, filter_scores
+from components.curate.pixels.safety import FaceParams, NsfwParams, blur_faces, detect_faces, nsfw_scores
+from components.curate.pixels.sandboxed_decode import SandboxedDecoder
 from components.images.decode import RGB, DecodeError, DecodeLimits, encode_jpeg
 from components.images.sandbox import SandboxParams
 from components.images.shards import ShardWriter

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.curate.contact_sheet import COLUMNS
-from components.curate.facts import first_row
-from components.curate.filters import FilterParams
-from components.curate.places import read_rows, spread
-from components.curate.reasons import REASONS
-from components.curate.safety import FaceParams, NsfwParams
+from components.curate.duplicates.facts import first_row
+from components.curate.links.places import read_rows, spread
+from components.curate.pixels.filters import FilterParams
+from components.curate.pixels.safety import FaceParams, NsfwParams
+from components.curate.results.contact_sheet import COLUMNS
+from components.curate.results.reasons import REASONS
 from components.storage import atomic_file
 from components.tables.database import write_file
 from components.tables.parts import write_part

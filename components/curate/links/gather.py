@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from components.curate.addresses import ADDRESSES, Gathering, Met, NothingFound, rows_of, warn_of_damage
-from components.curate.gather_files import of_images, of_tars
+from components.curate.links.addresses import ADDRESSES, Gathering, Met, NothingFound, rows_of, warn_of_damage
+from components.curate.links.gather_files import of_images, of_tars
 from components.executor import map_shards
 from components.progress import track
 from components.tables.database import database, stream, write_file

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from components.curate import contact_sheet
-from components.curate.assemble import Tally, plain
-from components.curate.examine import read_bytes
-from components.curate.places import Place, place_of, read_rows
-from components.curate.sandboxed_decode import SandboxedDecoder
+from components.curate.links.places import Place, place_of, read_rows
+from components.curate.pixels.examine import read_bytes
+from components.curate.pixels.sandboxed_decode import SandboxedDecoder
+from components.curate.results import contact_sheet
+from components.curate.results.assemble import Tally, plain
 from components.images.decode import DECODE_REASONS, RGB, DecodeError, DecodeLimits
 from components.images.sandbox import SandboxParams
 from components.storage import ObjectUnreadable, Store

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.curate.assemble import resolve_copies as settle_on_disk
-from components.curate.facts import FACTS, exact_copies
-from components.curate.near import HASHED, Search, near_copies
-from components.curate.pca_hash import Bytes, buckets
+from components.curate.duplicates.facts import FACTS, exact_copies
+from components.curate.duplicates.near import HASHED, Search, near_copies
+from components.curate.duplicates.pca_hash import Bytes, buckets
+from components.curate.results.assemble import resolve_copies as settle_on_disk
 from components.executor import ExecutorParams
 from components.neighbours import hamming_pairs
 from components.tables.database import MemoryParams, database

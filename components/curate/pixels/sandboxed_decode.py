@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from components.curate.pca_hash import SIDE, thumbnail
+from components.curate.duplicates.pca_hash import SIDE, thumbnail
 from components.images.decode import RGB, DecodeLimits, decode_probed, prepare
 from components.images.sandbox import Sandbox, SandboxParams, kept
 

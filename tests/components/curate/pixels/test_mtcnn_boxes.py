@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.curate.mtcnn import suppress
+from components.curate.pixels.mtcnn import suppress
 
 Box = tuple[int, int, int, int, float]
 CORNERS = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 15), st.integers(1, 15), st.floats(0, 1))
