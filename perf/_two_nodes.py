@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
-# The ports of a node's agents. A raylet ends itself where they do not tell it theirs within 15 seconds, which they need
-# for their imports alone on a busy machine. It does not wait for ports that it was given.
-_AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+# The ports of a node's agents. A raylet ends itself where it does not know them within 15 seconds, which agents need
+# for their imports alone on a busy machine. It waits for none that it was given; the last it reads from a file alone.
+_AGENTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 _HEAD = {"include_dashboard": False, "include_log_monitor": False, "no_monitor": True}
 
 
@@ -32,11 +34,21 @@ def patient(seconds: int) -> dict[str, str]:
 
 def two_nodes(object_store: int) -> Any:
     """A head and a second node (``ray.cluster_utils.Cluster``), each of one CPU and ``object_store`` bytes."""
+    from ray._private import services
+    from ray._raylet import DASHBOARD_AGENT_LISTEN_PORT_NAME, persist_port
     from ray.cluster_utils import Cluster
 
+    start_raylet = services.start_raylet
+
+    def start(*given: Any, **named: Any) -> Any:
+        where = inspect.signature(start_raylet).bind(*given, **named).arguments
+        persist_port(where["session_dir"], where["node_id"], DASHBOARD_AGENT_LISTEN_PORT_NAME, -1)  # none, for now
+        return start_raylet(*given, **named)
+
     nodes = Cluster()
-    for extra in (_HEAD, {}):
-        nodes.add_node(num_cpus=1, object_store_memory=object_store, **extra, **_free_ports())
+    with patch.object(services, "start_raylet", start):
+        for extra in (_HEAD, {}):
+            nodes.add_node(num_cpus=1, object_store_memory=object_store, **extra, **_free_ports())
     return nodes
 
 

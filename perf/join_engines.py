@@ -52,7 +52,7 @@ def main() -> dict[str, object]:
     """Seconds by engine and size; each runs in a process of its own."""
     found: dict[str, object] = {}
     for rows in os.environ.get("VITRAIL_PERF_ENGINES", "100000").split(","):
-        with tempfile.TemporaryDirectory(dir=".") as folder:
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
             make(int(rows), Path(folder))
             for engine in ENGINES:
                 command = [sys.executable, "-m", "perf.join_engines", engine, folder]
