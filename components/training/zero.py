@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from components.deferred_imports import absent
 from components.training.distributed import World
 from components.training.engine_params import EngineParams, Precision
 
@@ -39,7 +40,8 @@ def deepspeed_for(device: torch.device) -> Any:
     """The package, told the device before it looks for one, with no C++ built on first use."""
     os.environ.setdefault("DS_ACCELERATOR", device.type)
     os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
-    with quiet():
+    # Its autotuner, which nothing here uses, would import MLflow: two seconds in ranks that record nothing.
+    with quiet(), absent("mlflow"):
         import deepspeed
         import deepspeed.ops
 

@@ -30,6 +30,7 @@ from components.training.distributed import World, gather_shards, join, pick_dev
 from components.training.engine_params import EngineParams
 from components.training.params import TrainingParams
 from components.training.session import gather_average
+from components.training.zero import deepspeed_for
 
 STEPS, BATCH = 4, 8
 MICROS = 2  # micro-batches of a step, where there are several
@@ -362,10 +363,9 @@ def go_on_from(folder: Path, world: World, precision: str) -> dict[int, Any]:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = join(pick_device("cpu"))
-    import deepspeed
+    deepspeed_for(world.device)
     from deepspeed.accelerator import get_accelerator
 
-    assert deepspeed
     gc.collect()
     gc.freeze()  # DeepSpeed collects garbage at every engine: not again through all that was imported
     get_accelerator().is_fp16_supported = lambda: True
