@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import warnings
@@ -45,6 +46,7 @@ def deepspeed_for(device: torch.device) -> Any:
         import deepspeed
         import deepspeed.ops
 
+        _without_compiler()
         # Ranks of one machine would otherwise compile a shared-memory all-reduce when the first group is made.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
@@ -52,6 +54,18 @@ def deepspeed_for(device: torch.device) -> Any:
     warnings.filterwarnings("ignore", message=".*reduce_scatter_tensor.*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.*", category=FutureWarning)
     return deepspeed
+
+
+def _without_compiler() -> None:
+    """Import Muon, which every engine asks for and nothing here uses, without torch's compiler: that takes seconds."""
+    with contextlib.suppress(ImportError):  # where DeepSpeed has it elsewhere, or not at all, an engine starts later
+        from deepspeed.runtime import compiler
+
+        own, compiler.compile = compiler.compile, lambda: lambda function: function
+        try:
+            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+        finally:
+            compiler.compile = own
 
 
 def settings(params: EngineParams, world: World, precision: Precision, batch: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One rank of the engine's tests: ``engine_worker.py FOLDER RANKS``; results go to FOLDER/RANKS/PRECISION-rank-N.pt.
+"""The ranks of the engine's tests: ``engine_worker.py FOLDER``; results go to FOLDER/RANKS/PRECISION-rank-N.pt.
 
 Runs the tiny pretraining method on its slice of fixed global batches in fp32 and in fp16, then the faults, and goes on
 from the checkpoints that the launches with other numbers of ranks, which run beside it, leave in FOLDER.
@@ -6,8 +6,6 @@ from the checkpoints that the launches with other numbers of ranks, which run be
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 import time
 from pathlib import Path
@@ -17,7 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from ranks import launch
 
 import components.training.engine as engine_module
 from components.learning.collate import Crops
@@ -361,20 +362,24 @@ def go_on_from(folder: Path, world: World, precision: str) -> dict[int, Any]:
 
 
 def main(folder: Path) -> None:
+    """What one rank does."""
     torch.set_num_threads(1)
     world = join(pick_device("cpu"))
-    deepspeed_for(world.device)
-    from deepspeed.accelerator import get_accelerator
-
-    gc.collect()
-    gc.freeze()  # DeepSpeed collects garbage at every engine: not again through all that was imported
-    get_accelerator().is_fp16_supported = lambda: True
     results = {precision: run(folder, world, precision) for precision in PRECISIONS[world.size]}
+    needless = sorted({"mlflow", "torch._inductor.compile_fx"} & sys.modules.keys())
     for precision, result in results.items():
-        result["elastic"] = go_on_from(folder, world, precision)
+        result |= {"needless": needless, "elastic": go_on_from(folder, world, precision)}
         torch.save(result, folder / str(world.size) / f"{precision}-rank-{world.rank}.pt")
 
 
 if __name__ == "__main__":
-    os.environ["OMP_NUM_THREADS"] = "1"
-    main(Path(sys.argv[1]))
+    # Imported before the ranks are forked. DeepSpeed collects garbage at every engine: not again through all of it.
+    deepspeed_for(torch.device("cpu"))
+    import torch._dynamo  # every optimizer imports it
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+    place = Path(sys.argv[1])
+    for size in PRECISIONS:
+        (place / str(size)).mkdir(parents=True)
+    launch(lambda: main(place), list(PRECISIONS), place)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from engine_worker import BATCH, ELASTIC, MICROS, PARAMS, PRECISIONS, SAVED, STEPS, global_batch, lively_network
-from patience import PATIENCE
+from ranks import run_worker
 from torch import Tensor, nn
 
 from components.errors import VitrailError
@@ -34,32 +30,11 @@ BOTH = [(ranks, precision) for ranks, precisions in PRECISIONS.items() for preci
 HALF = [ranks for ranks, precision in BOTH if precision == "fp16"]
 
 
-def start_ranks(folder: Path, ranks: int) -> list[subprocess.Popen[str]]:
-    """The processes of one launch."""
-    (folder / str(ranks)).mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    workers = []
-    for rank in range(ranks):
-        env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        env |= {"OMP_NUM_THREADS": "1"}
-        if ranks > 1:
-            env |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(WORKER), str(folder)]
-        workers.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    return workers
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """One launch for every number of ranks, side by side: each goes on from the others' checkpoints."""
     folder = tmp_path_factory.mktemp("engine")
-    workers = [worker for ranks in RANKS for worker in start_ranks(folder, ranks)]
-    for worker in workers:
-        text, _ = worker.communicate(timeout=PATIENCE)
-        assert worker.returncode == 0, text[-3000:]
+    run_worker(WORKER, folder)
     return {
         (ranks, precision): [
             torch.load(folder / str(ranks) / f"{precision}-rank-{rank}.pt", weights_only=True) for rank in range(ranks)
@@ -217,6 +192,10 @@ def test_sharded_average_equals_a_gathered_one(results: Results, ranks: int, pre
     assert_close(found[0]["ema"], found[0]["plain_ema"], 1e-6)
     assert any(not torch.equal(found[0]["ema"][name], found[0]["start"][name]) for name in found[0]["ema"])
     assert all(result["published"] for result in found)
+
+
+def test_an_engine_imports_neither_mlflow_nor_torchs_compiler(results: Results) -> None:
+    assert all(rank["needless"] == [] for ranks in results.values() for rank in ranks)
 
 
 def test_the_teacher_runs_with_the_average(results: Results) -> None:
