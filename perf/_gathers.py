@@ -10,10 +10,10 @@ import torch
 
 from components.params import load_params
 from components.pretrain.method import Pretraining
-from components.training.distributed import join, pick_device
-from components.training.engine import Engine
-from components.training.memory import network_sizes
+from components.training.costs.memory import network_sizes
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import join, pick_device
+from components.training.sharded.engine import Engine
 from perf._peak import VITT, train
 
 BASE = ["run.batch=4", "vit.depth=8", "augment.locals=2"]

@@ -1,4 +1,4 @@
-"""One rank of perf/plan.py: peak memory of a step against what components.training.memory says, for each change.
+"""One rank of perf/plan.py: peak memory of a step against what components.training.costs.memory says, for each change.
 
 ``python perf/_peak.py CHANGE ...``, a change being params that override vitt's, joined by commas. Rank 0 prints JSON.
 
@@ -22,9 +22,9 @@ from components.learning.collate import Crops
 from components.learning.schedules import Schedules
 from components.params import load_params
 from components.pretrain.method import Pretraining
-from components.training.distributed import World, join, pick_device
-from components.training.memory import memory_per_rank
+from components.training.costs.memory import memory_per_rank
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World, join, pick_device
 
 VITT = Path(__file__).resolve().parents[1] / "params/pretrain/vitt.yaml"
 

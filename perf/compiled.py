@@ -16,9 +16,9 @@ from components.learning.collate import Crops
 from components.learning.schedules import Schedules
 from components.params import load_params
 from components.pretrain.method import Pretraining
-from components.training.allocator import keep_freed_memory
-from components.training.distributed import join, pick_device
 from components.training.params import TrainingParams
+from components.training.ranks.allocator import keep_freed_memory
+from components.training.ranks.distributed import join, pick_device
 
 PRESETS = Path(__file__).resolve().parents[1] / "params" / "pretrain"
 CPU = ("engine.device=cpu", "engine.precision=fp32")

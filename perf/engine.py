@@ -23,10 +23,10 @@ from components.learning.param_groups import param_groups
 from components.learning.schedules import Schedules, StepValues
 from components.params import load_params
 from components.pretrain.method import Pretraining
-from components.training.allocator import keep_freed_memory
-from components.training.checkpoint import Checkpoint, Checkpoints
-from components.training.distributed import World, join, pick_device
+from components.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 from components.training.params import TrainingParams
+from components.training.ranks.allocator import keep_freed_memory
+from components.training.ranks.distributed import World, join, pick_device
 
 VITT = Path(__file__).resolve().parents[1] / "params/pretrain/vitt.yaml"
 

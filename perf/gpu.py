@@ -36,9 +36,9 @@ from components.learning.param_groups import param_groups
 from components.learning.stochastic_depth import kept_samples
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import load_params
-from components.training.compiled import compile_blocks
-from components.training.flops import feed_forward_products
+from components.training.costs.flops import feed_forward_products
 from components.training.params import TrainingParams
+from components.training.sharded.compiled import compile_blocks
 
 PRESETS = Path(__file__).resolve().parents[1] / "params" / "pretrain"
 SIZES = ("vits", "vitb", "vitl", "vitg")

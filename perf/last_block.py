@@ -17,8 +17,8 @@ from components.learning.losses.ibot import masked_patches
 from components.learning.masks import sample_masks
 from components.learning.objective import Centering, build_network, losses
 from components.params import load_params
-from components.training.allocator import keep_freed_memory
 from components.training.params import TrainingParams
+from components.training.ranks.allocator import keep_freed_memory
 
 PRESET = Path(__file__).resolve().parents[1] / "params" / "pretrain" / "vitt.yaml"
 

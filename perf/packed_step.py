@@ -14,7 +14,7 @@ import torch
 
 from components.learning.masks import MaskParams, sample_masks
 from components.learning.vit import VisionTransformer, ViTConfig, vit_config
-from components.training.allocator import keep_freed_memory
+from components.training.ranks.allocator import keep_freed_memory
 
 IMAGES, GLOBAL, LOCAL, LOCALS = 2, 224, 98, 8
 

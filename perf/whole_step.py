@@ -19,9 +19,9 @@ from components.learning.masks import sample_masks
 from components.learning.schedules import Schedules, StepValues
 from components.params import load_params
 from components.pretrain.method import Pretraining
-from components.training.allocator import keep_freed_memory
-from components.training.distributed import join, pick_device
 from components.training.params import TrainingParams
+from components.training.ranks.allocator import keep_freed_memory
+from components.training.ranks.distributed import join, pick_device
 from perf._plain_step import PlainStep, Shape
 from perf.engine import engine_loop, plain_loop
 

@@ -183,7 +183,7 @@ def _steps(machine: str, minutes: float) -> dict[str, int]:
             f"distill/{STUDENT}": max(LEAST_STEPS, round((1 - TEACHERS_SHARE) * total)),
         }
     from components.planning.training_rates import TrainingRates
-    from components.training.flops import flops_per_step
+    from components.training.costs.flops import flops_per_step
     from components.training.params import TrainingParams
 
     gpu = load_params("params/rates/training.yaml", TrainingRates).gpus[PLANNED_GPU]

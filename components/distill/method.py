@@ -25,10 +25,10 @@ from components.learning.schedules import StepValues
 from components.params import CHANGES
 from components.release.weights.load import LoadedModel
 from components.training.build import build_engine
-from components.training.compiled import compile_blocks
-from components.training.distributed import World
-from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World
+from components.training.sharded.compiled import compile_blocks
+from components.training.sharded.gram_teacher import GramTeacher
 
 
 class DistillParams(TrainingParams):

@@ -14,10 +14,10 @@ from components.evaluation.probing.seeds import seed_images
 from components.release.weights.fetch import pinned
 from components.release.weights.load import LoadedModel, load_model, weights_digests
 from components.storage import atomic_file
-from components.training.capability import count_parameters, require
-from components.training.distributed import World
+from components.training.costs.capability import count_parameters, require
 from components.training.inputs import TrainingInputs
 from components.training.loop import Stretch, train
+from components.training.ranks.distributed import World
 from components.training.session import (
     Origin,
     data_digest,

@@ -16,7 +16,7 @@ import yaml
 
 from components.errors import VitrailError
 from components.params import parse_params
-from components.training.flops import flops_per_step
+from components.training.costs.flops import flops_per_step
 from components.training.params import TrainingParams
 from components.yaml_core import parse_yaml
 

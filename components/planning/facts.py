@@ -10,7 +10,7 @@ import numpy as np
 from components.errors import VitrailError
 from components.planning.advice import CPU_FLOPS
 from components.planning.records import load_record
-from components.training.flops import flops_per_step
+from components.training.costs.flops import flops_per_step
 
 LARGEST = 4096  # pixels; larger sides count as this
 

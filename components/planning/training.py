@@ -12,9 +12,9 @@ from pathlib import Path
 
 from components.planning.training_rates import Gpu
 from components.progress import duration
-from components.training.capability import count_parameters, memory_per_rank, sixteen_bit, tokens_per_rank
-from components.training.flops import bytes_moved, flops_per_step
-from components.training.memory import network_sizes, scratch_bytes
+from components.training.costs.capability import count_parameters, memory_per_rank, sixteen_bit, tokens_per_rank
+from components.training.costs.flops import bytes_moved, flops_per_step
+from components.training.costs.memory import network_sizes, scratch_bytes
 from components.training.params import TrainingParams
 
 GB = 1e9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.training.capability import (
+from components.training.costs.capability import (
     GB,
     count_parameters,
     memory_per_rank,

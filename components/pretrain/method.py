@@ -22,10 +22,10 @@ from components.learning.objective import Centering, Losses, Network, contrastiv
 from components.learning.schedules import StepValues
 from components.pretrain.start import starting_network
 from components.training.build import build_engine
-from components.training.compiled import compile_blocks
-from components.training.distributed import World
-from components.training.gram_teacher import GramTeacher
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World
+from components.training.sharded.compiled import compile_blocks
+from components.training.sharded.gram_teacher import GramTeacher
 
 
 class Pretraining:

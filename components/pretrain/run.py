@@ -28,10 +28,10 @@ def run(*, options: Options[TrainingRunOptions]) -> None:
     `--stage pretrain@vitt` gives --params, --out and --report of that stage in params/pipeline.yaml.
     """
     from components.params import load_params
-    from components.training.capability import require, this_machine
-    from components.training.distributed import launched_rank
+    from components.training.costs.capability import require, this_machine
     from components.training.launch import launched, processes, start_ranks
     from components.training.params import TrainingParams
+    from components.training.ranks.distributed import launched_rank
 
     params = load_params(options.params, TrainingParams, options.set)
     count = None if launched() else processes(params, this_machine())

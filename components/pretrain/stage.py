@@ -14,14 +14,14 @@ from components.images.loader import Loader
 from components.pretrain.method import Pretraining
 from components.pretrain.start import pinned_start, started_from
 from components.storage import atomic_file
-from components.training.capability import count_parameters, require
-from components.training.checkpoint import Checkpoints
-from components.training.distributed import World, gather_objects
+from components.training.checkpoints.checkpoint import Checkpoints
+from components.training.checkpoints.resolution import carry_over, earlier_lengths
+from components.training.costs.capability import count_parameters, require
 from components.training.inputs import TrainingInputs
 from components.training.loop import Curves, Stretch, train
 from components.training.mismatch import FIRST
 from components.training.params import Phase, TrainingParams
-from components.training.resolution import carry_over, earlier_lengths
+from components.training.ranks.distributed import World, gather_objects
 from components.training.session import (
     Origin,
     data_digest,

@@ -9,8 +9,8 @@ from components.learning.export import CARD, ModelCard, StartedFrom, load_card
 from components.learning.objective import Network, build_network
 from components.release.weights.fetch import local_copy, pinned
 from components.release.weights.load import load_model, weights_digests
+from components.training.checkpoints.resolution import POSITIONS, resized_positions
 from components.training.params import TrainingParams
-from components.training.resolution import POSITIONS, resized_positions
 
 
 def starting_network(params: TrainingParams) -> Network:

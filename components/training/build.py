@@ -8,9 +8,9 @@ from components.learning.blocks import Block
 from components.learning.heads import ProjectionHead
 from components.learning.objective import Network
 from components.learning.param_groups import param_groups
-from components.training.distributed import World
-from components.training.engine import Engine, Parts
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World
+from components.training.sharded.engine import Engine, Parts
 
 HEADS = ("dino_head", "ibot_head")  # children of Network
 

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from components.training.capability import Machine, on_gpu, this_machine
-from components.training.distributed import launched_rank
+from components.training.costs.capability import Machine, on_gpu, this_machine
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import launched_rank
 
 SHUTDOWN = 240  # seconds that ranks get to write a checkpoint after SIGTERM; torchrun's own default is 30
 
@@ -28,7 +28,7 @@ def launched() -> bool:
     """Whether a launcher started this process as one of its ranks (of which there may be one).
 
     Raises:
-        VitrailError: see :func:`components.training.distributed.launched_rank`.
+        VitrailError: see :func:`components.training.ranks.distributed.launched_rank`.
     """
     return launched_rank().size > 1 or "WORLD_SIZE" in os.environ
 

@@ -30,15 +30,15 @@ from components.learning.losses.contrastive import chance_level
 from components.learning.objective import Centering, Losses
 from components.learning.schedules import Schedules, StepValues
 from components.progress import Progress
-from components.training.checkpoint import Checkpoint, Checkpoints
-from components.training.distributed import World, anywhere, gather_objects, sum_
-from components.training.engine import Engine, StepReport
-from components.training.gram_teacher import GramTeacher
+from components.training.checkpoints.checkpoint import Checkpoint, Checkpoints
+from components.training.checkpoints.identity import IMAGES
 from components.training.guard import GuardParams, fall_of_knn, require_no_fall
-from components.training.identity import IMAGES
 from components.training.params import TrainingParams
-from components.training.signals import Signals
-from components.training.watch import Stopped, watched
+from components.training.ranks.distributed import World, anywhere, gather_objects, sum_
+from components.training.ranks.signals import Signals
+from components.training.ranks.watch import Stopped, watched
+from components.training.sharded.engine import Engine, StepReport
+from components.training.sharded.gram_teacher import GramTeacher
 
 
 class Learner(Protocol):

@@ -17,10 +17,10 @@ from __future__ import annotations
 from typing import Any
 
 from components.errors import VitrailError
-from components.training.checkpoint import Checkpoints
-from components.training.distributed import World, gather_objects
-from components.training.identity import IMAGES, Changes, Identity, changes, listed
+from components.training.checkpoints.checkpoint import Checkpoints
+from components.training.checkpoints.identity import IMAGES, Changes, Identity, changes, listed
 from components.training.params import RunParams
+from components.training.ranks.distributed import World, gather_objects
 
 FIRST = "steps before this phase"
 NO_SHAPE = (".drop_path", ".interpolation", ".init_std")  # of the network's parameters

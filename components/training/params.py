@@ -16,11 +16,11 @@ from components.learning.param_groups import ParamGroupParams
 from components.learning.schedules import InitHeadsParams, ScheduleParams, compressed
 from components.learning.vit import ViTConfig
 from components.params import CHANGES, NEUTRAL, Seed, Strict, defaults, results
-from components.training.engine_params import EngineParams
-from components.training.gram_teacher import GramParams
-from components.training.identity import Identity
+from components.training.checkpoints.identity import Identity
+from components.training.checkpoints.resolution import HighResolutionParams
 from components.training.probe_params import ProbeParams
-from components.training.resolution import HighResolutionParams
+from components.training.sharded.engine_params import EngineParams
+from components.training.sharded.gram_teacher import GramParams
 
 
 class RunParams(Strict):

@@ -25,15 +25,15 @@ from components.lock import hold
 from components.storage import StorageParams, Store, publish
 from components.tables.parts import part_rows, parts
 from components.tables.schemas import MANIFEST
-from components.training.allocator import keep_freed_memory
-from components.training.checkpoint import Checkpoints
-from components.training.distributed import World, gather_objects, gather_shards, join, pick_device
-from components.training.engine import Engine
-from components.training.identity import Identity
+from components.training.checkpoints.checkpoint import Checkpoints
+from components.training.checkpoints.identity import Identity
 from components.training.inputs import TrainingInputs
 from components.training.loop import Curves
 from components.training.mismatch import resolve_mismatch
 from components.training.params import TrainingParams
+from components.training.ranks.allocator import keep_freed_memory
+from components.training.ranks.distributed import World, gather_objects, gather_shards, join, pick_device
+from components.training.sharded.engine import Engine
 
 Params = TypeVar("Params", bound=TrainingParams)
 

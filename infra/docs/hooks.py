@@ -21,7 +21,7 @@ ENTRY_POINTS = (
     "components.release.use.pictures",
     "components.release.use.classify",
     "components.release.use.retrieve",
-    "components.training.checkpoint",
+    "components.training.checkpoints.checkpoint",
     "components.learning.vit",
     "components.evaluation.sets.benchmarks",
     "components.curate.pixels.safety",

@@ -145,7 +145,7 @@ def test_servers_say_when_they_are_ready_and_when_they_hang() -> None:
     for name, pod in pods():
         for container in pod["spec"]["containers"]:
             if name == "vitrail-pretrain":
-                continue  # its ranks watch each other (components/training/watch.py), and leave when one is lost
+                continue  # its ranks watch each other (components/training/ranks/watch.py), and leave when one is lost
             assert {"startupProbe", "livenessProbe"} <= container.keys(), name
 
 

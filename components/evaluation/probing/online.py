@@ -34,12 +34,12 @@ from components.params import load_params
 from components.storage import atomic_file
 from components.tracking import Run, TrackingParams, null_run
 from components.tracking import run as tracking_run
-from components.training.checkpoint import Checkpoints
-from components.training.distributed import World
-from components.training.engine import Engine
-from components.training.identity import listed
+from components.training.checkpoints.checkpoint import Checkpoints
+from components.training.checkpoints.identity import listed
 from components.training.params import TrainingParams
 from components.training.probe_params import DenseNamedParams, ProbeParams
+from components.training.ranks.distributed import World
+from components.training.sharded.engine import Engine
 
 RUN_NOTE = "mlflow-run"  # file in the folder of the training state
 RAW = "_raw_pixels"  # end of the names of the references' scores

@@ -12,7 +12,7 @@ from components.errors import VitrailError
 from components.learning.export import ModelCard
 from components.learning.schedules import Schedules
 from components.params import load_params
-from components.training.capability import count_parameters, memory_per_rank
+from components.training.costs.capability import count_parameters, memory_per_rank
 from components.training.params import TrainingParams
 
 PARAMS = Path(__file__).resolve().parents[3] / "params"

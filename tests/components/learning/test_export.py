@@ -10,7 +10,7 @@ from components.errors import VitrailError
 from components.learning.heads import HeadConfig
 from components.learning.objective import HeadsParams, build_network
 from components.learning.vit import ViTConfig
-from components.training.checkpoint import ModelCard, export_model, load_backbone, load_heads
+from components.training.checkpoints.checkpoint import ModelCard, export_model, load_backbone, load_heads
 
 VIT = ViTConfig(image_size=16, patch_size=4, embed_dim=12, depth=1, heads=2)
 HEADS = HeadsParams(

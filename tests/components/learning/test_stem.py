@@ -18,8 +18,8 @@ from components.learning.vit import VisionTransformer, ViTConfig
 from components.release.weights.exportable import ExportableBackbone
 from components.release.weights.load import LoadedModel, load_model
 from components.release.weights.writers import export_official, export_transformers
-from components.training.capability import count_backbone
-from components.training.memory import embedding_layers
+from components.training.costs.capability import count_backbone
+from components.training.costs.memory import embedding_layers
 
 CONFIG = ViTConfig(image_size=16, patch_size=4, embed_dim=32, depth=2, heads=2, stem="convolutional")
 

@@ -14,7 +14,7 @@ from components.params import load_params
 from components.planning import run
 from components.planning.diagnosis import RULES, Record, diagnose, told
 from components.planning.records import load_record
-from components.training.flops import bytes_moved, flops_per_step
+from components.training.costs.flops import bytes_moved, flops_per_step
 from components.training.loop import Curves
 from components.training.params import TrainingParams
 

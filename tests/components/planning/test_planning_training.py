@@ -12,9 +12,9 @@ from components.params import load_params
 from components.planning import run
 from components.planning.training import GpuCluster, plan
 from components.planning.training_rates import TrainingRates
-from components.training.capability import memory_per_rank
-from components.training.flops import flops_per_step
-from components.training.memory import hidden_patches, scratch_bytes
+from components.training.costs.capability import memory_per_rank
+from components.training.costs.flops import flops_per_step
+from components.training.costs.memory import hidden_patches, scratch_bytes
 from components.training.params import TrainingParams
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -28,14 +28,14 @@ from components.learning.embed import interpolate_positions
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.storage import StorageParams
 from components.tracking import Run
-from components.training import compiled
-from components.training.checkpoint import Checkpoint
-from components.training.distributed import gather_shards, join, pick_device
-from components.training.engine import Engine
-from components.training.gram_teacher import GramTeacher
+from components.training.checkpoints.checkpoint import Checkpoint
+from components.training.checkpoints.resolution import POSITIONS
 from components.training.inputs import TrainingInputs
 from components.training.params import TrainingParams
-from components.training.resolution import POSITIONS
+from components.training.ranks.distributed import gather_shards, join, pick_device
+from components.training.sharded import compiled
+from components.training.sharded.engine import Engine
+from components.training.sharded.gram_teacher import GramTeacher
 
 LARGER = {"size": 32, "local_size": 16, "iterations": 5, "learning_rate": 3e-4, "batch": 2, "accumulation": 3}
 FIRST = TEACHER | {

@@ -19,7 +19,7 @@ import pytest
 from patience import PATIENCE
 from stage_worker import curate
 
-from components.training.checkpoint import load_backbone
+from components.training.checkpoints.checkpoint import load_backbone
 
 ROOT = Path(__file__).resolve().parents[3]
 pytestmark = pytest.mark.e2e

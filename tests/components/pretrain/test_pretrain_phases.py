@@ -21,7 +21,7 @@ from components.distill.method import DistillParams
 from components.errors import VitrailError
 from components.learning.schedules import Schedules
 from components.params import parse_params
-from components.training.checkpoint import load_backbone, load_heads
+from components.training.checkpoints.checkpoint import load_backbone, load_heads
 from components.training.params import TrainingParams
 
 WORKER = Path(__file__).with_name("phases_worker.py")

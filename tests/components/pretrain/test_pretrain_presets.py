@@ -12,7 +12,7 @@ from components.learning.schedules import Schedules
 from components.params import load_params
 from components.pretrain import run
 from components.pretrain.check import check
-from components.training.capability import (
+from components.training.costs.capability import (
     Machine,
     count_head,
     count_parameters,
@@ -22,7 +22,7 @@ from components.training.capability import (
     require,
     states_per_rank,
 )
-from components.training.flops import bytes_moved, flops_per_step
+from components.training.costs.flops import bytes_moved, flops_per_step
 from components.training.launch import processes, start_ranks
 from components.training.params import TrainingParams
 
@@ -296,7 +296,7 @@ def test_one_process_on_eight_gpus_is_not_taken_for_eight(monkeypatch: pytest.Mo
     assert [processes(params, machine) for params in (giant, tiny) for machine in (node, LAPTOP)] == [8, 1, 8, 1]
     assert processes(preset("vitg", "run.processes=4"), node) == 4
     monkeypatch.setattr("components.pretrain.check.this_machine", lambda: node)
-    monkeypatch.setattr("components.training.capability.this_machine", lambda: node)
+    monkeypatch.setattr("components.training.costs.capability.this_machine", lambda: node)
     assert "GB in each of the 8 processes that run starts here; found 8 x A100" in check(PRESETS / "vitg.yaml", giant)
     with pytest.raises(VitrailError, match=r"this run has 1 process\); a process on each of the 8 GPUs"):
         check(PRESETS / "vitg.yaml", preset("vitg", "run.processes=1"))
@@ -341,7 +341,7 @@ def test_fp16_on_a_cpu_is_refused_before_anything_is_read() -> None:
 
 
 def test_misfit_names_need_find_and_a_preset_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("components.training.capability.this_machine", lambda: LAPTOP)
+    monkeypatch.setattr("components.training.costs.capability.this_machine", lambda: LAPTOP)
     with pytest.raises(VitrailError) as fault:
         require(PRESETS / "vitg.yaml", preset("vitg"))
     line = str(fault.value)

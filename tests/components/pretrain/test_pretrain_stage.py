@@ -18,7 +18,7 @@ from patience import PATIENCE
 from components.code_version import commit
 from components.images.quarantine import read_quarantine
 from components.release.weights.load import load_model, weights_digests
-from components.training.checkpoint import load_backbone, load_card, load_heads
+from components.training.checkpoints.checkpoint import load_backbone, load_card, load_heads
 
 WORKER = Path(__file__).with_name("stage_worker.py")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from components.errors import VitrailError
-from components.training.distributed import World
 from components.training.guard import GuardParams, fall_of_knn
 from components.training.loop import Curves, _note
+from components.training.ranks.distributed import World
 
 NAME = "probe/mine/kind/knn20"
 ALONE = World(0, 1, 0, torch.device("cpu"))

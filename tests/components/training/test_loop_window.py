@@ -12,10 +12,10 @@ from components.learning.objective import Losses
 from components.learning.schedules import StepValues
 from components.params import load_params
 from components.training import loop
-from components.training.distributed import World
-from components.training.engine import StepReport
 from components.training.loop import _Window
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World
+from components.training.sharded.engine import StepReport
 
 PARAMS = load_params(Path(__file__).resolve().parents[3] / "params/pretrain/vitt.yaml", TrainingParams)
 ALONE = World(0, 1, 0, torch.device("cpu"))

@@ -11,11 +11,11 @@ import torch
 from components.distill.method import DistillParams
 from components.errors import VitrailError
 from components.params import load_params, undeclared
-from components.training.checkpoint import Checkpoint, Checkpoints
-from components.training.distributed import World
-from components.training.identity import Identity
+from components.training.checkpoints.checkpoint import Checkpoint, Checkpoints
+from components.training.checkpoints.identity import Identity
 from components.training.mismatch import resolve_mismatch
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World
 from components.training.session import keep_global_batch
 
 VITT = Path(__file__).resolve().parents[3] / "params/pretrain/vitt.yaml"

@@ -27,9 +27,9 @@ from components.evaluation.sets.benchmarks import Benchmark
 from components.learning.vit import VisionTransformer
 from components.params import parse_params
 from components.tracking import TrackingParams
-from components.training.distributed import World
 from components.training.params import TrainingParams
 from components.training.probe_params import ProbeParams
+from components.training.ranks.distributed import World
 
 CPU = torch.device("cpu")
 PRESET: dict[str, Any] = {

@@ -13,9 +13,9 @@ from components.learning.blocks import swiglu_hidden
 from components.learning.heads import HeadConfig
 from components.learning.vit import ViTConfig
 from components.params import load_params
-from components.training.distributed import launched_rank
-from components.training.memory import embedding_layers, memory_per_rank, states_per_rank, tokens_per_rank
+from components.training.costs.memory import embedding_layers, memory_per_rank, states_per_rank, tokens_per_rank
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import launched_rank
 
 __all__ = ["memory_per_rank", "states_per_rank", "tokens_per_rank"]  # here, too, for those who ask what fits
 

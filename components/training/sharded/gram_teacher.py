@@ -17,7 +17,7 @@ from components.learning.losses.gram import gram_loss, resample_patches
 from components.learning.schedules import Length
 from components.learning.vit import VisionTransformer
 from components.params import CHANGES, Strict
-from components.training.engine import Engine
+from components.training.sharded.engine import Engine
 
 
 class GramParams(Strict):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.training.ema import ShardedEMA
+from components.training.sharded.ema import ShardedEMA
 
 
 @settings(deadline=None)

@@ -21,7 +21,7 @@ CPU_PROCESS = 1.0e9  # bytes: interpreter, torch and DeepSpeed
 BUCKET = {
     True: 50_000_000,
     False: 4_000_000,
-}  # elements reduced at a time, on a GPU or not (components.training.zero)
+}  # elements reduced at a time, on a GPU or not (components.training.sharded.zero)
 LIVE = 1_000_000_000  # elements that ZeRO-3 keeps gathered at most (DeepSpeed's stage3_max_live_parameters)
 PREFETCH = 50_000_000  # elements gathered ahead (its stage3_prefetch_bucket_size)
 

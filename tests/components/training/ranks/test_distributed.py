@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.errors import VitrailError
-from components.training.distributed import LaunchedRank, first_host, launched_rank
+from components.training.ranks.distributed import LaunchedRank, first_host, launched_rank
 
 STEP = {
     "SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3",

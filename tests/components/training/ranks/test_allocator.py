@@ -8,7 +8,7 @@ import sys
 
 PROGRAM = """
 import resource, sys, torch
-from components.training.allocator import keep_freed_memory
+from components.training.ranks.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 def step():

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from components.errors import VitrailError
 from components.params import load_params
-from components.training.checkpoint import VERSION, Checkpoint, Checkpoints, sealed
-from components.training.distributed import World
+from components.training.checkpoints.checkpoint import VERSION, Checkpoint, Checkpoints, sealed
 from components.training.mismatch import resolve_mismatch
 from components.training.params import RunParams, TrainingParams
+from components.training.ranks.distributed import World
 from components.training.session import keep_global_batch
-from components.training.zero import cut
+from components.training.sharded.zero import cut
 
-VITT = Path(__file__).resolve().parents[3] / "params/pretrain/vitt.yaml"
+VITT = Path(__file__).resolve().parents[4] / "params/pretrain/vitt.yaml"
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
 
@@ -189,7 +189,7 @@ def test_a_folder_that_cannot_be_made_or_named_is_one_line_on_every_rank(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("components.training.checkpoint.os.replace", full)
+    monkeypatch.setattr("components.training.checkpoints.checkpoint.os.replace", full)
     with pytest.raises(VitrailError, match=r"step 2 not written: rank 0: the disk is full while writing"):
         checkpoints.save(state(2))
     monkeypatch.undo()
@@ -231,7 +231,7 @@ def test_shards_cut_for_one_number_of_ranks_can_be_cut_for_another(size: int, be
 def test_reads_the_files_of_another_number_of_ranks(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from components.training.checkpoint import _digest
+    from components.training.checkpoints.checkpoint import _digest
 
     folder = tmp_path / "run" / "step-00000009"
     folder.mkdir(parents=True)

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 from patience import PATIENCE
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 def scene(world: Any, silence: float, play: Any) -> dict[str, Any]:
     """Watch while rank 2 does ``play`` and the others hang; what the others printed, and after how long they left."""
-    from components.training.watch import Watch
+    from components.training.ranks.watch import Watch
 
     left, printed, started = threading.Event(), io.StringIO(), time.monotonic()
     with contextlib.redirect_stderr(printed):
@@ -41,8 +41,8 @@ def scene(world: Any, silence: float, play: Any) -> dict[str, Any]:
 def rank(folder: Path) -> None:
     """What one process does; the scenes follow each other."""
     from components.errors import VitrailError
-    from components.training import watch as module
-    from components.training.distributed import join, pick_device
+    from components.training.ranks import watch as module
+    from components.training.ranks.distributed import join, pick_device
 
     world = join(pick_device("cpu"))
 

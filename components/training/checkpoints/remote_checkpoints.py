@@ -1,9 +1,9 @@
 """Copies of a run's checkpoints on an object store, from which another machine goes on.
 
-A checkpoint is written to the local folder first (:mod:`components.training.checkpoint`); then each rank uploads its
-own file, rank 0 the manifest, and last of all ``latest.json``, which points to it. Objects of a checkpoint lie in
-``step-00000500.DIGEST/``, named by the manifest's digest, so that no upload ever replaces a file of another one: what
-``latest.json`` names is whole at every moment. What is fetched is compared with the manifest's SHA-256s.
+A checkpoint is written to the local folder first (:mod:`components.training.checkpoints.checkpoint`); then each rank
+uploads its own file, rank 0 the manifest, and last of all ``latest.json``, which points to it. Objects of a checkpoint
+lie in ``step-00000500.DIGEST/``, named by the manifest's digest, so that no upload ever replaces a file of another one:
+what ``latest.json`` names is whole at every moment. What is fetched is compared with the manifest's SHA-256s.
 
 The ranks share the local folder, as they do without a store.
 """
@@ -25,7 +25,7 @@ from typing import Any
 
 from components.errors import VitrailError
 from components.storage import ObjectUnreadable, Store
-from components.training.distributed import World, barrier, gather_objects
+from components.training.ranks.distributed import World, barrier, gather_objects
 
 LATEST = "latest.json"
 ASIDE = "aside-"  # before the names of what on_mismatch: fresh has set aside

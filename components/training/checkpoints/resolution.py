@@ -16,10 +16,10 @@ from torch import Tensor
 from components.learning.embed import Interpolation, interpolate_positions
 from components.learning.vit import ViTConfig
 from components.params import CHANGES, Strict
-from components.training.checkpoint import Checkpoint
-from components.training.distributed import gather_shards
-from components.training.engine import Engine
-from components.training.gram_teacher import GramTeacher
+from components.training.checkpoints.checkpoint import Checkpoint
+from components.training.ranks.distributed import gather_shards
+from components.training.sharded.engine import Engine
+from components.training.sharded.gram_teacher import GramTeacher
 
 POSITIONS = "backbone.embeddings.pos_embed"
 

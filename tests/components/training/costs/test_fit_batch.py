@@ -16,7 +16,7 @@ from components.tables.schemas import MANIFEST
 from components.training.params import TrainingParams
 from components.training.session import fit_batch
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 PARAMS = load_params(ROOT / "params/pretrain/vitt.yaml", TrainingParams)
 
 

@@ -18,8 +18,8 @@ from components.learning.losses.ibot import masked_patches
 from components.learning.objective import Centering, losses
 from components.learning.param_groups import param_groups
 from components.learning.schedules import Schedules
-from components.training.capability import states_per_rank
-from components.training.engine_params import EngineParams, pick_precision
+from components.training.costs.capability import states_per_rank
+from components.training.sharded.engine_params import EngineParams, pick_precision
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 

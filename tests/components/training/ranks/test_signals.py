@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.training.signals import Signals
+from components.training.ranks.signals import Signals
 
 
 @pytest.fixture(autouse=True)

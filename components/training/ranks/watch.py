@@ -24,7 +24,7 @@ from typing import Any
 import torch.distributed as dist
 
 from components.errors import VitrailError
-from components.training.distributed import World, gather_objects
+from components.training.ranks.distributed import World, gather_objects
 
 EVERY = 1.0  # seconds between two signs of life
 GRACE = 3.0  # seconds that the main thread gets to learn of a loss by itself

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import VitrailError
-from components.training.distributed import World, sum_
-from components.training.ema import ShardedEMA
-from components.training.engine_params import DTYPES, EngineParams, pick_precision
-from components.training.zero import (
+from components.training.ranks.distributed import World, sum_
+from components.training.sharded.ema import ShardedEMA
+from components.training.sharded.engine_params import DTYPES, EngineParams, pick_precision
+from components.training.sharded.zero import (
     MOMENTS,
     SCALER,
     cut,
@@ -301,7 +301,7 @@ class Engine:
         return {name: torch.Size(p.ds_shape) for name, p in self._parameters.items()}
 
     def bytes_held(self) -> dict[str, int]:
-        """Bytes of this rank's shards, as its tensors are: what ``plan`` predicts (components.training.capability)."""
+        """Bytes of this rank's shards, as its tensors are: what ``plan`` predicts (components.training.costs)."""
 
         def size(tensors: Iterable[Tensor]) -> int:
             return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

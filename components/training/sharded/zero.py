@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from components.deferred_imports import absent
-from components.training.distributed import World
-from components.training.engine_params import EngineParams, Precision
+from components.training.ranks.distributed import World
+from components.training.sharded.engine_params import EngineParams, Precision
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from components.errors import VitrailError
-from components.training.compiled import require_compiler
+from components.training.sharded.compiled import require_compiler
 
 
 def test_no_compiler_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

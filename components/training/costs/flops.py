@@ -7,7 +7,7 @@ import itertools
 from components.learning.heads import HeadConfig
 from components.learning.stochastic_depth import kept_samples
 from components.learning.vit import ViTConfig
-from components.training.memory import (
+from components.training.costs.memory import (
     LIVE,
     crop_groups,
     embedding_layers,

@@ -16,8 +16,8 @@ from components.learning.collate import Crops, collate, collate_bytes, normalize
 from components.learning.losses.gram import gram_loss, resample_patches
 from components.learning.vit import VisionTransformer, ViTConfig
 from components.params import parse_params
-from components.training.gram_teacher import GramParams, GramTeacher
 from components.training.params import TrainingParams
+from components.training.sharded.gram_teacher import GramParams, GramTeacher
 
 CONFIG = ViTConfig(image_size=16, patch_size=4, embed_dim=12, depth=1, heads=2, layerscale_init=1.0)
 PARAMS = GramParams(weight=2.0, teacher_at=2, start=4, refresh_every=3, refreshes=2)

@@ -12,10 +12,10 @@ import torch
 
 from components.errors import VitrailError
 from components.storage import StorageParams, Store, open_store
-from components.training.checkpoint import Checkpoint, Checkpoints
-from components.training.distributed import World
+from components.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 from components.training.mismatch import resolve_mismatch
 from components.training.params import RunParams
+from components.training.ranks.distributed import World
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 

@@ -15,23 +15,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
 from ranks import launch
 
-import components.training.engine as engine_module
+import components.training.sharded.engine as engine_module
 from components.learning.collate import Crops
 from components.learning.objective import HeadsParams, Network, build_network
 from components.learning.schedules import Schedules
 from components.learning.vit import ViTConfig
 from components.pretrain.method import Pretraining
-from components.training.checkpoint import Checkpoint, Checkpoints
-from components.training.distributed import World, gather_shards, join, pick_device
-from components.training.engine_params import EngineParams
+from components.training.checkpoints.checkpoint import Checkpoint, Checkpoints
 from components.training.params import TrainingParams
+from components.training.ranks.distributed import World, gather_shards, join, pick_device
 from components.training.session import gather_average
-from components.training.zero import deepspeed_for
+from components.training.sharded.engine_params import EngineParams
+from components.training.sharded.zero import deepspeed_for
 
 STEPS, BATCH = 4, 8
 MICROS = 2  # micro-batches of a step, where there are several

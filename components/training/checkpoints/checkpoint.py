@@ -3,9 +3,9 @@
 ``<scratch>/step-00000500/`` holds ``manifest.json`` (step, identity, number of ranks, every file's SHA-256, the small
 state that is equal on all ranks, and its own SHA-256) and ``rank-00000.safetensors``, one a rank: flat fp32 shards by
 parameter name. Because ZeRO-3 cuts a parameter into equal pieces in rank order, another number of ranks reads the
-pieces one after the other and cuts anew. With a store, copies go there (:mod:`components.training.remote_checkpoints`).
-Exported models (:mod:`components.learning.export`) can be reached from here,
-too.
+pieces one after the other and cuts anew. With a store, copies go there
+(:mod:`components.training.checkpoints.remote_checkpoints`). Exported models (:mod:`components.learning.export`) can be
+reached from here, too.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from torch import Tensor
 from components.errors import VitrailError, disk_fault
 from components.learning.export import ModelCard, export_model, load_backbone, load_card, load_heads
 from components.storage import Store, atomic_file
-from components.training.distributed import World, agree, barrier, gather_objects
-from components.training.identity import Changes, Identity, changes
-from components.training.remote_checkpoints import RemoteCheckpoints
-from components.training.zero import cut
+from components.training.checkpoints.identity import Changes, Identity, changes
+from components.training.checkpoints.remote_checkpoints import RemoteCheckpoints
+from components.training.ranks.distributed import World, agree, barrier, gather_objects
+from components.training.sharded.zero import cut
 
 __all__ = [
     "Checkpoint",
