@@ -15,12 +15,14 @@ from pathlib import Path
 
 from patience import PATIENCE
 
+HERE = Path(__file__).resolve().parent
 OWN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def run_worker(worker: Path, *arguments: object) -> None:
     """Run a script that calls :func:`launch`; fail with what it printed."""
     env = {name: value for name, value in os.environ.items() if name not in OWN} | {"OMP_NUM_THREADS": "1"}
+    env["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
     command = [sys.executable, str(worker), *map(str, arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,6 @@
-"""One rank of the tests of a run in two phases: ``phases_worker.py DATA OUT [EARLIER]``; facts go to OUT/facts-N.json.
+"""The ranks of the tests of a run in two phases: ``phases_worker.py DATA``, a curated set.
 
-DATA is a curated set (made by rank 0 of a lone process), EARLIER the scratch folder of another number of ranks.
+One rank leaves its facts in DATA/one/facts-0.json, two leave theirs in DATA/two and also take over the scratch of one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ranks import launch
 from stage_worker import TEACHER, digests
 from torch import Tensor, nn
 
@@ -36,6 +37,7 @@ from components.training.ranks.distributed import gather_shards, join, pick_devi
 from components.training.sharded import compiled
 from components.training.sharded.engine import Engine
 from components.training.sharded.gram_teacher import GramTeacher
+from components.training.sharded.zero import deepspeed_for
 
 LARGER = {"size": 32, "local_size": 16, "iterations": 5, "learning_rate": 3e-4, "batch": 2, "accumulation": 3}
 FIRST = TEACHER | {
@@ -187,4 +189,9 @@ def main(data: Path, out: Path, earlier: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None)
+    deepspeed_for(torch.device("cpu"))  # before the ranks are forked
+    import torch._dynamo  # every optimizer imports it
+
+    data = Path(sys.argv[1])
+    launch(lambda: main(data, data / "one", None), [1], data / "one")
+    launch(lambda: main(data, data / "two", data / "one/a/scratch"), [2], data / "two")

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from patience import PATIENCE
+from ranks import run_worker
 from stage_worker import STUDENT, curate
 from test_pretrain_stage import timeless
 
@@ -28,34 +24,13 @@ WORKER = Path(__file__).with_name("phases_worker.py")
 LARGER = {"size": 32, "local_size": 16, "iterations": 10, "learning_rate": 1e-4}
 
 
-def run_ranks(ranks: int, data: Path, out: Path, *more: str) -> list[dict[str, Any]]:
-    out.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    workers = []
-    for rank in range(ranks):
-        env = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        root = str(Path(__file__).resolve().parents[3])
-        env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-        if ranks > 1:
-            env |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank)}
-            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, str(WORKER), str(data), str(out), *more]
-        workers.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-    for worker in workers:
-        text, _ = worker.communicate(timeout=PATIENCE)
-        assert worker.returncode == 0, text[-3000:]
-    return [json.loads((out / f"facts-{rank}.json").read_text()) for rank in range(ranks)]
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[dict[str, Any]]]]:
     folder = tmp_path_factory.mktemp("phases")
     curate(folder)
-    one = run_ranks(1, folder, folder / "one")
-    two = run_ranks(2, folder, folder / "two", str(folder / "one" / "a" / "scratch"))
-    return folder, [one, two]
+    run_worker(WORKER, folder)
+    places = [["one/facts-0.json"], ["two/facts-0.json", "two/facts-1.json"]]
+    return folder, [[json.loads((folder / name).read_text()) for name in names] for names in places]
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

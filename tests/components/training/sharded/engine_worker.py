@@ -13,12 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
-
 from ranks import launch
+from torch import Tensor
 
 import components.training.sharded.engine as engine_module
 from components.learning.collate import Crops
