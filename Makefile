@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-TEST_PROCESSES ?= 2
+# One more than the cores of a small machine: many tests wait for a server or another process.
+TEST_PROCESSES ?= 3
 # A machine with an NVIDIA driver gets faiss-gpu (and pip's CUDA build of torch), any other faiss-cpu.
 EXTRA  := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 # The venv's tools come first, for DVC's stages and Prefect's workers too; no tool phones home.
@@ -10,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 include infra/local/telemetry-off.env
 export
 
-.PHONY: help install demo test check perf docs audit sbom platform down clean
+.PHONY: help install demo test check lint types pytest perf docs audit sbom platform down clean
 help:      ## list the commands
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 
@@ -35,13 +36,20 @@ $(VENV)/.installed-$(EXTRA): pyproject.toml requirements.lock $(wildcard require
 demo: install  ## the main job end to end: a web site to compared checkpoints
 	$(BIN)/python -m infra.local.demo
 
-check: install  ## lint, types, walls
+check: lint types  ## lint, types, walls
+
+lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: check  ## every check and test, in TEST_PROCESSES processes
+types: install
+	$(BIN)/mypy
+
+pytest: install
 	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test: lint  ## every check and test, in TEST_PROCESSES processes; mypy beside them
+	@$(MAKE) --no-print-directory -j 2 types pytest
 
 perf: install  ## ratios measured on this machine, printed and written to perf/results/
 	$(BIN)/python -m perf

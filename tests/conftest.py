@@ -17,6 +17,11 @@ LONG = (
     "test_pretrain_launch.py",
     "test_pretrain_phases.py",
     "test_pretrain_stage.py",
+    "test_own_data.py",
+    "test_curate_killed.py",
+    "test_prefect_run.py",  # begins with what test_chain.py makes, so not earlier
+    "test_postgres_platform.py",
+    "test_tracking_outage.py",
 )
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 # Teams of threads that share their cores with another process spin and starve each other.
