@@ -155,14 +155,14 @@ def test_links_and_outcomes_are_tables_in_parts_and_one_that_is_missing_names_th
         part = tmp_path / "crawl" / name / part_name(1, 2)
         content = part.read_bytes()
         for gone in (True, False):
-            shutil.rmtree(tmp_path / "curate")
+            shutil.rmtree(tmp_path / "curate", ignore_errors=True)
             part.unlink()
             if not gone:
                 part.write_bytes(content[:-9])  # cut short
             with pytest.raises(VitrailError, match=rf"{name}/{part.name}.*run the crawl stage again"):
                 reasons(tmp_path)
             part.write_bytes(content)
-            assert reasons(tmp_path) == before
+    assert reasons(tmp_path) == before
     (tmp_path / "crawl/outcomes" / part_name(0, 2)).unlink()
     assert crawl(tmp_path, address, "retry") == 1
     assert "run the crawl stage again" in capsys.readouterr().err
