@@ -41,7 +41,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.log_every": 2,
         "run.checkpoint_every": 4,
     },
-    "params/demo/dedup.yaml": {"calibration.copies": 60, "executor.workers": 0},
+    "params/demo/dedup.yaml": {"calibration.copies": 60, "executor.workers": 0, "retrieval.how.k": 8},
     "params/demo/pretrain/vitt.yaml": SMALL_PROBE,
     "params/demo/distill/vitxt.yaml": SMALL_PROBE,
     "params/demo/benchmark.yaml": {"pca.photographs": ["chelsea"]},
@@ -55,7 +55,13 @@ SMALLEST: dict[str, dict[str, Any]] = {
         "run.log_every": 2,
         "run.checkpoint_every": 2,
     },
-    "params/protocols/demo.yaml": {"linear.costs": [0.01], "linear.max_iterations": 20},
+    "params/protocols/demo.yaml": {
+        "linear.costs": [0.01],
+        "linear.max_iterations": 20,
+        "few_shot.per_class": [5, 10],
+        "copies.images": 20,
+        "copies.distractors": 20,
+    },
     "params/benchmark.yaml": {
         "intervals.samples": 200,
         "pca.labelled": 1,
@@ -131,6 +137,25 @@ def edit(path: Path, changes: Mapping[str, Any]) -> None:
         assert last in section, f"{path.name} has no {dotted}"
         section[last] = value
     path.write_text(yaml.safe_dump(content, sort_keys=False))
+
+
+def fewer_labels(root: Path, file: Path) -> None:
+    """Every fifth image of the demo's labelled set, in ``file``, in its place: the whole set takes a minute."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from components.evaluation.sets.benchmarks import ElpvParams, load_benchmark
+
+    whole = load_benchmark("elpv", ElpvParams(kind="elpv"))
+    rows = range(0, len(whole.keys), 5)
+    columns: dict[str, list[Any]] = {
+        task: [whole.class_names[task][labels[row]] for row in rows] for task, labels in whole.labels.items()
+    }
+    columns["split"] = ["test" if whole.test[row] else "train" for row in rows]
+    columns["image"] = [whole.images.bytes(row) for row in rows]
+    pq.write_table(pa.table(columns), file)
+    few = {"elpv": {"kind": "parquet", "path": str(file), "labels": list(whole.labels)}}
+    (root / "params/demo/benchmarks.yaml").write_text(yaml.safe_dump(few))
 
 
 def git(root: Path, *arguments: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from chain_helpers import SMALLEST, Chain, Repro, copy_checkout, edit, run
+from chain_helpers import SMALLEST, Chain, Repro, copy_checkout, edit, fewer_labels, run
 from filelock import FileLock
 from patience import PATIENCE
 
@@ -37,6 +37,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
             copy_checkout(root)
             for name, changes in SMALLEST.items():
                 edit(root / name, changes)
+            fewer_labels(root, base / "elpv.parquet")
             told.write_text(json.dumps(asdict(run(root, "dvc", "repro", timeout=LONGEST))))
     first = Repro(**json.loads(told.read_text()))
     assert first.code == 0, first.text[-6000:]
