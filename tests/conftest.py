@@ -22,6 +22,7 @@ LONG = (
     "test_prefect_run.py",  # begins with what test_chain.py makes, so not earlier
     "test_postgres_platform.py",
     "test_tracking_outage.py",
+    "test_install.py",  # waits for a package index
 )
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 # Teams of threads that share their cores with another process spin and starve each other.
