@@ -12,13 +12,14 @@ key. The start of the cluster is not counted. Rows are compared by a sum of thei
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,48 +86,48 @@ def by_duckdb(folder: Path, out: Path) -> dict[str, float]:
 
 def by_ray_data(folder: Path, out: Path) -> dict[str, float]:
     """Ray Data's groupby and join."""
-    ray = _cluster()
-    from ray.data.aggregate import Max, Min
+    with _cluster() as ray:
+        from ray.data.aggregate import Max, Min
 
-    ray.data.DataContext.get_current().enable_progress_bars = False
+        ray.data.DataContext.get_current().enable_progress_bars = False
 
-    def unique() -> None:
-        links = ray.data.read_parquet(str(folder / "links"))
-        least = Min("position", alias_name="position"), Max("opt_out", alias_name="opt_out")
-        first = links.groupby("url", num_partitions=PARTS).aggregate(*least).select_columns(["position", "opt_out"])
-        texts = links.select_columns(["position", "url", "page"])
-        texts.join(first, "inner", PARTS, on=("position",)).write_parquet(str(out / "unique"))
+        def unique() -> None:
+            links = ray.data.read_parquet(str(folder / "links"))
+            least = Min("position", alias_name="position"), Max("opt_out", alias_name="opt_out")
+            first = links.groupby("url", num_partitions=PARTS).aggregate(*least).select_columns(["position", "opt_out"])
+            texts = links.select_columns(["position", "url", "page"])
+            texts.join(first, "inner", PARTS, on=("position",)).write_parquet(str(out / "unique"))
 
-    def decisions() -> None:
-        index, decided = (ray.data.read_parquet(str(folder / name)) for name in ("index", "decisions"))
-        index.join(decided, "inner", PARTS, on=("key",)).write_parquet(str(out / "decisions"))
+        def decisions() -> None:
+            index, decided = (ray.data.read_parquet(str(folder / name)) for name in ("index", "decisions"))
+            index.join(decided, "inner", PARTS, on=("key",)).write_parquet(str(out / "decisions"))
 
-    return _timed({"unique": unique, "decisions": decisions})
+        return _timed({"unique": unique, "decisions": decisions})
 
 
 def by_partitions(folder: Path, out: Path) -> dict[str, float]:
     """DuckDB cuts and joins, a Ray task a file and a partition."""
-    ray = _cluster()
-    task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
-    cut_on, join_on = task(_cut), task(_joined)
+    with _cluster() as ray:
+        task = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+        cut_on, join_on = task(_cut), task(_joined)
 
-    def cut(name: str, key: str) -> list[str]:
-        cuts = [out / f"cut-{name}-{number}" for number in range(FILES)]
-        ray.get([cut_on.remote(file, key, one) for file, one in zip(_files(folder / name), cuts, strict=True)])
-        return [str(one) for one in cuts]
+        def cut(name: str, key: str) -> list[str]:
+            cuts = [out / f"cut-{name}-{number}" for number in range(FILES)]
+            ray.get([cut_on.remote(file, key, one) for file, one in zip(_files(folder / name), cuts, strict=True)])
+            return [str(one) for one in cuts]
 
-    def joined(name: str, query: str, tables: Mapping[str, list[str]]) -> None:
-        ray.get([
-            join_on.remote(query, {table: [f"{one}/part={part}/*.parquet" for one in cuts]
-                                   for table, cuts in tables.items()}, out / name / f"{part}.parquet")
-            for part in range(PARTS)
-        ])  # fmt: skip
+        def joined(name: str, query: str, tables: Mapping[str, list[str]]) -> None:
+            ray.get([
+                join_on.remote(query, {table: [f"{one}/part={part}/*.parquet" for one in cuts]
+                                       for table, cuts in tables.items()}, out / name / f"{part}.parquet")
+                for part in range(PARTS)
+            ])  # fmt: skip
 
-    return _timed({
-        "unique": lambda: joined("unique", UNIQUE, {"links": cut("links", "url")}),
-        "decisions": lambda: joined("decisions", DECISIONS,
-                                    {name: cut(name, "key") for name in ("index", "decisions")}),
-    })  # fmt: skip
+        return _timed({
+            "unique": lambda: joined("unique", UNIQUE, {"links": cut("links", "url")}),
+            "decisions": lambda: joined("decisions", DECISIONS,
+                                        {name: cut(name, "key") for name in ("index", "decisions")}),
+        })  # fmt: skip
 
 
 ENGINES: dict[str, Callable[[Path, Path], dict[str, float]]] = {
@@ -164,16 +165,22 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.glob("*.parquet"))
 
 
-def _cluster() -> Any:
-    """Ray on two nodes of this machine, one CPU each, which end with this process."""
+@contextlib.contextmanager
+def _cluster() -> Iterator[Any]:
+    """Ray on two nodes of this machine, one CPU each. A process whose nodes end before it leaves them ends with 1."""
     import logging
 
     os.environ.update(patient(300))
     os.environ["PYTHONPATH"] = str(ROOT)
     import ray
 
-    ray.init(address=two_nodes(10**9).address, logging_level=logging.ERROR, log_to_driver=False)
-    return ray
+    nodes = two_nodes(10**9)
+    ray.init(address=nodes.address, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
 
 
 def _timed(joins: Mapping[str, Callable[[], object]]) -> dict[str, float]:
