@@ -26,7 +26,7 @@ def main() -> dict[str, object]:
     found: dict[str, object] = {"target": "5 s a stage"}
     found |= {f"import {name}": cpu("-c", f"import components.{name}.stage") for name in STAGES}
     found |= {f"import {name}": cpu("-c", f"import {name}") for name in ("great_expectations", "mlflow")}
-    checks = "from components.quality.checks import import_with\nimport_with(['expect_column_values_to_be_in_set'])"
+    checks = "from components.quality.project import import_with\nimport_with(['expect_column_values_to_be_in_set'])"
     found["import great_expectations, as a stage does"] = cpu("-c", checks)
     with tempfile.TemporaryDirectory() as folder:
         client = f"from components.tracking.store import open_client\nopen_client('sqlite:///{folder}/mlflow.db')"

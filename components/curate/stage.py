@@ -138,11 +138,11 @@ def gathering(run: passes.PassContext, crawl: Path) -> Gathering:
 
 def _validate(run: passes.PassContext, tallies: Sequence[Tally], facts: Sequence[Path], met: Met, docs: Path) -> float:
     """Check index, links and what decoding found; returns the median face's longer side in pixels."""
-    from components.quality import validate_files
+    from components.quality import checked_together, validate_files
     from components.quality.suites import images_suite, index_suite, links_suite
 
     params, limits = run.params, run.params.decode
-    with database(params.memory, run.work) as connection:
+    with database(params.memory, run.work) as connection, checked_together():
         of_index = index_suite(
             params.reasons(),
             min_side=limits.min_side,

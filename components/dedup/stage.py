@@ -38,6 +38,7 @@ from components.executor import kept_workers
 from components.leftover import too_little
 from components.lock import hold
 from components.params import fingerprint
+from components.quality import checked_together
 from components.storage import atomic_dir, publish
 from components.tables.database import database
 from components.tracking import run as tracked
@@ -104,9 +105,6 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             raise VitrailError(f"{inputs.curated}: nothing is left; {said or report['reasons']}")
         if said:
             print(f"warning: {said}", file=sys.stderr, flush=True)
-        check_edges(graph.edges, len(pool), at.floor, params.checks, docs)
-        keys = described_keys(described.folder)
-        check_descriptors(pool, keys, rows[:, 0], described.descriptor, params.checks, docs)
         outcomes = sweep(
             graph.edges,
             np.load(files.to_held_out, mmap_mode="r", allow_pickle=False),
@@ -115,7 +113,10 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             params.graph.giants,
             params.relative.within,
         )
-        with atomic_dir(outputs) as folder, database(params.memory, work) as connection:
+        with checked_together(), atomic_dir(outputs) as folder, database(params.memory, work) as connection:
+            check_edges(graph.edges, len(pool), at.floor, params.checks, docs)
+            keys = described_keys(described.folder)
+            check_descriptors(pool, keys, rows[:, 0], described.descriptor, params.checks, docs)
             made.take_files(folder, described, files, graph.edges)
             kept_out = HeldOutDescriptors(held_out.rows, held_out.digests, at.relative)
             check_manifest(connection, folder, pool, rows, kept_out, (params.checks, docs))

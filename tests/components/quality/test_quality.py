@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from components.errors import VitrailError
-from components.quality import QualityError, Rule, Suite, validate, validate_files
+from components.quality import QualityError, Rule, Suite, checked_together, validate, validate_files
 from components.quality.suites import (
     components_suite,
     decisions_suite,
@@ -262,7 +262,8 @@ ROW_FAULTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("number", range(len(ROW_FAULTS)))
 def test_counts_on_disk_are_those_of_great_expectations(tmp_path: Path, number: int) -> None:
     from components.quality import counts
-    from components.quality.checks import _prepare, _run
+    from components.quality.checks import _prepare
+    from components.quality.project import Project
 
     table = index(row(0), row(1), dropped(2), row(3), ROW_FAULTS[number])
     write_part(tmp_path / "part.parquet", table, INDEX)
@@ -271,7 +272,7 @@ def test_counts_on_disk_are_those_of_great_expectations(tmp_path: Path, number: 
         values = {"files": [str(tmp_path / "part.parquet")]}
         found = [counts._count(connection, rule, checked, "read_parquet($files)", values) for rule in checked.rules]
     with warnings.catch_warnings(action="ignore"):
-        expected, _ = _run(_prepare(table, checked), checked, tmp_path / "gx")
+        expected = Project(tmp_path / "gx").check(_prepare(table, checked), checked)
     compared = 0
     for counted, by_gx in zip(found, expected, strict=True):
         if counted is not None:
@@ -296,3 +297,35 @@ def test_a_fault_far_behind_the_sample_is_found_and_shown(tmp_path: Path, monkey
         assert {(one["broken"], tuple(one["keys"])) for one in found.values()} == {(1, (key(20),))}
         assert caught.value.summary["rows"] == 21
         assert validate_files(connection, files[:1], suite(), tmp_path / "gx")["success"]
+
+
+def test_tables_checked_together_have_their_own_pages_also_when_one_breaks_its_suite(tmp_path: Path) -> None:
+    whole = Suite(
+        "images", "x", [Rule("x is 1", "expect_column_values_to_be_in_set", {"column": "x", "value_set": [1]})]
+    )
+    other = Suite("links", "x", whole.rules)
+
+    def both() -> None:
+        with checked_together():
+            validate(pd.DataFrame({"x": [1]}), whole, tmp_path)
+            validate(pd.DataFrame({"x": [2]}), other, tmp_path)
+
+    with pytest.raises(QualityError, match="links"):
+        both()
+    for table, word in (("images", "holds"), ("links", "broken")):
+        assert f"<td>{word}</td>" in (tmp_path / table / "index.html").read_text().replace(" class=broken", "")
+        assert json.loads((tmp_path / table / "result.json").read_text())["table"] == table
+        pages = {page.relative_to(tmp_path / table) for page in (tmp_path / table).rglob("*.html")}
+        assert len(pages) == 3  # the first, the suite's, the check's
+        assert Path(f"expectations/{table}.html") in pages
+        assert (tmp_path / table / "static/images/favicon.ico").is_file()
+
+
+def test_a_table_checked_again_in_the_same_block_has_the_later_pages(tmp_path: Path) -> None:
+    ones = Suite("x", "x", [Rule("x is 1", "expect_column_values_to_be_in_set", {"column": "x", "value_set": [1]})])
+    twos = Suite("x", "x", [Rule("x is 2", "expect_column_values_to_be_in_set", {"column": "x", "value_set": [2]})])
+    with checked_together():
+        validate(pd.DataFrame({"x": [1]}), ones, tmp_path)
+        validate(pd.DataFrame({"x": [2]}), twos, tmp_path)
+    assert "x is 2" in (tmp_path / "x/expectations/x.html").read_text()
+    assert len([*(tmp_path / "x/validations").rglob("*.html")]) == 1
