@@ -1,9 +1,10 @@
-"""Python's garbage collector, paused while much is made that stays: large libraries when they are imported."""
+"""Python's garbage collector, kept from what stays: large libraries, when they are imported and ever after."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -32,3 +33,16 @@ def collector_paused() -> Iterator[None]:
             _pauses -= 1
             if not _pauses and _was_on:
                 gc.enable()
+
+
+@contextlib.contextmanager
+def imported_to_stay(module: str) -> Iterator[None]:
+    """The collector rests inside the block, which imports ``module``, and never walks over what is there afterwards.
+
+    That is so for the first import alone: what is frozen more than once would keep garbage, too.
+    """
+    first = module not in sys.modules
+    with collector_paused():
+        yield
+    if first:
+        gc.freeze()

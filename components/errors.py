@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import re
 import select
@@ -145,6 +146,8 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
         finally:
             json_lines.end()
             sys.stdout.flush()
+            if argv is None:
+                gc.freeze()  # the process ends: a last search for garbage, over all libraries, would take a second
     except BrokenPipeError:
         if not _unread():
             raise  # another pipe or socket

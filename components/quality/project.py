@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from components.collector import imported_to_stay
 from components.deferred_imports import absent, deferred, later
 from components.quality.rules import Rule, Suite
 
@@ -100,7 +101,7 @@ def import_with(expectations: Collection[str]) -> None:
             return name.removeprefix(_RULES) not in expectations
         return name.startswith(_SOURCES) and name.endswith("_datasource") and not name.endswith(_DATA_SOURCES)
 
-    with deferred(*_UNUSED), absent(*_NOT_FOUND), later(unused):
+    with imported_to_stay("great_expectations"), deferred(*_UNUSED), absent(*_NOT_FOUND), later(unused):
         import great_expectations.checkpoint.actions  # noqa: F401
     for expectation in expectations:  # a later table has others; a class adds itself to the register when it is loaded
         importlib.import_module(_RULES + expectation)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from components.collector import collector_paused
+from components.collector import imported_to_stay
 from components.deferred_imports import absent, later
 from components.errors import VitrailError
 from components.log_level import at_level
@@ -84,7 +84,12 @@ def open_client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     spare_loopback()
-    with collector_paused(), absent(*_NOT_FOUND), later(lambda name: name.startswith("mlflow.gateway")):
+    with imported_to_stay("mlflow"):
+        return _client(uri)
+
+
+def _client(uri: str) -> Any:
+    with absent(*_NOT_FOUND), later(lambda name: name.startswith("mlflow.gateway")):
         from mlflow import MlflowClient
         from mlflow.store.artifact import artifact_repository_registry as registry
 
@@ -98,7 +103,7 @@ def open_client(uri: str) -> Any:
     except OSError as fault:
         raise VitrailError(f"MLflow at {uri}: cannot write there ({fault.strerror}); set uri to another file") from None
     # Processes that create the tables at the same time would fail; each migration would print a line.
-    with lock, collector_paused(), at_level("mlflow.store.db.utils", logging.WARNING):
+    with lock, at_level("mlflow.store.db.utils", logging.WARNING):
         fcntl.flock(lock, fcntl.LOCK_EX)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)

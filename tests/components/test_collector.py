@@ -1,12 +1,15 @@
-"""The garbage collector is on again when the last of the blocks that pause it has ended."""
+"""The garbage collector is on again after the last block that pauses it; it does not walk over what stays."""
 
 from __future__ import annotations
 
 import gc
+import sys
+from types import ModuleType
 
 import pytest
 
-from components.collector import collector_paused
+from components.collector import collector_paused, imported_to_stay
+from components.errors import run_cli
 
 
 @pytest.mark.parametrize("on", [True, False])
@@ -31,3 +34,32 @@ def test_a_fault_inside_ends_the_pause() -> None:
     with pytest.raises(ValueError, match="inside"), collector_paused():
         raise ValueError("inside")
     assert gc.isenabled() is before
+
+
+def test_what_is_there_after_the_first_import_is_frozen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[bool] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
+    before = gc.isenabled()
+    monkeypatch.delitem(sys.modules, "large_library", raising=False)
+    for _ in range(2):
+        with imported_to_stay("large_library"):
+            assert not gc.isenabled()
+            monkeypatch.setitem(sys.modules, "large_library", ModuleType("large_library"))
+    assert frozen == [before]
+
+
+def test_an_import_that_fails_freezes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "freeze", lambda: pytest.fail("frozen"))
+    with pytest.raises(ImportError), imported_to_stay("no_such_library"):
+        raise ImportError("no_such_library")
+    assert gc.isenabled()
+
+
+def test_no_garbage_is_searched_for_when_a_command_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen: list[int] = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(1))
+    monkeypatch.setattr(sys, "argv", ["python -m", "a"])
+    assert run_cli(lambda argv: len(argv)) == 1
+    assert frozen == [1]
+    run_cli(lambda argv: len(argv), ["a"])  # called by a program that goes on
+    assert frozen == [1]
