@@ -11,6 +11,7 @@ from collections.abc import Iterator
 _lock = threading.Lock()
 _pauses = 0
 _was_on = False
+_REPORTING = frozenset({"_duckdb"})  # at the end of a process they report on stderr what of theirs was not freed
 
 
 @contextlib.contextmanager
@@ -37,12 +38,18 @@ def collector_paused() -> Iterator[None]:
 
 @contextlib.contextmanager
 def imported_to_stay(module: str) -> Iterator[None]:
-    """The collector rests inside the block, which imports ``module``, and never walks over what is there afterwards.
+    """The collector rests inside the block, which imports ``module``, and afterwards leaves alone what is there.
 
-    That is so for the first import alone: what is frozen more than once would keep garbage, too.
+    That is so for the first import alone: what is frozen again and again would keep garbage, too.
     """
     first = module not in sys.modules
     with collector_paused():
         yield
     if first:
+        leave_alone()
+
+
+def leave_alone() -> None:
+    """The collector never again walks over the objects that are there now, not even when the process ends."""
+    if not sys.modules.keys() & _REPORTING:
         gc.freeze()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.abc
+import importlib.metadata
 import importlib.util
 import sys
 import threading
@@ -53,6 +54,28 @@ def later(chosen: Callable[[str], bool]) -> Iterator[None]:
         finally:
             for name in finder.made:
                 _forget(name)
+
+
+@contextlib.contextmanager
+def entry_points_read_once() -> Iterator[None]:
+    """Inside the block the entry points of installed packages are read from disk once, not at every question.
+
+    MLflow asks for seven groups when it is imported, and each answer reads the files of all packages.
+    """
+    plain = importlib.metadata.entry_points
+    known: list[Any] = []
+
+    def entry_points(**chosen: Any) -> Any:
+        if not known:
+            known.append(plain())
+        return known[0].select(**chosen) if chosen else known[0]
+
+    importlib.metadata.entry_points = entry_points  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if importlib.metadata.entry_points is entry_points:
+            importlib.metadata.entry_points = plain
 
 
 @contextlib.contextmanager

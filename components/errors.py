@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gc
 import os
 import re
 import select
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from components import json_lines
+from components.collector import leave_alone
 from components.loopback import spare_loopback
 
 _AGAIN = "and run the same command again: finished work is kept, nothing half-written counts"
@@ -147,7 +147,7 @@ def run_cli(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
             json_lines.end()
             sys.stdout.flush()
             if argv is None:
-                gc.freeze()  # the process ends: a last search for garbage, over all libraries, would take a second
+                leave_alone()  # the process ends: to free each object of all libraries would take a second
     except BrokenPipeError:
         if not _unread():
             raise  # another pipe or socket

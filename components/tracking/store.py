@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.collector import imported_to_stay
-from components.deferred_imports import absent, later
+from components.deferred_imports import absent, entry_points_read_once, later
 from components.errors import VitrailError
 from components.log_level import at_level
 from components.loopback import spare_loopback
@@ -89,7 +89,8 @@ def open_client(uri: str) -> Any:
 
 
 def _client(uri: str) -> Any:
-    with absent(*_NOT_FOUND), later(lambda name: name.startswith("mlflow.gateway")):
+    unused = later(lambda name: name.startswith("mlflow.gateway"))
+    with entry_points_read_once(), absent(*_NOT_FOUND), unused:
         from mlflow import MlflowClient
         from mlflow.store.artifact import artifact_repository_registry as registry
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from components.deferred_imports import absent, deferred, later
+from components.deferred_imports import absent, deferred, entry_points_read_once, later
 
 
 @pytest.fixture
@@ -114,3 +115,20 @@ def test_other_threads_import_as_ever(package: Path) -> None:
         thread.start()
         thread.join()
     assert found == [3]
+
+
+def test_entry_points_are_read_once_inside_the_block_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, read = importlib.metadata.entry_points, list[int]()
+
+    def counted(**chosen: object) -> object:
+        read.append(1)
+        return plain(**chosen)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", counted)
+    groups = ("console_scripts", "pytest11", "no such group")
+    expected = [sorted(plain(group=group)) for group in groups]
+    with entry_points_read_once():
+        assert [sorted(importlib.metadata.entry_points(group=group)) for group in groups] == expected
+        assert len(read) == 1
+        assert [point.name for point in importlib.metadata.entry_points(group="pytest11", name="cov")] in ([], ["cov"])
+    assert importlib.metadata.entry_points is counted
