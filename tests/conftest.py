@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -24,6 +25,11 @@ LONG = (
     "test_tracking_outage.py",
     "test_install.py",  # waits for a package index
 )
+# How long an example takes says how busy the machine is, and nothing about the code.
+settings.register_profile(
+    "patient", parent=settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 # Teams of threads that share their cores with another process spin and starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1" if PARALLEL else "2")
