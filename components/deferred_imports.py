@@ -70,7 +70,7 @@ def entry_points_read_once() -> Iterator[None]:
             known.append(plain())
         return known[0].select(**chosen) if chosen else known[0]
 
-    importlib.metadata.entry_points = entry_points  # type: ignore[assignment]
+    importlib.metadata.entry_points = entry_points
     try:
         yield
     finally:
