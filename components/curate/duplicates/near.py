@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Search:
     radius: int  # bits that may differ
     memory: MemoryParams
     executor: ExecutorParams
-    partition: int = PARTITION
+    partition: int = field(default_factory=lambda: PARTITION)  # read when a search begins
 
 
 def near_copies(hashed: Sequence[Path], out: Path, how: Search) -> int:
