@@ -20,7 +20,6 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +49,8 @@ def main() -> dict[str, object]:
     return figures
 
 
-def curate(count: int, folder: Path) -> None:
-    """The stage over ``count`` pictures."""
+def curate(folder: Path) -> None:
+    """The stage over what :func:`shards` made."""
     from components.context import StageContext
     from components.curate import stage
     from components.curate.params import CurateParams
@@ -60,7 +59,6 @@ def curate(count: int, folder: Path) -> None:
     from components.web.sources.sources_json import register
 
     storage = StorageParams(root="data")
-    shards(count, folder / "in")
     (folder / "crawl").mkdir()
     register(str(folder / "in"), storage).save(folder / "crawl")
     sets = ["nsfw.enabled=false", "faces.enabled=false", "chunk=4096", "executor.workers=2", "least_kept=0"]
@@ -70,9 +68,10 @@ def curate(count: int, folder: Path) -> None:
 
 
 def shards(count: int, folder: Path) -> None:
-    """Tar shards of ``count`` JPEGs, all different, some of them twice."""
+    """Tar shards of ``count`` JPEGs in ``folder``/in, all different, some of them twice."""
     from components.images.decode import encode_jpeg
 
+    folder = folder / "in"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for start in range(0, count, A_SHARD):
@@ -87,8 +86,8 @@ def shards(count: int, folder: Path) -> None:
                 tar.addfile(info, io.BytesIO(data))
 
 
-def joins(count: int, folder: Path) -> None:
-    """``count`` links made unique, numbered and judged."""
+def joins(folder: Path) -> None:
+    """What :func:`links` made is made unique, numbered and judged."""
     from components.curate.links.addresses import Gathering, Met
     from components.curate.links.gather import _NAMED, _joined
     from components.curate.links.judge import items, judge
@@ -98,7 +97,7 @@ def joins(count: int, folder: Path) -> None:
     from components.tables.database import database, write_file
 
     params = load_params(ROOT / "params/curate.yaml", CurateParams, ["memory.megabytes=2000"])
-    tables = [str(path) for path in links(count, folder)]
+    tables = [str(path) for path in sorted(folder.glob("links-*.parquet"))]
     how = Gathering(
         open_store(str(folder)), folder, folder, params.policy, 1, params.sandbox, params.memory, params.executor
     )
@@ -109,7 +108,7 @@ def joins(count: int, folder: Path) -> None:
         judge(item)
 
 
-def links(count: int, folder: Path) -> Iterator[Path]:
+def links(count: int, folder: Path) -> None:
     """Tables of ``count`` links to half as many addresses."""
     import duckdb
 
@@ -119,19 +118,20 @@ def links(count: int, folder: Path) -> Iterator[Path]:
         connection.execute(f"COPY ({_LINKS}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)", {
             "start": start, "end": min(start + A_TABLE, count), "addresses": max(count // 2, 1),
         })  # fmt: skip
-        yield path
 
 
 def _measured(kind: str, count: int, folder: Path) -> dict[str, float]:
-    began = time.monotonic()
-    {"curate": curate, "joins": joins}[kind](count, folder)
+    make, work = {"curate": (shards, curate), "joins": (links, joins)}[kind]
+    make(count, folder)
+    began, before = time.monotonic(), os.times()
+    work(folder)
     seconds = time.monotonic() - began
     status = Path("/proc/self/status").read_text()
     (peak,) = (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
-    times = os.times()
+    used = sum(now - then for now, then in zip(os.times()[:4], before[:4], strict=True))
     return {
         "rows": count, "driver_peak_mb": round(peak / 1024), "seconds": round(seconds, 1),
-        "cpu_seconds": round(times.user + times.system + times.children_user + times.children_system, 1),
+        "cpu_seconds": round(used, 1),
         "rows_a_second": round(count / seconds, 1),
     }  # fmt: skip
 
