@@ -15,7 +15,7 @@ from prefect.states import Completed, Failed
 
 from components.errors import VitrailError, nearest
 from components.pipeline import is_watched
-from flows.checkouts import RUNS, alone, tracking_of
+from flows.checkouts import RUNS, alone, noted, tracking_of
 from flows.clusters import Cluster, Kubernetes, Slurm
 from flows.settings import PipelineParams, PlatformParams, load_pipeline, load_platform
 from flows.stages import stage_name
@@ -64,7 +64,7 @@ def _work(
         return after(root) if after and state.is_completed() else state
     folder = root / RUNS / work.name
     with alone(folder, platform.busy_retries * platform.busy_delay, get_run_logger().info):
-        if folder.is_dir():
+        if noted(folder):  # an earlier run had it whole
             first(folder)
         ready = _patient(make_checkout, platform)(work, root, platform, return_state=True)
         if not ready.is_completed():

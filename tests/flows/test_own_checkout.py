@@ -162,6 +162,7 @@ def test_a_job_of_a_cluster_works_in_the_runs_checkout_and_its_result_comes_back
     (cluster / "job").write_text("RUNNING\n")
     (checkout / "runs/pretrain-small/scratch").mkdir(exist_ok=True)
     (checkout / "runs/pretrain-small/scratch/slurm-small.job").write_text("76")  # of a run that was killed
+    checkouts.note(checkout / "runs/pretrain-small", done=False)
     state = pretrain("small", cluster="slurm", nodes=2, return_state=True)
     assert "job 76 of an earlier run still works" in state.message
     assert (checkout / "runs/pretrain-small/code.txt").read_text() == "old code\n"  # under its feet nothing changed
