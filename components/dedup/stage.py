@@ -105,18 +105,18 @@ def run(params: DedupParams, inputs: DedupInputs, outputs: Path, context: StageC
             raise VitrailError(f"{inputs.curated}: nothing is left; {said or report['reasons']}")
         if said:
             print(f"warning: {said}", file=sys.stderr, flush=True)
-        outcomes = sweep(
-            graph.edges,
-            np.load(files.to_held_out, mmap_mode="r", allow_pickle=False),
-            sweep_thresholds(at.floor, (at.within, at.relative)),
-            graph.labels,
-            params.graph.giants,
-            params.relative.within,
-        )
         with checked_together(), atomic_dir(outputs) as folder, database(params.memory, work) as connection:
             check_edges(graph.edges, len(pool), at.floor, params.checks, docs)
             keys = described_keys(described.folder)
             check_descriptors(pool, keys, rows[:, 0], described.descriptor, params.checks, docs)
+            outcomes = sweep(
+                graph.edges,
+                np.load(files.to_held_out, mmap_mode="r", allow_pickle=False),
+                sweep_thresholds(at.floor, (at.within, at.relative)),
+                graph.labels,
+                params.graph.giants,
+                params.relative.within,
+            )
             made.take_files(folder, described, files, graph.edges)
             kept_out = HeldOutDescriptors(held_out.rows, held_out.digests, at.relative)
             check_manifest(connection, folder, pool, rows, kept_out, (params.checks, docs))

@@ -1,4 +1,4 @@
-"""Which files and folders the parameters of each stage name: the fields of type :data:`components.params.InputPath`."""
+"""What files and folders each stage's parameters name: fields of type :data:`components.input_paths.InputPath`."""
 
 from __future__ import annotations
 

@@ -65,13 +65,9 @@ def checked_together() -> Iterator[None]:
         token = _checks.set(checks)
         try:
             yield
-        except Exception:
-            checks.write_docs()
-            raise
-        else:
-            checks.write_docs()
         finally:
             _checks.reset(token)
+            checks.write_docs()
 
 
 def finish(

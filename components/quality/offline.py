@@ -25,7 +25,7 @@ _REMOTE_URL = re.compile(r"url\(\s*['\"]?(?:https?:)?//[^)]*\)", re.IGNORECASE)
 
 
 def make_offline(site: Path, summary: Mapping[str, Any]) -> None:
-    """Change the pages below ``site`` in place, and write ``site/index.html`` from ``summary`` (:func:`validate`)."""
+    """Change the pages below ``site`` in place, and write ``site/index.html`` from ``validate``'s ``summary``."""
     for sheet in site.rglob("*.css"):
         sheet.write_text(_REMOTE_URL.sub("none", sheet.read_text(encoding="utf-8")), encoding="utf-8")
     for page in site.rglob("*.html"):

@@ -75,7 +75,7 @@ def _verdict(store: Checkpoints, run: RunParams, world: World) -> tuple[str, str
 
 
 def _images(manifest: dict[str, Any], own: Identity, world: World) -> Changes:
-    """Another number of images a step, where params ask for it; other ranks are :func:`keep_global_batch`'s."""
+    """Another number of images a step, where params ask for it; other ranks are for ``session.keep_global_batch``."""
     asked = (manifest.get("identity") or {}).get("images", 0)
     before = manifest["shared"].get("global_batch")
     now = own.images * world.size

@@ -145,7 +145,7 @@ def pixel_accuracy(counts: Counts) -> float:
 
 
 def _mean_iou(sums: npt.NDArray[np.float64]) -> float:
-    """Of ``sums`` [3, classes] as :class:`Counts` has them, by :func:`mean_iou`'s rule."""
+    """Of ``sums`` [3, classes] as :class:`Counts` has them, by the rule of ``patch_labels.mean_iou``."""
     both, either = sums[0], sums[1] + sums[2] - sums[0]
     return float(np.mean(both[either > 0] / either[either > 0])) if (either > 0).any() else 0.0
 
